@@ -79,3 +79,13 @@ impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
         self.map_err(|cause| Error::new(code, format!("{}: {cause}", what())))
     }
 }
+
+/// What the system said, without Rust's ` (os error 111)`, which helps nobody
+/// who reads the message.
+pub fn cause(e: &std::io::Error) -> String {
+    let text = e.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}

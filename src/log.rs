@@ -118,6 +118,15 @@ impl Log {
     }
 }
 
+/// The one line that says why the program ends, on stderr, unless that is the
+/// pipe that the calling shell evaluates.
+pub fn last_words(text: &dyn Display) {
+    if !crate::announce::stderr_is_evaluated() {
+        let line = format!("licfwd: {}\n", one_line(&text.to_string()));
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
+}
+
 /// O_NOCTTY | O_NONBLOCK: a named pipe without a reader must not hang the start.
 const NOCTTY_NONBLOCK: i32 = 0o400 | 0o4000;
 

@@ -1,0 +1,444 @@
+//! Proves who the user is.
+//!
+//! The order is ssh's (`sshconnect2.c`, `pubkey_prepare`): certificates, then
+//! agent keys that are also identity files, then other agent keys, then
+//! identity files. What libssh2 cannot do: a certificate file whose private key
+//! only the agent holds, and RSA certificates inside an agent (it asks the
+//! agent for a SHA-1 signature then).
+
+use std::collections::HashSet;
+
+use ssh2::{ErrorCode, Session};
+
+use crate::agent::{Agent, AgentKey};
+use crate::error::Result;
+pub use crate::identities::Credentials;
+use crate::keys;
+use crate::log::Log;
+use crate::prompt::{Dialogue, Prompter};
+use crate::refusal::Failure;
+use crate::ssh_config::Gateway;
+
+/// Logs in. `session` has shaken hands and is in blocking mode with a time-out;
+/// without a `prompter` nobody is ever asked.
+///
+/// # Errors
+/// [`Code::Refused`]: no method worked, or the gateway closed the connection;
+/// [`Code::Config`]: refused, and an identity that was named is unreadable;
+/// [`Code::GatewayDown`]: no answer in time.
+pub fn login(
+    session: &Session,
+    gw: &Gateway,
+    creds: &mut Credentials,
+    log: &Log,
+    prompter: Option<&mut dyn Prompter>,
+) -> Result<()> {
+    creds.typed = false;
+    let mut login = Login {
+        session,
+        gw,
+        creds,
+        log,
+        prompter: prompter.filter(|_| !gw.batch_mode),
+        offered: Vec::new(),
+        used: HashSet::new(),
+        tried: Vec::new(),
+        flaws: Vec::new(),
+        accepted: Vec::new(),
+    };
+    login.run()
+}
+
+/// What became of one attempt.
+enum Outcome {
+    /// Logged in.
+    In,
+    /// The gateway does not want it.
+    Refused,
+    /// The gateway wanted it and still refused: very likely one of several
+    /// steps (libssh2 hides the reply's "partial success").
+    NotEnough,
+    /// Nothing was sent, or nothing could be signed; why.
+    Unusable(String),
+    /// There was no reason to try.
+    Skipped,
+}
+
+/// How trying one method ended.
+enum Step {
+    In,
+    Refused,
+    /// Accepted; the gateway wants another method as well.
+    Partial,
+}
+
+/// One login, from the first request to the verdict.
+struct Login<'a, 'p> {
+    session: &'a Session,
+    gw: &'a Gateway,
+    creds: &'a mut Credentials,
+    log: &'a Log,
+    prompter: Option<&'p mut (dyn Prompter + 'p)>,
+    /// The methods that the gateway offers now.
+    offered: Vec<String>,
+    /// Keys and certificates that the gateway has seen.
+    used: HashSet<Vec<u8>>,
+    tried: Vec<String>,
+    flaws: Vec<String>,
+    /// Methods that succeeded as one step of several.
+    accepted: Vec<&'static str>,
+}
+
+const METHODS: [&str; 3] = ["publickey", "keyboard-interactive", "password"];
+/// More steps than any gateway asks for.
+const MOST_STEPS: usize = 5;
+/// How often a passphrase may be typed, as in ssh.
+const PASSPHRASE_TRIES: usize = 3;
+
+/// A key to show to the gateway.
+enum Offer {
+    /// The identity at this place in the credentials, or a certificate of it.
+    File(usize, Option<Vec<u8>>),
+    /// A key or certificate that the agent holds.
+    Agent(AgentKey),
+}
+
+impl Login<'_, '_> {
+    fn run(&mut self) -> Result<()> {
+        if self.refresh_methods()? {
+            return Ok(());
+        }
+        let mut left = self.order();
+        while let Some(at) = left.iter().position(|method| self.may_try(method)) {
+            let method = left.remove(at);
+            let step = match method {
+                "publickey" => self.try_keys()?,
+                _ => self.try_typed(method)?,
+            };
+            match step {
+                Step::In => {
+                    let with = self.tried.last().map_or("", String::as_str);
+                    self.log.detail(format_args!("logged in with {with}"));
+                    return Ok(());
+                }
+                Step::Partial if self.accepted.len() < MOST_STEPS => {
+                    self.accepted.push(method);
+                    // The next step may be the same method with another key.
+                    left = self.order();
+                }
+                Step::Partial | Step::Refused => {}
+            }
+        }
+        Err(self.failure().refused())
+    }
+
+    /// The methods in PreferredAuthentications' order, else in ssh's.
+    fn order(&self) -> Vec<&'static str> {
+        let wished = &self.gw.preferred_methods;
+        let mut order = METHODS.to_vec();
+        if !wished.is_empty() {
+            let place = |method: &str| wished.iter().position(|w| w == method);
+            order.retain(|method| place(method).is_some());
+            order.sort_by_key(|method| place(method));
+        }
+        order
+    }
+
+    fn may_try(&self, method: &str) -> bool {
+        let (enabled, needs_person) = match method {
+            "publickey" => (self.gw.pubkey, false),
+            "password" => (self.gw.password, true),
+            _ => (self.gw.keyboard_interactive, true),
+        };
+        let offered = self.offered.iter().any(|o| o == method);
+        offered && enabled && (self.prompter.is_some() || !needs_person)
+    }
+
+    /// Asks the gateway which methods it takes now; true when that already was
+    /// the login.
+    fn refresh_methods(&mut self) -> Result<bool> {
+        match self.session.auth_methods(&self.gw.user) {
+            Ok(methods) => self.offered = methods.split(',').map(str::to_owned).collect(),
+            Err(e) => drop(self.outcome(Err(e))?),
+        }
+        Ok(self.session.authenticated())
+    }
+
+    /// Whether the gateway's wishes have changed, which is how a partial
+    /// success shows. Asking costs one of the gateway's MaxAuthTries.
+    fn was_partial(&mut self) -> Result<bool> {
+        let before = self.offered.clone();
+        self.refresh_methods()?;
+        Ok(self.offered != before)
+    }
+
+    fn try_keys(&mut self) -> Result<Step> {
+        let agent = self.open_agent();
+        for offer in self.offers(agent.as_ref()) {
+            let name = self.name(&offer);
+            // Named before it is shown: the gateway may close the connection.
+            self.tried.push(name.clone());
+            let outcome = match (offer, &agent) {
+                (Offer::Agent(key), Some(agent)) => {
+                    let outcome = self.outcome(agent.login(&self.gw.user, &key.blob))?;
+                    self.note_used(Some(key.blob), outcome)
+                }
+                (Offer::File(at, certificate), _) => self.offer_file(at, certificate)?,
+                (Offer::Agent(..), None) => Outcome::Skipped,
+            };
+            match outcome {
+                Outcome::In => return Ok(Step::In),
+                Outcome::Refused => {}
+                Outcome::NotEnough => {
+                    if self.was_partial()? {
+                        return Ok(Step::Partial);
+                    }
+                    let why = match name.ends_with("(ssh-rsa-cert-v01@openssh.com)") {
+                        true => "libssh2 cannot use RSA certificates in an agent",
+                        false => "known there, but not enough",
+                    };
+                    self.tried.pop();
+                    self.tried.push(format!("{name} [{why}]"));
+                }
+                Outcome::Unusable(why) => {
+                    self.tried.pop();
+                    self.flaws.push(format!("{name}: {why}"));
+                }
+                Outcome::Skipped => drop(self.tried.pop()),
+            }
+        }
+        Ok(Step::Refused)
+    }
+
+    /// The agent, if there is one that answers. SSH_AUTH_SOCK often comes along
+    /// from another machine, so that a missing socket is no news.
+    fn open_agent(&mut self) -> Option<Agent> {
+        let path = self.gw.identity_agent.as_ref()?;
+        let why = match Agent::open(self.session, path) {
+            Ok(agent) => return Some(agent),
+            Err(e) => format!("agent {}: {e}", path.display()),
+        };
+        match path.exists() {
+            true => self.log.note(&why),
+            false => self.log.detail(&why),
+        }
+        self.flaws.push(why);
+        None
+    }
+
+    /// What to show, in order.
+    fn offers(&self, agent: Option<&Agent>) -> Vec<Offer> {
+        let identities = &self.creds.identities;
+        let mut offers = Vec::new();
+        let usable = |at: &usize| identities[*at].private.is_some();
+        for at in (0..identities.len()).filter(usable) {
+            for certificate in &identities[at].certificates {
+                offers.push(Offer::File(at, Some(certificate.clone())));
+            }
+        }
+        let held = agent.map_or(&[][..], |agent| &agent.keys);
+        // An agent's certificate belongs to the identity whose key it certifies.
+        let place = |blob: &[u8]| {
+            let plain = keys::certified_key(blob).unwrap_or_else(|| blob.to_vec());
+            let mine = |i: &crate::identities::Identity| i.public.as_ref() == Some(&plain);
+            identities.iter().position(mine)
+        };
+        let mut held: Vec<_> = held.iter().map(|key| (place(&key.blob), key)).collect();
+        held.retain(|(place, _)| place.is_some() || !self.gw.identities_only);
+        held.sort_by_key(|(place, _)| place.unwrap_or(usize::MAX));
+        offers.extend(held.into_iter().map(|(_, key)| Offer::Agent(key.clone())));
+        offers.extend(
+            (0..identities.len())
+                .filter(usable)
+                .map(|at| Offer::File(at, None)),
+        );
+        offers
+    }
+
+    /// Remembers a key that the gateway has judged, so that its other form
+    /// (agent or file) is not shown again: each costs one of MaxAuthTries.
+    fn note_used(&mut self, blob: Option<Vec<u8>>, outcome: Outcome) -> Outcome {
+        if !matches!(outcome, Outcome::Unusable(_) | Outcome::Skipped) {
+            self.used.extend(blob);
+        }
+        outcome
+    }
+
+    fn name(&self, offer: &Offer) -> String {
+        match offer {
+            Offer::File(at, certificate) => {
+                let path = self.creds.identities[*at].path.display();
+                match certificate {
+                    Some(_) => format!("certificate of {path}"),
+                    None => format!("key {path}"),
+                }
+            }
+            Offer::Agent(key) => {
+                format!("agent key {} ({})", key.comment, keys::key_type(&key.blob))
+            }
+        }
+    }
+
+    fn offer_file(&mut self, at: usize, cert: Option<Vec<u8>>) -> Result<Outcome> {
+        let identity = &self.creds.identities[at];
+        let certified = cert.is_some();
+        let blob = cert.or_else(|| identity.public.clone());
+        let locked = match &identity.private {
+            Some(key) => key.encrypted && identity.passphrase.is_none(),
+            None => return Ok(Outcome::Skipped),
+        };
+        if blob.as_ref().is_some_and(|blob| self.used.contains(blob)) {
+            return Ok(Outcome::Skipped);
+        }
+        let line = blob.as_deref().map(keys::public_line);
+        let outcome = if locked {
+            self.unlock(at, line.as_deref())?
+        } else {
+            // libssh2 derives the public key itself, whatever the .pub file says.
+            self.show(at, line.as_deref().filter(|_| certified), None)?
+        };
+        Ok(self.note_used(blob, outcome))
+    }
+
+    /// Shows an encrypted key. The passphrase is asked for only when the gateway
+    /// takes the key, as ssh does it: the first call can send the public part and
+    /// then fails to sign.
+    fn unlock(&mut self, at: usize, line: Option<&str>) -> Result<Outcome> {
+        if self.prompter.is_none() {
+            let way = "ssh-add it, or name a key without passphrase";
+            let why = format!("encrypted, and no agent holds it: {way}");
+            return Ok(Outcome::Unusable(why));
+        }
+        if line.is_some() {
+            match self.show(at, line, None)? {
+                Outcome::Unusable(_) => {}
+                judged => return Ok(judged),
+            }
+        }
+        let path = self.creds.identities[at].path.display();
+        let prompt = format!("Enter passphrase for key '{path}': ");
+        for _ in 0..PASSPHRASE_TRIES {
+            let asked = self.prompter.as_mut().and_then(|p| p.ask(&prompt, false));
+            let Some(passphrase) = asked else {
+                return Ok(Outcome::Unusable("no passphrase given".into()));
+            };
+            match self.show(at, line, Some(&passphrase))? {
+                Outcome::Unusable(_) => {}
+                judged => {
+                    self.creds.identities[at].passphrase = Some(passphrase);
+                    return Ok(judged);
+                }
+            }
+        }
+        Ok(Outcome::Unusable("wrong passphrase".into()))
+    }
+
+    fn show(&self, at: usize, line: Option<&str>, passphrase: Option<&str>) -> Result<Outcome> {
+        let identity = &self.creds.identities[at];
+        let Some(key) = &identity.private else {
+            return Ok(Outcome::Skipped);
+        };
+        let passphrase = passphrase.or(identity.passphrase.as_deref());
+        let user = &self.gw.user;
+        self.outcome(
+            self.session
+                .userauth_pubkey_memory(user, line, &key.text, passphrase),
+        )
+    }
+
+    /// Password or keyboard-interactive: what is typed goes out once.
+    fn try_typed(&mut self, method: &'static str) -> Result<Step> {
+        let mut tried = false;
+        for _ in 0..self.gw.password_prompts {
+            let Some(prompter) = self.prompter.as_deref_mut() else {
+                break;
+            };
+            let (user, host) = (&self.gw.user, &self.gw.host);
+            let mut dialogue = Dialogue::new(prompter, format!("{user}@{host}"));
+            let result = if method == "password" {
+                let prompt = format!("{user}@{host}'s password: ");
+                match dialogue.ask(&prompt, false) {
+                    Some(password) => self.session.userauth_password(user, &password),
+                    None => break,
+                }
+            } else {
+                // libssh2 counts the typing into the call's time-out.
+                let limit = self.session.timeout();
+                self.session.set_timeout(limit.saturating_add(TYPING));
+                let result = self
+                    .session
+                    .userauth_keyboard_interactive(user, &mut dialogue);
+                self.session.set_timeout(limit);
+                result
+            };
+            let (asked, gave_up) = (dialogue.asked, dialogue.gave_up);
+            self.creds.typed |= asked;
+            if !tried {
+                self.tried.push(method.to_owned());
+                tried = true;
+            }
+            match self.outcome(result)? {
+                Outcome::In => return Ok(Step::In),
+                Outcome::Unusable(why) => {
+                    self.flaws.push(format!("{method}: {why}"));
+                    break;
+                }
+                _ if gave_up => break,
+                _ => {}
+            }
+            if self.was_partial()? {
+                return Ok(Step::Partial);
+            }
+            // Refused without a question: asking again would change nothing.
+            if !asked {
+                break;
+            }
+        }
+        Ok(Step::Refused)
+    }
+
+    /// Sorts libssh2's verdict on an attempt. It hides a lost connection behind
+    /// the codes of a refusal; only the text tells (`userauth.c`).
+    fn outcome(&self, result: std::result::Result<(), ssh2::Error>) -> Result<Outcome> {
+        const SEND: i32 = -7;
+        const TIMEOUT: i32 = -9;
+        const DISCONNECT: i32 = -13;
+        const REFUSED: i32 = -18;
+        const UNVERIFIED: i32 = -19;
+        const RECV: i32 = -43;
+        let error = match result {
+            _ if self.session.authenticated() => return Ok(Outcome::In),
+            Ok(()) => return Ok(Outcome::Refused),
+            Err(error) => error,
+        };
+        let text = error.message();
+        let silent = text.starts_with("Waiting for");
+        match error.code() {
+            ErrorCode::Session(TIMEOUT) => Err(self.failure().timed_out(self.session.timeout())),
+            ErrorCode::Session(SEND | DISCONNECT | RECV) => Err(self.failure().closed()),
+            ErrorCode::Session(REFUSED | UNVERIFIED) if silent => Err(self.failure().closed()),
+            ErrorCode::Session(REFUSED) => Ok(Outcome::Refused),
+            ErrorCode::Session(UNVERIFIED) if text.starts_with("Invalid signature") => {
+                Ok(Outcome::NotEnough)
+            }
+            ErrorCode::Session(UNVERIFIED) => Ok(Outcome::Unusable("cannot sign".into())),
+            _ => Ok(Outcome::Unusable(text.to_lowercase())),
+        }
+    }
+
+    /// What the words of a failure are made from.
+    fn failure(&self) -> Failure<'_> {
+        Failure {
+            gw: self.gw,
+            offered: &self.offered,
+            tried: &self.tried,
+            accepted: &self.accepted,
+            flaws: self.creds.flaws.iter().chain(&self.flaws).collect(),
+            unreadable: self.creds.unreadable,
+            attended: self.prompter.is_some(),
+        }
+    }
+}
+
+/// How long a person may type, in milliseconds: sshd's LoginGraceTime is 120 s.
+const TYPING: u32 = 180_000;

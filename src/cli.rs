@@ -1,0 +1,455 @@
+//! Turns argv into an invocation; owns every option's text; pure.
+
+mod options;
+mod word;
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use getopts::{Fail, Matches, Options};
+
+use crate::error::{Code, Context, Error, Result};
+use crate::log::Verbosity;
+use crate::target::{self, Forward, Target, Template};
+
+pub use options::help;
+use options::{Kind, OPTIONS, Opt, dashed};
+use word::{LONGEST, check_length, decode, encode, plain, shown};
+
+/// The calling form, for messages.
+const FORM: &str = "licfwd [options] [user@]gateway target...";
+
+/// The limit for everything before the announcement, unless given.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// What the user wants.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// `-h`: print [`help`].
+    Help,
+    /// `-V`
+    Version,
+    /// Forward.
+    Run(Box<Invocation>),
+}
+
+/// One call of licfwd, checked; file names are as typed.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// As typed, with `user@` if given; never empty, never beginning with `-`.
+    pub gateway: String,
+    /// What is handed to `ssh -G` before the gateway, in the order given.
+    pub ssh_options: Vec<OsString>,
+    /// In the order given; a name may stand there twice.
+    pub targets: Vec<Target>,
+    /// `-L`, in the order given.
+    pub forwards: Vec<Forward>,
+    /// Whether to leave the caller once everything stands.
+    pub background: bool,
+    /// `-C`
+    pub compress: bool,
+    /// Tries to reach the gateway and the license servers, in all.
+    pub tries: u32,
+    /// Limit for each connection step, where given.
+    pub timeout: Option<Duration>,
+    /// Limit for everything before the announcement.
+    pub deadline: Duration,
+    /// Whether the targets are opened once before they are announced.
+    pub probe: bool,
+    /// Whose life bounds the tunnel's.
+    pub watch: Watch,
+    /// The address that serves other nodes, where given.
+    pub listen: Option<IpAddr>,
+    /// Who may connect there: names and addresses.
+    pub allow: Vec<String>,
+    /// Whether every user of this node is served.
+    pub allow_any_user: bool,
+    /// The value of the variables.
+    pub format: Template,
+    /// Whose syntax is printed.
+    pub shell: Shell,
+    /// The variable for the daemon's process id.
+    pub pid_var: Option<String>,
+    /// The log file.
+    pub log: Option<PathBuf>,
+    /// How much to tell.
+    pub verbosity: Verbosity,
+}
+
+/// Whose life bounds the tunnel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// The session that started licfwd.
+    Session,
+    /// `--watch PID`
+    Pid(u32),
+    /// `--no-watch`
+    Nothing,
+}
+
+/// Whose syntax the statement on stdout has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shell {
+    /// bash, dash, ksh, zsh and other Bourne shells.
+    #[default]
+    Sh,
+    /// csh and tcsh.
+    Csh,
+    /// fish.
+    Fish,
+}
+
+/// Reads the arguments after the program's name.
+///
+/// # Errors
+/// [`Code::Usage`], naming the argument and what was expected; never a line
+/// break or another control character in the message.
+pub fn parse(args: &[OsString]) -> Result<Request> {
+    let words: Vec<String> = args.iter().map(|arg| encode(arg)).collect();
+    let line = Line::read(&words)?;
+    if line.has("help") {
+        return Ok(Request::Help);
+    }
+    if line.has("version") {
+        return Ok(Request::Version);
+    }
+    line.refuse(&words)?;
+    let (gateway, targets) = line.operands()?;
+    let forwards: Vec<Forward> = line
+        .texts("L")?
+        .iter()
+        .map(|spec| target::parse_forward(spec))
+        .collect::<Result<_>>()?;
+    if targets.is_empty() && forwards.is_empty() {
+        return Err(nothing_to_forward(&gateway));
+    }
+    let (listen, allow) = line.access()?;
+    let mut format = Template::default();
+    for text in line.texts("format")? {
+        format = Template::parse(&text)?;
+    }
+    Ok(Request::Run(Box::new(Invocation {
+        ssh_options: line.ssh_options()?,
+        background: line.background(!targets.is_empty())?,
+        compress: line.has("C"),
+        tries: line.number("tries", 1..=1000)?.unwrap_or(10),
+        timeout: line.seconds("timeout")?,
+        deadline: line.seconds("deadline")?.unwrap_or(DEADLINE),
+        probe: !line.has("no-probe"),
+        watch: line.watch()?,
+        listen,
+        allow,
+        allow_any_user: line.has("allow-any-user"),
+        format,
+        shell: line.last("shell", parse_shell)?.unwrap_or_default(),
+        pid_var: line.pid_var(&targets)?,
+        log: line.values("log")?.pop().map(|file| decode(&file).into()),
+        verbosity: line.verbosity(),
+        gateway,
+        targets,
+        forwards,
+    })))
+}
+
+/// Whose syntax was asked for, as far as can be told from arguments that may not
+/// parse: their failure has to be printed in some syntax too.
+pub fn shell_hint(args: &[OsString]) -> Shell {
+    let mut hint = Shell::Sh;
+    let mut follows = false;
+    for word in args.iter().map(|arg| arg.to_string_lossy()) {
+        let name = if follows {
+            Some(&*word)
+        } else {
+            word.strip_prefix("--shell=")
+        };
+        if let Some(Ok(shell)) = name.map(parse_shell) {
+            hint = shell;
+        } else if word == "--" {
+            break;
+        }
+        follows = word == "--shell";
+    }
+    hint
+}
+
+/// What getopts made of the arguments, and typed access to it.
+struct Line(Matches);
+
+impl Line {
+    fn read(words: &[String]) -> Result<Line> {
+        let parser = options::parser();
+        parser.parse(words).map(Line).map_err(|fail| {
+            usage(match fail {
+                Fail::UnrecognizedOption(name) => unknown(&parser, words, &name),
+                Fail::ArgumentMissing(name) => {
+                    let named = |row: &&Opt| row.short == name || row.long == name;
+                    let value = OPTIONS.iter().find(named).map_or("a value", |row| row.arg);
+                    format!("{}: expected {value} after it", dashed(&name))
+                }
+                Fail::UnexpectedArgument(name) => format!("{}: takes no value", dashed(&name)),
+                other => shown(&other.to_string()),
+            })
+        })
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.0.opt_present(key)
+    }
+
+    /// Where an option stands last. Bundled flags share one position.
+    fn position(&self, key: &str) -> Option<usize> {
+        self.0.opt_positions(key).into_iter().max()
+    }
+
+    /// The values of an option in order, still encoded: file names may be any bytes.
+    fn values(&self, key: &str) -> Result<Vec<String>> {
+        let values = self.0.opt_strs(key);
+        // The names of a thousand nodes are long.
+        let limit = if key == "allow" { usize::MAX } else { LONGEST };
+        for value in &values {
+            check_length(value, limit).context(Code::Usage, || dashed(key))?;
+        }
+        Ok(values)
+    }
+
+    /// The values of an option that is no file name, in order.
+    fn texts(&self, key: &str) -> Result<Vec<String>> {
+        let values = self.values(key)?;
+        for value in &values {
+            plain(value).context(Code::Usage, || format!("{} {}", dashed(key), shown(value)))?;
+        }
+        Ok(values)
+    }
+
+    /// Checks every value of an option; the last one counts.
+    fn last<T>(
+        &self,
+        key: &str,
+        read: impl Fn(&str) -> std::result::Result<T, String>,
+    ) -> Result<Option<T>> {
+        let mut last = None;
+        for value in self.texts(key)? {
+            last = Some(
+                read(&value)
+                    .context(Code::Usage, || format!("{} {}", dashed(key), shown(&value)))?,
+            );
+        }
+        Ok(last)
+    }
+
+    fn number(&self, key: &str, range: RangeInclusive<u32>) -> Result<Option<u32>> {
+        self.last(key, |value| match value.parse() {
+            Ok(number) if range.contains(&number) && !value.starts_with('+') => Ok(number),
+            _ => {
+                let (low, high) = (range.start(), range.end());
+                Err(format!("expected a number from {low} to {high}"))
+            }
+        })
+    }
+
+    fn seconds(&self, key: &str) -> Result<Option<Duration>> {
+        let seconds = self.number(key, 1..=86_400)?;
+        Ok(seconds.map(|seconds| Duration::from_secs(seconds.into())))
+    }
+
+    fn refuse(&self, words: &[String]) -> Result<()> {
+        let refused = OPTIONS.iter().filter(|row| row.kind == Kind::Refused);
+        let first = refused
+            .filter_map(|row| Some((*self.0.opt_positions(row.key()).first()?, row)))
+            .min_by_key(|(position, _)| *position);
+        match first {
+            Some((_, row)) => Err(usage(match options::single_dash(words) {
+                Some(long) => format!("-{long}: did you mean --{long}?"),
+                None => format!("-{}: {}", row.short, row.text),
+            })),
+            None => Ok(()),
+        }
+    }
+
+    fn operands(&self) -> Result<(String, Vec<Target>)> {
+        let Some((gateway, targets)) = self.0.free.split_first() else {
+            return Err(usage(format!("no gateway: {FORM} (see licfwd --help)")));
+        };
+        word::check_gateway(gateway)
+            .context(Code::Usage, || format!("gateway {}", shown(gateway)))?;
+        let mut read = Vec::new();
+        for word in targets {
+            check_length(word, LONGEST)
+                .and_then(|()| plain(word))
+                .context(Code::Usage, || format!("target {}", shown(word)))?;
+            if target_like(word) {
+                read.push(target::parse_target(word)?);
+            } else if target::parse_target(gateway).is_ok() {
+                return Err(usage(format!(
+                    "{} stands before the gateway: {FORM}",
+                    shown(gateway)
+                )));
+            } else {
+                return Err(usage(no_target(word)));
+            }
+        }
+        Ok((gateway.clone(), read))
+    }
+
+    fn ssh_options(&self) -> Result<Vec<OsString>> {
+        let mut found = Vec::new();
+        for row in OPTIONS.iter().filter(|row| row.kind == Kind::Ssh) {
+            let values = match row.short {
+                "F" | "i" => self.values(row.short)?,
+                _ => self.texts(row.short)?,
+            };
+            for value in &values {
+                word::check_ssh_value(row.short, value)
+                    .context(Code::Usage, || format!("-{} {}", row.short, shown(value)))?;
+            }
+            let mut values = values.into_iter();
+            for position in self.0.opt_positions(row.short) {
+                found.push((position, dashed(row.short), values.next()));
+            }
+        }
+        found.sort_by_key(|(position, ..)| *position);
+        let words = found
+            .into_iter()
+            .flat_map(|(_, name, value)| [Some(name), value]);
+        Ok(words.flatten().map(|word| decode(&word)).collect())
+    }
+
+    fn background(&self, with_targets: bool) -> Result<bool> {
+        match (self.has("f"), self.has("foreground")) {
+            (true, true) => Err(usage("-f and --foreground: choose one")),
+            (true, false) => Ok(true),
+            (false, true) => Ok(false),
+            (false, false) => Ok(with_targets),
+        }
+    }
+
+    fn watch(&self) -> Result<Watch> {
+        let pid = self.number("watch", 1..=i32::MAX as u32)?;
+        match (pid, self.has("no-watch")) {
+            (Some(_), true) => Err(usage("--watch and --no-watch: choose one")),
+            (Some(pid), false) => Ok(Watch::Pid(pid)),
+            (None, true) => Ok(Watch::Nothing),
+            (None, false) => Ok(Watch::Session),
+        }
+    }
+
+    fn access(&self) -> Result<(Option<IpAddr>, Vec<String>)> {
+        let listen = self.last("listen", |value| {
+            let inside = value.strip_prefix('[').and_then(|v| v.strip_suffix(']'));
+            let address = match inside {
+                Some(inside) => inside.parse::<Ipv6Addr>().map(IpAddr::V6),
+                None => value.parse(),
+            };
+            address
+                .map(|a| a.to_canonical())
+                .map_err(|_| "expected an address of this machine".to_owned())
+        })?;
+        let mut allow = Vec::new();
+        for list in self.values("allow")? {
+            let hosts = list.split(|c: char| c == ',' || c.is_ascii_whitespace());
+            let before = allow.len();
+            for host in hosts.filter(|host| !host.is_empty()) {
+                let inside = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+                let host = inside.unwrap_or(host);
+                target::check_host(host).context(Code::Usage, || "--allow".to_owned())?;
+                allow.push(host.to_owned());
+            }
+            if allow.len() == before {
+                return Err(usage("--allow: names no host"));
+            }
+        }
+        match listen {
+            None if !allow.is_empty() => {
+                Err(usage("--allow: needs --listen ADDR, the address to serve"))
+            }
+            Some(address) if allow.is_empty() && !address.is_loopback() => Err(usage(format!(
+                "--listen {address}: needs --allow HOST[,HOST...], the hosts to serve"
+            ))),
+            _ => Ok((listen, allow)),
+        }
+    }
+
+    fn pid_var(&self, targets: &[Target]) -> Result<Option<String>> {
+        let name = self.last("pid-var", |name| {
+            target::check_name(name).map(|()| name.to_owned())
+        })?;
+        match name {
+            Some(name) if targets.iter().any(|target| target.name == name) => Err(usage(format!(
+                "--pid-var {name}: a target sets that variable; choose another"
+            ))),
+            name => Ok(name),
+        }
+    }
+
+    /// The later of `-q` and `-v` counts.
+    fn verbosity(&self) -> Verbosity {
+        match (self.position("q"), self.position("v")) {
+            (None, None) => Verbosity::Normal,
+            (quiet, verbose) if quiet > verbose => Verbosity::Quiet,
+            _ => Verbosity::Verbose,
+        }
+    }
+}
+
+fn usage(message: impl Into<String>) -> Error {
+    Error::new(Code::Usage, message)
+}
+
+fn nothing_to_forward(gateway: &str) -> Error {
+    usage(match target::parse_target(gateway) {
+        Ok(_) => format!("no gateway before target {}: {FORM}", shown(gateway)),
+        Err(_) => format!("nothing to forward: {FORM}, or -L SPEC (see licfwd --help)"),
+    })
+}
+
+fn target_like(word: &str) -> bool {
+    word.contains([':', '=', '@', ',', '['])
+}
+
+fn no_target(word: &str) -> String {
+    format!(
+        "{}: expected a target, {}; licfwd runs no remote command, ssh does",
+        shown(word),
+        target::TARGET_FORM
+    )
+}
+
+fn parse_shell(name: &str) -> std::result::Result<Shell, String> {
+    match name {
+        "sh" => Ok(Shell::Sh),
+        "csh" => Ok(Shell::Csh),
+        "fish" => Ok(Shell::Fish),
+        _ => {
+            Err("expected sh (also for bash, ksh and zsh), csh (also for tcsh) or fish".to_owned())
+        }
+    }
+}
+
+/// Names the mistake where it can be told: a remote command whose own options
+/// came up, one dash too few, a slip of the finger.
+fn unknown(parser: &Options, words: &[String], name: &str) -> String {
+    let meets_it =
+        |n: &usize| matches!(parser.parse(&words[..*n]), Err(Fail::UnrecognizedOption(_)));
+    let lengths: Vec<usize> = (0..=words.len()).collect();
+    let before = lengths.partition_point(|n| !meets_it(n)).saturating_sub(1);
+    let taken = parser
+        .parse(&words[..before])
+        .map_or(Vec::new(), |line| line.free);
+    if let Some(command) = taken.iter().skip(1).find(|word| !target_like(word)) {
+        return no_target(command);
+    }
+    let name = dashed(name);
+    match options::single_dash(words).or_else(|| options::nearest(&name)) {
+        Some(long) => format!("unknown option {}: did you mean --{long}?", shown(&name)),
+        None => format!(
+            "unknown option {}: licfwd --help lists them all",
+            shown(&name)
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,412 @@
+//! What is accepted and refused on the command line, and how it is told.
+
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use super::*;
+use std::ffi::OsStr;
+
+fn words(line: &str) -> Vec<OsString> {
+    line.split_whitespace().map(OsString::from).collect()
+}
+
+fn run(line: &str) -> Invocation {
+    run_words(&words(line))
+}
+
+fn run_words(words: &[OsString]) -> Invocation {
+    match parse(words) {
+        Ok(Request::Run(invocation)) => *invocation,
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
+
+/// The message of the usage error that `words` must give: one printable line.
+fn refusal(words: &[OsString]) -> String {
+    let error = match parse(words) {
+        Err(error) => error,
+        other => panic!("{words:?}: {other:?}"),
+    };
+    assert_eq!(error.code, Code::Usage, "{words:?}");
+    let message = error.to_string();
+    let printable = !message.is_empty() && !message.chars().any(char::is_control);
+    assert!(printable && message.len() < 1000, "{words:?}: {message:?}");
+    message
+}
+
+#[test]
+fn the_contracts_examples() {
+    for (line, targets) in [
+        ("tri-gw licserver:9999", "MLM_LICENSE_FILE=licserver:9999"),
+        (
+            "tri-gw ANSYSLMD_LICENSE_FILE=lic:1055+1793",
+            "ANSYSLMD_LICENSE_FILE=lic:1055+1793",
+        ),
+        ("tri-gw A=lic1:1700 A=lic2:1700", "A=lic1:1700 A=lic2:1700"),
+        ("tri-gw A=a:2+3,b:2+3,c:2+3", "A=a:2+3,b:2+3,c:2+3"),
+        ("-- tri-gw a:9 R=b:5", "MLM_LICENSE_FILE=a:9 R=b:5"),
+        ("tri-gw a:9 -v -- R=b:5", "MLM_LICENSE_FILE=a:9 R=b:5"),
+    ] {
+        let given = run(line);
+        let printed: Vec<String> = given.targets.iter().map(Target::to_string).collect();
+        assert_eq!(printed.join(" "), targets);
+        assert_eq!(given.gateway, "tri-gw");
+        assert!(given.background && given.probe && given.forwards.is_empty());
+        assert_eq!((given.tries, given.timeout), (10, None));
+        assert_eq!(given.deadline, Duration::from_secs(300));
+        assert_eq!((given.watch, given.shell), (Watch::Session, Shell::Sh));
+        assert_eq!(given.format, Template::default());
+    }
+}
+
+/// The lines of site documentation, `ssh` left out.
+#[test]
+fn lines_written_for_ssh() {
+    for (line, gateway, forwards, background) in [
+        (
+            "tri-gw -L 27000:licserver:27000 -N -f",
+            "tri-gw",
+            "27000:licserver:27000",
+            true,
+        ),
+        (
+            "-N -L 8889:127.0.0.1:13450 user@login",
+            "user@login",
+            "8889:127.0.0.1:13450",
+            false,
+        ),
+        (
+            "-L 8888:localhost:8888 host -N",
+            "host",
+            "8888:localhost:8888",
+            false,
+        ),
+        (
+            "-N -f -i ~/.keypairs/k.pem -L localhost:7005:localhost:8889 ubuntu@10.0.1.128",
+            "ubuntu@10.0.1.128",
+            "localhost:7005:localhost:8889",
+            true,
+        ),
+        (
+            "-L 5433:pgsql-vm:5432 user@login",
+            "user@login",
+            "5433:pgsql-vm:5432",
+            false,
+        ),
+        ("-fNL 1055:h:1055 gw", "gw", "1055:h:1055", true),
+        ("-NfL1055:h:1055 -NN -ffnT gw", "gw", "1055:h:1055", true),
+        (
+            "gw -NTnxXYaAkKyvvvL 1:h:1 -L2:h:2",
+            "gw",
+            "1:h:1 2:h:2",
+            false,
+        ),
+        (
+            "-N -p22 ssh://u@gw:2222 -L/tmp/s:/run/t",
+            "ssh://u@gw:2222",
+            "/tmp/s:/run/t",
+            false,
+        ),
+        ("-NL 1:h:1 dom\\me@gw", "dom\\me@gw", "1:h:1", false),
+    ] {
+        let given = run(line);
+        let printed: Vec<String> = given.forwards.iter().map(Forward::to_string).collect();
+        assert_eq!(printed.join(" "), forwards);
+        assert_eq!(given.gateway, gateway);
+        assert_eq!(given.background, background, "{line}");
+        assert!(given.targets.is_empty());
+    }
+    assert!(run("-L 1:h:1 gw h:2").background);
+    assert!(!run("-L 1:h:1 gw h:2 --foreground").background);
+}
+
+#[test]
+fn ssh_options_are_handed_on_in_order() {
+    for (line, expected) in [
+        ("gw h:1", ""),
+        ("-p22 gw h:1 -4 -oX=1 -o Y", "-p 22 -4 -o X=1 -o Y"),
+        (
+            "-46 -l me -i a -i b -Fnone gw h:1",
+            "-4 -6 -l me -i a -i b -F none",
+        ),
+        (
+            "-CJ a,b -b 1.2.3.4 gw -B eth0 h:1 -c +aes -m x -6 -4",
+            "-J a,b -b 1.2.3.4 -B eth0 -c +aes -m x -6 -4",
+        ),
+        ("-NfvCp 2200 -E log gw h:1", "-p 2200"),
+        ("-o -N gw h:1", "-o -N"),
+    ] {
+        let given = run(line);
+        assert_eq!(given.ssh_options, words(expected), "{line}");
+    }
+    assert!(run("-NC gw h:1").compress);
+}
+
+#[test]
+fn values_of_our_own() {
+    let given = run(
+        "gw A=h:1 --tries 3 --tries=1000 --timeout 5 --deadline=86400 --no-probe --watch 42 \
+         --listen 10.0.0.1 --allow a,b --allow=[fe80::1] --allow-any-user --format {host}:{port} \
+         --shell fish --pid-var LIC_PID --log x --log y -q",
+    );
+    assert_eq!(
+        (given.tries, given.timeout),
+        (1000, Some(Duration::from_secs(5)))
+    );
+    assert_eq!(given.deadline, Duration::from_secs(86400));
+    assert_eq!(given.watch, Watch::Pid(42));
+    assert_eq!(given.listen, Some([10, 0, 0, 1].into()));
+    assert_eq!(given.allow, ["a", "b", "fe80::1"]);
+    assert!(given.allow_any_user && !given.probe);
+    assert_eq!(given.format.render(5, "h"), "h:5");
+    assert_eq!(
+        (given.shell, given.pid_var.as_deref()),
+        (Shell::Fish, Some("LIC_PID"))
+    );
+    assert_eq!(given.log, Some("y".into()));
+    assert_eq!(given.verbosity, Verbosity::Quiet);
+    assert_eq!(run("gw h:1 -qv").verbosity, Verbosity::Verbose);
+    assert_eq!(run("gw h:1 -v -q").verbosity, Verbosity::Quiet);
+    assert_eq!(run("gw h:1 --no-watch").watch, Watch::Nothing);
+    assert_eq!(
+        run("gw h:1 --listen ::1").listen,
+        Some(Ipv6Addr::LOCALHOST.into())
+    );
+    assert!(run("gw h:1 --listen [::] --allow a").listen.is_some());
+
+    // As from --allow "$(scontrol show hostnames)" on a large machine.
+    let nodes: Vec<String> = (0..2000).map(|i| format!("node{i}")).collect();
+    let mut line = words("gw h:1 --listen 0.0.0.0 --allow");
+    line.push(nodes.join("\n").into());
+    assert_eq!(run_words(&line).allow, nodes);
+}
+
+#[test]
+fn help_and_version_need_nothing_else() {
+    for line in ["-h", "--help", "-Nh -D 5", "gw --help --tries 0"] {
+        assert!(matches!(parse(&words(line)), Ok(Request::Help)), "{line}");
+    }
+    assert!(matches!(parse(&words("-V")), Ok(Request::Version)));
+    let help = help();
+    assert!(help.starts_with("usage: eval $(licfwd "));
+    assert!(help.lines().count() < 48);
+    for line in help.lines() {
+        assert!(line.len() <= 80 && line == line.trim_end(), "{line:?}");
+    }
+    for row in OPTIONS.iter().filter(|row| row.kind != Kind::Refused) {
+        let shown = if row.kind == Kind::Accepted {
+            row.short.into()
+        } else {
+            dashed(row.key())
+        };
+        assert!(help.contains(&shown), "{row:?}");
+    }
+}
+
+#[test]
+fn no_option_stands_twice_in_the_table() {
+    for (i, a) in OPTIONS.iter().enumerate() {
+        for b in &OPTIONS[i + 1..] {
+            assert!(a.short.is_empty() || a.short != b.short, "{a:?}");
+            assert!(a.long.is_empty() || a.long != b.long, "{a:?}");
+        }
+    }
+}
+
+#[test]
+fn bad_lines() {
+    for (line, why) in [
+        ("", "no gateway"),
+        ("-v", "no gateway"),
+        (
+            "gw",
+            "nothing to forward: licfwd [options] [user@]gateway target",
+        ),
+        ("lic:9999", "no gateway before target"),
+        ("A=lic:9999 gw", "before the gateway"),
+        ("- h:1", "begin with '-'"),
+        ("-- -oProxyCommand=x h:1", "begin with '-'"),
+        ("me@-gw h:1", "begin with '-'"),
+        ("@gw h:1", "expected a user"),
+        ("me@ h:1", "expected [user@]gateway"),
+        ("g'w h:1", "expected [user@]gateway"),
+        ("g;w h:1", "expected [user@]gateway"),
+        ("$(id) h:1", "expected [user@]gateway"),
+        ("gw hostname", "no remote command"),
+        ("gw ls -la h:1", "no remote command"),
+        ("gw rsync --server h:1", "no remote command"),
+        ("-L 1:h:1 gw exit", "no remote command"),
+        ("gw h:1 true", "no remote command"),
+        ("gw h:0", "1 to 65535"),
+        ("gw 27000@lic", "write lic:27000"),
+        ("-L 1:h gw", "-L \"1:h\""),
+        ("-L", "-L: expected SPEC"),
+        ("gw h:1 --tries", "--tries: expected N"),
+        ("gw h:1 --no-probe=1", "--no-probe: takes no value"),
+        ("gw h:1 --tries 0", "from 1 to 1000"),
+        ("gw h:1 --tries 1001", "from 1 to 1000"),
+        ("gw h:1 --tries +5", "from 1 to 1000"),
+        ("gw h:1 --tries 0 --tries 5", "from 1 to 1000"),
+        ("gw h:1 --tries 99999999999999", "from 1 to 1000"),
+        ("gw h:1 --timeout -1", "from 1 to 86400"),
+        ("gw h:1 --timeout 1.5", "from 1 to 86400"),
+        ("gw h:1 --deadline 86401", "from 1 to 86400"),
+        ("gw h:1 --watch 0", "from 1 to"),
+        ("gw h:1 --watch $$", "from 1 to"),
+        ("gw h:1 --watch 5 --no-watch", "choose one"),
+        ("gw h:1 -f --foreground", "choose one"),
+        ("gw h:1 --listen 10.0.0.1", "needs --allow"),
+        ("gw h:1 --listen localhost --allow a", "expected an address"),
+        ("gw h:1 --listen [1.2.3.4] --allow a", "expected an address"),
+        ("gw h:1 --allow a", "needs --listen"),
+        ("gw h:1 --listen ::1 --allow ,", "names no host"),
+        (
+            "gw h:1 --listen ::1 --allow=",
+            "--allow: expected something",
+        ),
+        ("gw h:1 --listen ::1 --allow a;b", "host \"a;b\""),
+        ("gw h:1 --listen ::1 --allow -a", "host \"-a\""),
+        ("gw h:1 --format {host}", "--format"),
+        ("gw h:1 --format $(id){port}", "--format"),
+        ("gw h:1 --shell bash", "expected sh (also for bash"),
+        ("gw h:1 --pid-var PATH", "--pid-var"),
+        ("gw h:1 --pid-var 1A", "--pid-var"),
+        ("gw A=h:1 --pid-var A", "a target sets that"),
+        ("gw h:1 --pid-var MLM_LICENSE_FILE", "a target sets that"),
+        ("gw h:1 -p 0", "1 to 65535"),
+        ("gw h:1 -p ssh", "1 to 65535"),
+        ("gw h:1 -l a;b", "expected a user"),
+        ("gw h:1 -l -x", "expected a user"),
+        ("gw h:1 -J -oProxyCommand=x", "not an option"),
+        ("gw h:1 -o LocalForward=1", "write it with -L"),
+        ("gw h:1 -D 5", "-D: licfwd is no SOCKS proxy"),
+        ("gw h:1 -Nt -D 5", "-t: "),
+        ("-R 1:h:1 gw", "-R: "),
+        ("-W h:1 gw", "-W: "),
+        ("-g -L 1:h:1 gw", "-g: "),
+        ("-fNM -S x gw", "-M: "),
+        ("-S x gw", "-S: "),
+        ("-O check gw", "-O: "),
+        ("-w 0 gw", "-w: "),
+        ("-Q key", "-Q: "),
+        ("-e none gw", "-e: "),
+        ("-I x gw", "-I: "),
+        ("-G gw", "-G: "),
+        ("-P x gw", "-P: "),
+        ("-s gw", "-s: "),
+        ("gw h:1 --trys 5", "did you mean --tries"),
+        ("gw h:1 --alow-any-user", "did you mean --allow-any-user"),
+        ("gw h:1 --no-prob", "did you mean --no-probe"),
+        ("gw h:1 -tries 5", "did you mean --tries"),
+        ("gw h:1 -timeout 5", "did you mean --timeout"),
+        (
+            "gw h:1 --frobnicate",
+            "unknown option \"--frobnicate\": licfwd --help",
+        ),
+        ("gw h:1 -Z", "unknown option \"-Z\""),
+        ("gw h:1 --=x", "unknown option"),
+    ] {
+        let message = refusal(&words(line));
+        assert!(message.contains(why), "{line:?}: {message}");
+    }
+}
+
+#[test]
+fn bad_words() {
+    let long = "a".repeat(5000);
+    for (words, why) in [
+        (vec!["", "h:1"], "empty argument"),
+        (vec!["gw", ""], "empty argument"),
+        (vec!["gw", "h:1", "-i", ""], "-i: expected something"),
+        (vec!["gw", "h:1", "--log", ""], "--log: expected something"),
+        (vec!["gw", "h:1", "-o", &long], "longer than 4096"),
+        (vec![&long, "h:1"], "longer than 4096"),
+        (vec!["gw", &long], "longer than 4096"),
+        (vec!["gw", "a b:1"], "host \"a b\""),
+        (vec!["g w", "h:1"], "without blanks"),
+        (vec!["gw\n", "h:1"], "control character"),
+        (vec!["gw", "h\u{85}:1"], "control character"),
+        (vec!["gw", "h:1", "-o", "a\nb"], "control character"),
+        (vec!["gw", "h:1", "--\u{1b}[2J"], "unknown option"),
+        (vec!["gw", "h:1", "-\u{7}"], "unknown option"),
+    ] {
+        let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+        let message = refusal(&words);
+        assert!(message.contains(why), "{words:?}: {message}");
+    }
+}
+
+#[test]
+fn only_file_names_may_be_any_bytes() {
+    let odd = OsStr::from_bytes(b"a\xff\xc3\xa9\xf4\x8f\xbe\x80\n").to_owned();
+    assert_eq!(decode(&encode(&odd)), odd);
+    for option in ["-i", "-F", "--log", "-E"] {
+        let mut line = words("gw h:1");
+        line.extend([option.into(), odd.clone()]);
+        let given = run_words(&line);
+        let file = given.ssh_options.last().cloned();
+        assert_eq!(
+            file.or(given.log.map(PathBuf::into_os_string)),
+            Some(odd.clone())
+        );
+    }
+    let bad = OsStr::from_bytes(b"h\xff:1").to_owned();
+    for option in [
+        "-o",
+        "-L",
+        "-J",
+        "--format",
+        "--pid-var",
+        "--allow",
+        "--shell",
+        "--watch",
+    ] {
+        let mut line = words("gw h:1 --listen ::1");
+        line.extend([option.into(), bad.clone()]);
+        refusal(&line);
+    }
+    assert!(refusal(&["gw".into(), bad.clone()]).contains(r"h\xFF:1"));
+    refusal(&[bad, "h:1".into()]);
+}
+
+#[test]
+fn the_shell_is_known_even_if_nothing_else_is() {
+    for (line, shell) in [
+        ("", Shell::Sh),
+        ("--bogus --shell fish", Shell::Fish),
+        ("--shell=csh -D", Shell::Csh),
+        ("--shell fish --shell csh gw", Shell::Csh),
+        ("--shell fish --shell tcsh", Shell::Fish),
+        ("--shell", Shell::Sh),
+        ("gw -- --shell fish", Shell::Sh),
+    ] {
+        assert_eq!(shell_hint(&words(line)), shell, "{line}");
+    }
+}
+
+/// Random bytes, mixed with pieces that lead deep into the parser.
+#[test]
+fn nothing_panics_and_every_message_is_printable() {
+    const PIECES: &[&str] = &[
+        "gw", "h:1", "A=", "-L", "1:h:1", "--", "-", "[", "]", ":", "+", ",", "@", "/s", "--allow",
+        "--listen", "::1", "--format", "{port}", "--tries", "--shell", "-o", "-i", "--", "=", "\\",
+    ];
+    for _ in 0..30_000 {
+        let line: Vec<OsString> = (0..rand::random_range(0..6))
+            .map(|_| {
+                let mut word = Vec::new();
+                for _ in 0..rand::random_range(0..4) {
+                    match rand::random_range(0..3) {
+                        0 => word.extend(rand::random::<[u8; 3]>()),
+                        _ => word.extend(PIECES[rand::random_range(0..PIECES.len())].as_bytes()),
+                    }
+                }
+                word.retain(|byte| *byte != 0);
+                OsString::from_vec(word)
+            })
+            .collect();
+        shell_hint(&line);
+        if parse(&line).is_err() {
+            refusal(&line);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! One argument: its bytes, its length, and what it may contain.
+
+use std::ffi::{OsStr, OsString};
+use std::ops::RangeInclusive;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use crate::target;
+
+/// What is wrong with an argument; the caller says which argument.
+pub type Checked = std::result::Result<(), String>;
+
+/// The longest argument taken, in bytes; only `--allow` may be longer.
+pub const LONGEST: usize = 4096;
+
+/// Refuses an empty argument and one of more than `limit` bytes.
+pub fn check_length(value: &str, limit: usize) -> Checked {
+    match value.len() {
+        0 => Err("expected something, got an empty argument".to_owned()),
+        n if n > limit => Err(format!("longer than {limit} bytes")),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what only a file name may contain.
+pub fn plain(value: &str) -> Checked {
+    if value.contains(is_escape) {
+        Err("not UTF-8".to_owned())
+    } else if value.contains(char::is_control) {
+        Err("control character in it".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+/// The rules of ssh's `ssh_valid_ruser` and `ssh_valid_hostname` (readconf.c), and
+/// no blanks: a name may come to stand in somebody's ProxyCommand.
+pub fn check_gateway(text: &str) -> Checked {
+    check_length(text, LONGEST)?;
+    plain(text)?;
+    let host = match text.rsplit_once('@') {
+        Some((user, host)) => {
+            check_user(user)?;
+            host
+        }
+        None => text,
+    };
+    let allowed = |c: char| {
+        c.is_alphanumeric() || (c.is_ascii_graphic() && !"'`\"$\\;&<>|(){},@".contains(c))
+    };
+    if text.starts_with('-') || host.starts_with('-') {
+        Err("a gateway's name does not begin with '-'".to_owned())
+    } else if host.is_empty() || !host.chars().all(allowed) {
+        Err("expected [user@]gateway, without blanks and quotes".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+fn check_user(user: &str) -> Checked {
+    let allowed =
+        |c: char| c.is_alphanumeric() || (c.is_ascii_graphic() && !"'`\";&<>|(){}".contains(c));
+    if user.is_empty()
+        || user.starts_with('-')
+        || user.ends_with('\\')
+        || !user.chars().all(allowed)
+    {
+        Err("expected a user name, without blanks and quotes".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+/// What ssh would take and do nothing with, or misread, is refused here; all
+/// else is for `ssh -G` to judge.
+pub fn check_ssh_value(option: &str, value: &str) -> Checked {
+    const FORWARDS: [&str; 3] = ["localforward", "remoteforward", "dynamicforward"];
+    let keyword = || {
+        value
+            .trim_start()
+            .split(['=', ' '])
+            .next()
+            .unwrap_or_default()
+    };
+    match option {
+        "p" => target::port(value).map(|_| ()),
+        "l" => check_user(value),
+        "o" if FORWARDS.contains(&keyword().to_ascii_lowercase().as_str()) => {
+            Err("forwards of ssh_config are ignored; write it with -L".to_owned())
+        }
+        "J" | "b" | "B" if value.starts_with('-') => {
+            Err("expected a name, not an option".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// As [`target::quoted`], for an encoded argument.
+pub fn shown(word: &str) -> String {
+    if word.contains(is_escape) {
+        let head: String = word.chars().take(80).collect();
+        format!("{:?}", decode(&head))
+    } else {
+        target::quoted(word)
+    }
+}
+
+/// Stand for the bytes 0x80 to 0xff where an argument is not UTF-8, because
+/// getopts takes text only: the last characters that Unicode has, and private.
+const ESCAPES: RangeInclusive<char> = '\u{10ff80}'..='\u{10ffff}';
+
+fn is_escape(c: char) -> bool {
+    ESCAPES.contains(&c)
+}
+
+/// Any bytes as text; UTF-8 stays as it is.
+pub fn encode(arg: &OsStr) -> String {
+    let mut text = String::new();
+    let escape = |text: &mut String, bytes: &[u8]| {
+        text.extend(
+            bytes
+                .iter()
+                .filter_map(|b| char::from_u32(0x10_ff00 + u32::from(*b))),
+        );
+    };
+    for chunk in arg.as_bytes().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if is_escape(c) {
+                escape(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes());
+            } else {
+                text.push(c);
+            }
+        }
+        escape(&mut text, chunk.invalid());
+    }
+    text
+}
+
+/// The inverse of [`encode`].
+pub fn decode(word: &str) -> OsString {
+    let mut bytes = Vec::new();
+    for c in word.chars() {
+        if is_escape(c) {
+            bytes.push((u32::from(c) & 0xff) as u8);
+        } else {
+            bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+    OsString::from_vec(bytes)
+}

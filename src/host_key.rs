@@ -1,0 +1,308 @@
+//! Decides whether the gateway's key may be trusted.
+//!
+//! The rules are those of `check_host_key` in OpenSSH 9.2's sshconnect.c, which
+//! is the oracle of the tests; what the lines mean stands in `known_hosts.rs`.
+
+use std::path::PathBuf;
+
+use crate::base64::base64_encode;
+use crate::error::{Code, Error, Result};
+use crate::known_hosts::{self, Line, Marker};
+use crate::log::Log;
+use crate::public_key::{self, CERTIFICATE};
+
+/// What to do about a key that no file knows: `StrictHostKeyChecking`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strict {
+    /// Refuse it: `yes`, and `ask` too, because nobody is there to ask.
+    Yes,
+    /// Trust it and write it down.
+    AcceptNew,
+    /// Trust it with a warning.
+    No,
+}
+
+impl Strict {
+    /// The value as ssh_config(5) spells it, or as `ssh -G` prints it (`true`
+    /// for `yes`, `false` for `no`). Anything unknown is strict.
+    pub fn parse(word: &str) -> Strict {
+        match word.to_ascii_lowercase().as_str() {
+            "accept-new" => Strict::AcceptNew,
+            "no" | "off" | "false" => Strict::No,
+            _ => Strict::Yes,
+        }
+    }
+}
+
+/// What `ssh -G` said about the gateway's host key.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// `HostName`, without brackets.
+    pub host: &'a str,
+    /// `Port`.
+    pub port: u16,
+    /// `HostKeyAlias`: replaces host and port in every look-up.
+    pub alias: Option<&'a str>,
+    /// `StrictHostKeyChecking`.
+    pub strict: Strict,
+    /// `HashKnownHosts`: whether a name that is written down is hashed.
+    pub hash_known_hosts: bool,
+    /// `UserKnownHostsFile`; a new key goes to the first.
+    pub user_files: &'a [PathBuf],
+    /// `GlobalKnownHostsFile`.
+    pub global_files: &'a [PathBuf],
+}
+
+impl Rules<'_> {
+    /// The name under which the files know the gateway: the alias, `host`, or
+    /// `[host]:port` where the port is not 22 (`put_host_port` in misc.c).
+    fn name(&self) -> String {
+        match (self.alias, self.port) {
+            (Some(alias), _) => alias.to_ascii_lowercase(),
+            (None, 22) => self.host.to_ascii_lowercase(),
+            (None, port) => format!("[{}]:{port}", self.host.to_ascii_lowercase()),
+        }
+    }
+
+    /// How messages call the gateway.
+    fn gateway(&self) -> String {
+        let known_as = self.alias.map(|alias| format!(" (HostKeyAlias {alias})"));
+        let known_as = known_as.unwrap_or_default();
+        format!("gateway {} port {}{known_as}", self.host, self.port)
+    }
+
+    /// All files, in the order in which they are read.
+    fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.user_files.iter().chain(self.global_files)
+    }
+
+    /// The name to try where `[host]:port` is unknown.
+    fn name_without_port(&self) -> Option<String> {
+        (self.alias.is_none() && self.port != 22).then(|| self.host.to_ascii_lowercase())
+    }
+}
+
+/// What a set of lines says about a key; in this order of precedence.
+enum Verdict<'a> {
+    Revoked(&'a Line),
+    Known(&'a Line),
+    Changed(&'a Line),
+    Unknown,
+}
+
+/// The lines of all files that concern one gateway.
+#[derive(Debug)]
+pub struct KnownHosts {
+    /// Found under the gateway's own name.
+    named: Vec<Line>,
+    /// Found under its host name alone, although its port is not 22.
+    without_port: Vec<Line>,
+}
+
+impl KnownHosts {
+    /// Reads the user's files, then the global ones. Files that cannot be read
+    /// and malformed lines are skipped, as `ssh` does.
+    pub fn load(rules: &Rules<'_>) -> KnownHosts {
+        KnownHosts {
+            named: known_hosts::read_files(rules.files(), &rules.name()),
+            without_port: rules.name_without_port().map_or(Vec::new(), |host| {
+                known_hosts::read_files(rules.files(), &host)
+            }),
+        }
+    }
+
+    /// The host key algorithms to ask libssh2 for, best first: `wanted`
+    /// (`HostKeyAlgorithms`; empty means no restriction) as far as `supported`
+    /// by libssh2, those whose key the files hold before the others, so that a
+    /// known gateway does not show an unknown key. Empty when nothing is left.
+    ///
+    /// This is `order_hostkeyalgs` of sshconnect2.c, with its exception: where
+    /// the files hold a key of the very first type the order stays as it is.
+    /// Certificates are left out: libssh2 cannot check them.
+    pub fn preferred(&self, supported: &[&str], wanted: &[String]) -> Vec<String> {
+        let order: Vec<&str> = match wanted {
+            [] => supported.to_vec(),
+            _ => wanted.iter().map(String::as_str).collect(),
+        };
+        let as_it_is = order
+            .first()
+            .is_some_and(|best| self.holds(best.trim_end_matches(CERTIFICATE)));
+        let (first, last): (Vec<&str>, Vec<&str>) = order
+            .into_iter()
+            .filter(|a| supported.contains(a) && !a.ends_with(CERTIFICATE))
+            .partition(|a| as_it_is || self.holds(a));
+        first.into_iter().chain(last).map(str::to_owned).collect()
+    }
+
+    /// Whether the first key of this algorithm's type is there and not revoked.
+    fn holds(&self, algorithm: &str) -> bool {
+        let key_type = public_key::key_type(algorithm);
+        self.named
+            .iter()
+            .find(|l| l.marker == Marker::None && l.key_type == key_type)
+            .is_some_and(|l| {
+                !matches!(
+                    judge(&self.named, &l.key_type, &l.blob),
+                    Verdict::Revoked(_)
+                )
+            })
+    }
+
+    /// Whether `key`, the public key blob that the gateway proved to own, may
+    /// be trusted. `sha256` is the blob's hash, for the fingerprint in messages.
+    ///
+    /// A changed or revoked key is refused whatever [`Strict`] says; `ssh` would
+    /// go on without passwords and forwards, which leaves nothing to do here.
+    ///
+    /// # Errors
+    /// [`Code::HostKey`] for a key that is revoked, changed, unusable, or
+    /// unknown and not to be accepted.
+    pub fn verify(&self, rules: &Rules<'_>, key: &[u8], sha256: &[u8], log: &Log) -> Result<()> {
+        let gateway = rules.gateway();
+        let refuse = |why: String| {
+            let what = format!("check the host key of {gateway}");
+            Err(Error::new(Code::HostKey, format!("{what}: {why}")))
+        };
+        let fingerprint = fingerprint(sha256);
+        let Some(key_type) = public_key::type_of_blob(key) else {
+            return refuse(format!(
+                "it offers a key that ssh does not accept ({fingerprint}): malformed, \
+                 of an unknown type, or rsa with less than 1024 bits; it needs a new host key"
+            ));
+        };
+        let offered = format!("the {key_type} key {fingerprint} that it offers");
+
+        match judge(&self.named, &key_type, key) {
+            Verdict::Known(line) => return known(line, log),
+            Verdict::Revoked(line) => return refuse(revoked(&offered, line)),
+            Verdict::Changed(line) => {
+                let way_out = if rules.global_files.contains(&line.file) {
+                    "have the administrator of this machine correct that file".to_owned()
+                } else {
+                    format!(
+                        "run: ssh-keygen -f '{}' -R '{}'",
+                        line.file.display(),
+                        rules.name()
+                    )
+                };
+                return refuse(format!(
+                    "{offered} is not the {} key in {}: the gateway was set up anew, or somebody \
+                     is in between; compare the fingerprint with the gateway's administrator, \
+                     then {way_out}",
+                    line.key_type,
+                    line.place()
+                ));
+            }
+            Verdict::Unknown => {}
+        }
+        // As ssh does: a changed key under the name without port says nothing,
+        // because another sshd may listen there. A revoked one is refused here,
+        // where ssh with accept-new would trust it.
+        match judge(&self.without_port, &key_type, key) {
+            Verdict::Known(line) => return known(line, log),
+            Verdict::Revoked(line) => return refuse(revoked(&offered, line)),
+            Verdict::Changed(_) | Verdict::Unknown => {}
+        }
+
+        match rules.strict {
+            Strict::Yes => refuse(self.unknown(rules, &offered)),
+            Strict::No => {
+                log.note(format_args!(
+                    "warning: {gateway} is trusted unseen (StrictHostKeyChecking no): {offered} \
+                     is in no known_hosts file"
+                ));
+                Ok(())
+            }
+            Strict::AcceptNew => match rules.user_files.first() {
+                Some(file) if known_hosts::can_be_written(&rules.name()) => {
+                    let added = known_hosts::append(
+                        file,
+                        &rules.name(),
+                        rules.hash_known_hosts,
+                        &key_type,
+                        key,
+                    );
+                    let file = file.display();
+                    match added {
+                        Ok(()) => {
+                            log.note(format_args!("{gateway} is new: added {offered} to {file}"))
+                        }
+                        // A read-only home must not stop a job: ssh goes on too.
+                        Err(e) => log.note(format_args!(
+                            "{gateway} is new: {offered} is trusted this time, but cannot be \
+                             added to {file}: {e}"
+                        )),
+                    }
+                    Ok(())
+                }
+                _ => refuse(format!(
+                    "{offered} is unknown and cannot be written down: UserKnownHostsFile is none, \
+                     or the name has characters that known_hosts does not allow"
+                )),
+            },
+        }
+    }
+
+    /// Why an unknown key is refused, and the way out.
+    fn unknown(&self, rules: &Rules<'_>, offered: &str) -> String {
+        let lines = self.named.iter().chain(&self.without_port);
+        let files: Vec<_> = rules.files().map(|f| f.display().to_string()).collect();
+        let why = match lines.into_iter().find(|l| l.marker == Marker::Authority) {
+            Some(line) => format!(
+                "the files trust this gateway through a certificate authority ({}), which libssh2 \
+                 cannot check, and {offered} is in none of them",
+                line.place()
+            ),
+            None if files.is_empty() => format!("{offered} is unknown: no known_hosts file is set"),
+            None => format!("{offered} is unknown: it is not in {}", files.join(", ")),
+        };
+        let file = files.first().map_or("~/.ssh/known_hosts", String::as_str);
+        let (name, host, port) = (rules.name(), rules.host, rules.port);
+        format!(
+            "{why}; compare the fingerprint with the gateway's administrator, then log in once by \
+             hand with ssh -o StrictHostKeyChecking=ask, or add a line for '{name}' to {file} from \
+             the output of: ssh-keyscan -p {port} {host}"
+        )
+    }
+}
+
+fn known(line: &Line, log: &Log) -> Result<()> {
+    log.detail(format_args!("host key found in {}", line.place()));
+    Ok(())
+}
+
+fn revoked(offered: &str, line: &Line) -> String {
+    format!(
+        "{offered} is marked @revoked in {}: it may be stolen; ask the gateway's administrator \
+         for a new one",
+        line.place()
+    )
+}
+
+/// `check_hostkeys_by_key_or_type` in hostfile.c. Of several other keys that
+/// of the offered type tells most, so that is the one to name.
+fn judge<'a>(lines: &'a [Line], key_type: &str, key: &[u8]) -> Verdict<'a> {
+    // A revoked certificate means its key too (`sshkey_equal_public`).
+    let means_key = |l: &&Line| l.blob == key || public_key::certifies(&l.blob, key);
+    let mut revoked = lines.iter().filter(|l| l.marker == Marker::Revoked);
+    if let Some(line) = revoked.find(means_key) {
+        return Verdict::Revoked(line);
+    }
+    let mut verdict = Verdict::Unknown;
+    for line in lines.iter().filter(|l| l.marker == Marker::None) {
+        match verdict {
+            _ if line.blob == key => return Verdict::Known(line),
+            Verdict::Changed(seen) if seen.key_type == key_type => {}
+            _ => verdict = Verdict::Changed(line),
+        }
+    }
+    verdict
+}
+
+/// `SHA256:...` as ssh prints it: base64 without padding.
+fn fingerprint(sha256: &[u8]) -> String {
+    format!("SHA256:{}", base64_encode(sha256).trim_end_matches('='))
+}
+
+#[cfg(test)]
+mod tests;

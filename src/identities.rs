@@ -1,0 +1,131 @@
+//! Holds the keys that can be shown to a gateway.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+use crate::keys::{self, Content, Flaw, PrivateKey};
+use crate::log::Log;
+use crate::ssh_config::Gateway;
+
+/// What can be shown to a gateway. Keys read from files stay in memory, so that
+/// a reconnection works after `~/.ssh` has gone away. No `Debug`: it holds secrets.
+pub struct Credentials {
+    /// What was found, in the order of ssh_config.
+    pub identities: Vec<Identity>,
+    /// What cannot be used, as `name: why`.
+    pub flaws: Vec<String>,
+    /// An identity that the user named cannot be read.
+    pub unreadable: bool,
+    /// A password or a second factor was typed.
+    pub typed: bool,
+}
+
+/// One IdentityFile and what belongs to it.
+pub struct Identity {
+    /// The file.
+    pub path: PathBuf,
+    /// The public key, where it is known without a passphrase.
+    pub public: Option<Vec<u8>>,
+    /// The private key; without it an agent must hold it.
+    pub private: Option<PrivateKey>,
+    /// Typed once; it never leaves this process.
+    pub passphrase: Option<String>,
+    /// User certificates for the key.
+    pub certificates: Vec<Vec<u8>>,
+}
+
+impl Credentials {
+    /// Reads the identity files and certificates that `gw` names. Those that are
+    /// missing or of no use are skipped, as ssh skips them, and named when the
+    /// gateway refuses the login.
+    ///
+    /// # Errors
+    /// None today; a login decides whether what was found is enough.
+    pub fn load(gw: &Gateway, log: &Log) -> Result<Credentials> {
+        let mut found = Credentials {
+            identities: Vec::new(),
+            flaws: Vec::new(),
+            unreadable: !gw.missing_identities.is_empty(),
+            typed: false,
+        };
+        for name in &gw.missing_identities {
+            found.flaws.push(format!("key {name}: no such file"));
+        }
+        for path in &gw.identity_files {
+            found.add_identity(path, log);
+        }
+        for path in &gw.certificate_files {
+            let certificate = keys::read_public(path);
+            let Some(certificate) = certificate.filter(|c| keys::certified_key(c).is_some()) else {
+                log.detail(format_args!("certificate {}: unusable", path.display()));
+                continue;
+            };
+            found.add_certificate(certificate, path);
+        }
+        Ok(found)
+    }
+
+    /// Whether the last login needed something typed that must not be sent
+    /// twice, so that no reconnection can log in by itself. A passphrase is
+    /// not of that kind.
+    pub fn needs_a_person(&self) -> bool {
+        self.typed
+    }
+
+    fn add_identity(&mut self, path: &Path, log: &Log) {
+        let name = path.display();
+        let (private, public) = match keys::read(path) {
+            Ok(Content::Private(key, public)) => (Some(key), public),
+            // The private key is in an agent then.
+            Ok(Content::Public(blob)) => (None, Some(blob)),
+            Err(Flaw::Missing) => {
+                log.detail(format_args!("identity {name}: no such file"));
+                (None, None)
+            }
+            Err(Flaw::Unusable(why)) => {
+                log.note(format_args!("identity {name}: {why}"));
+                self.flaws.push(format!("key {name}: {why}"));
+                self.unreadable |= !is_default(path);
+                (None, None)
+            }
+        };
+        let certificate = keys::read_public(&keys::beside(path, "-cert.pub"));
+        let certificate = certificate.filter(|c| keys::certified_key(c).is_some());
+        let public = public
+            .or_else(|| keys::read_public(&keys::beside(path, ".pub")))
+            .or_else(|| certificate.as_deref().and_then(keys::certified_key));
+        if private.is_some() || public.is_some() {
+            self.identities.push(Identity {
+                path: path.to_owned(),
+                public,
+                private,
+                passphrase: None,
+                certificates: certificate.into_iter().collect(),
+            });
+        }
+    }
+
+    fn add_certificate(&mut self, certificate: Vec<u8>, path: &Path) {
+        let key = keys::certified_key(&certificate);
+        let owner = self.identities.iter_mut().find(|identity| {
+            identity.public == key || keys::beside(&identity.path, "-cert.pub") == path
+        });
+        match owner {
+            Some(identity) if identity.certificates.contains(&certificate) => {}
+            Some(identity) => identity.certificates.insert(0, certificate),
+            None => {
+                let name = path.display();
+                let why = "none of the identity files is its key";
+                self.flaws.push(format!("certificate {name}: {why}"));
+            }
+        }
+    }
+}
+
+/// Whether ssh looks for this file without being told to.
+fn is_default(path: &Path) -> bool {
+    let kinds = ["rsa", "dsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk"];
+    kinds
+        .iter()
+        .any(|kind| path.ends_with(format!(".ssh/id_{kind}")))
+}

@@ -1,0 +1,330 @@
+//! Reads key files and tells what they hold; pure but for [`read`].
+//!
+//! Formats: openssh-key-v1 (`PROTOCOL.key`), PEM (PKCS#1, PKCS#8, SEC1), public
+//! keys (RFC 4253, section 6.6) and certificates (`PROTOCOL.certkeys`).
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::sys;
+
+/// A private key file in memory. It has no `Debug`: nothing of it may be printed.
+pub struct PrivateKey {
+    /// The file's text.
+    pub text: String,
+    /// Whether a passphrase protects it.
+    pub encrypted: bool,
+}
+
+/// What a key file holds.
+pub enum Content {
+    /// A private key, and its public part where the format shows it.
+    Private(PrivateKey, Option<Vec<u8>>),
+    /// A public key or a certificate.
+    Public(Vec<u8>),
+}
+
+/// Why a key file is of no use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// There is no such file, which is usual for the default ones.
+    Missing,
+    /// It cannot be used; why, and what to do.
+    Unusable(String),
+}
+
+/// Reads an identity file under ssh's rule that nobody else may read it.
+///
+/// # Errors
+/// A [`Flaw`].
+pub fn read(path: &Path) -> Result<Content, Flaw> {
+    let text = read_text(path)?;
+    let content = parse(&text).map_err(Flaw::Unusable)?;
+    // authfile.c, sshkey_perm_ok: others' files are others' business.
+    if let Content::Private(..) = content
+        && let Ok(about) = fs::metadata(path)
+        && about.uid() == sys::user_id()
+        && about.mode() & 0o077 != 0
+    {
+        let mode = about.mode() & 0o7777;
+        return Err(Flaw::Unusable(format!(
+            "permissions {mode:04o} are too open, others can read it: chmod 600 {}",
+            path.display()
+        )));
+    }
+    Ok(content)
+}
+
+/// The public key or certificate that `path` holds.
+pub fn read_public(path: &Path) -> Option<Vec<u8>> {
+    match parse(&read_text(path).ok()?) {
+        Ok(Content::Public(blob)) => Some(blob),
+        _ => None,
+    }
+}
+
+/// `path` with `suffix` appended, as in `id_rsa` and `id_rsa.pub`.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn read_text(path: &Path) -> Result<String, Flaw> {
+    const LIMIT: u64 = 1 << 20;
+    let unusable = |why: &str| Flaw::Unusable(why.to_owned());
+    // Asked first, because opening a named pipe would hang.
+    let about = fs::metadata(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Flaw::Missing,
+        _ => unusable(&e.to_string()),
+    })?;
+    if !about.is_file() {
+        return Err(unusable("not a file"));
+    }
+    let mut text = String::new();
+    let file = File::open(path).map_err(|e| unusable(&e.to_string()))?;
+    file.take(LIMIT)
+        .read_to_string(&mut text)
+        .map_err(|_| unusable("not a private key"))?;
+    // libssh2 takes neither foreign line ends nor a missing last one.
+    text = text.replace("\r\n", "\n");
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+fn parse(text: &str) -> Result<Content, String> {
+    const OPENSSH: &str = "OPENSSH PRIVATE KEY-----";
+    if text.starts_with("PuTTY-User-Key-File") {
+        return Err("a PuTTY key: convert it with puttygen -O private-openssh".into());
+    }
+    if let Some((_, body)) = text.split_once(&format!("-----BEGIN {OPENSSH}")) {
+        let body = body.split("-----END").next().unwrap_or_default();
+        let body: String = body.split_whitespace().collect();
+        let key = unbase64(&body).ok_or("damaged: not base64")?;
+        let (encrypted, public) = openssh_head(&key).ok_or("damaged: cut short")?;
+        return private(text, encrypted, Some(public));
+    }
+    if text.contains("-----BEGIN ") && text.contains("PRIVATE KEY-----") {
+        let encrypted = text.contains("BEGIN ENCRYPTED") || text.contains("4,ENCRYPTED");
+        return private(text, encrypted, None);
+    }
+    let mut words = text.split_whitespace();
+    if let (Some(kind), Some(body)) = (words.next(), words.next())
+        && let Some(blob) = unbase64(body)
+        && key_type(&blob) == kind
+    {
+        return Ok(Content::Public(blob));
+    }
+    Err("not a private key".into())
+}
+
+fn private(text: &str, encrypted: bool, public: Option<Vec<u8>>) -> Result<Content, String> {
+    let text = text.to_owned();
+    let kind = public.as_deref().map_or("", key_type);
+    if kind.starts_with("sk-") {
+        return Err("a security key: only an agent can use it here".into());
+    }
+    Ok(Content::Private(PrivateKey { text, encrypted }, public))
+}
+
+/// Whether an openssh-key-v1 container is encrypted, and its public key, which
+/// stands outside the encrypted part.
+fn openssh_head(key: &[u8]) -> Option<(bool, Vec<u8>)> {
+    let mut rest = key.strip_prefix(b"openssh-key-v1\0")?;
+    let cipher = string(&mut rest)?;
+    let (_kdf, _kdf_options) = (string(&mut rest)?, string(&mut rest)?);
+    let (_count, mut rest) = rest.split_at_checked(4)?;
+    Some((cipher != b"none", string(&mut rest)?.to_vec()))
+}
+
+/// The type's name inside a public key, such as `ssh-ed25519`.
+pub fn key_type(mut blob: &[u8]) -> &str {
+    let name = string(&mut blob).unwrap_or_default();
+    std::str::from_utf8(name).unwrap_or_default()
+}
+
+/// The plain public key inside a certificate; `None` for anything else.
+pub fn certified_key(blob: &[u8]) -> Option<Vec<u8>> {
+    let plain = key_type(blob).strip_suffix("-cert-v01@openssh.com")?;
+    let fields = match plain {
+        "ssh-ed25519" => 1,
+        "ssh-rsa" => 2,
+        kind if kind.starts_with("ecdsa-sha2-") => 2,
+        _ => return None,
+    };
+    let mut rest = blob;
+    let (_type, _nonce) = (string(&mut rest)?, string(&mut rest)?);
+    let mut key = Vec::new();
+    let mut add = |field: &[u8]| {
+        key.extend_from_slice(&(field.len() as u32).to_be_bytes());
+        key.extend_from_slice(field);
+    };
+    add(plain.as_bytes());
+    for _ in 0..fields {
+        add(string(&mut rest)?);
+    }
+    Some(key)
+}
+
+/// A public key or certificate as a line of a `.pub` file, for libssh2.
+pub fn public_line(blob: &[u8]) -> String {
+    format!("{} {}", key_type(blob), base64(blob))
+}
+
+/// Takes an SSH string off the front: a length of four bytes, then the bytes.
+pub fn string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, tail) = rest.split_first_chunk()?;
+    let (text, tail) = tail.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+    *rest = tail;
+    Some(text)
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+fn base64(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let at = |i: usize| u32::from(*chunk.get(i).unwrap_or(&0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for i in 0..4 {
+            let digit = ALPHABET[(bits >> (18 - 6 * i)) as usize & 63];
+            text.push(if i > chunk.len() { '=' } else { digit as char });
+        }
+    }
+    text
+}
+
+fn unbase64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
+    let (mut bits, mut count) = (0u32, 0);
+    for digit in text.trim_end_matches('=').bytes() {
+        let value = ALPHABET.iter().position(|&d| d == digit)?;
+        bits = bits << 6 | value as u32;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+        }
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ED25519: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS";
+
+    fn ssh_string(text: &[u8]) -> Vec<u8> {
+        [&(text.len() as u32).to_be_bytes(), text].concat()
+    }
+
+    fn container(cipher: &[u8], public: &[u8]) -> String {
+        let parts = [
+            b"openssh-key-v1\0".to_vec(),
+            ssh_string(cipher),
+            ssh_string(b"none"),
+            ssh_string(b""),
+            vec![0, 0, 0, 1],
+            ssh_string(public),
+        ];
+        let body = base64(&parts.concat());
+        let (head, tail) = body.split_at(70);
+        let name = "OPENSSH PRIVATE KEY-----";
+        format!("-----BEGIN {name}\n{head}\n{tail}\n-----END {name}\n")
+    }
+
+    fn told(text: &str) -> String {
+        match parse(text) {
+            Ok(Content::Private(key, public)) => format!(
+                "private{}{}",
+                if key.encrypted { " encrypted" } else { "" },
+                public.map_or(String::new(), |p| format!(" {}", key_type(&p)))
+            ),
+            Ok(Content::Public(blob)) => format!("public {}", key_type(&blob)),
+            Err(why) => why,
+        }
+    }
+
+    #[test]
+    fn files_tell_what_they_are() {
+        let public = ssh_string(b"ssh-rsa");
+        let pem = |kind: &str, head: &str| format!("-----BEGIN {kind} KEY-----\n{head}MII=\n");
+        for (text, expected) in [
+            (container(b"none", &public), "private ssh-rsa"),
+            (
+                container(b"aes256-ctr", &public),
+                "private encrypted ssh-rsa",
+            ),
+            (
+                container(b"none", &ssh_string(b"sk-ssh-ed25519@openssh.com")),
+                "a security key: only an agent can use it here",
+            ),
+            (pem("RSA PRIVATE", ""), "private"),
+            (pem("PRIVATE", ""), "private"),
+            (pem("ENCRYPTED PRIVATE", ""), "private encrypted"),
+            (
+                pem("EC PRIVATE", "Proc-Type: 4,ENCRYPTED\n"),
+                "private encrypted",
+            ),
+            (pem("PUBLIC", ""), "not a private key"),
+            (format!("{ED25519} me@here"), "public ssh-ed25519"),
+            ("ssh-rsa AAAA".into(), "not a private key"),
+            (
+                "-----BEGIN OPENSSH PRIVATE KEY-----".into(),
+                "damaged: cut short",
+            ),
+            (
+                "-----BEGIN OPENSSH PRIVATE KEY-----\n!".into(),
+                "damaged: not base64",
+            ),
+            (String::new(), "not a private key"),
+        ] {
+            assert_eq!(told(&text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn base64_goes_both_ways() {
+        for (bytes, text) in [
+            (&b""[..], ""),
+            (b"f", "Zg=="),
+            (b"fo", "Zm8="),
+            (b"foo", "Zm9v"),
+            (b"\xff\xfe\xfd\x00", "//79AA=="),
+        ] {
+            assert_eq!(base64(bytes), text);
+            assert_eq!(unbase64(text).as_deref(), Some(bytes));
+        }
+        let blob = unbase64(ED25519.split_once(' ').unwrap().1).unwrap();
+        assert_eq!(public_line(&blob), ED25519);
+    }
+
+    #[test]
+    fn a_certificate_holds_a_key() {
+        let key = [7; 32];
+        let cert = [
+            ssh_string(b"ssh-ed25519-cert-v01@openssh.com"),
+            ssh_string(b"nonce"),
+            ssh_string(&key),
+            vec![0; 12],
+        ];
+        let plain = [ssh_string(b"ssh-ed25519"), ssh_string(&key)].concat();
+        assert_eq!(certified_key(&cert.concat()), Some(plain.clone()));
+        assert_eq!(certified_key(&plain), None);
+        assert_eq!(certified_key(&cert.concat()[..50]), None);
+        assert_eq!(certified_key(&[]), None);
+    }
+
+    #[test]
+    fn no_length_goes_past_the_end() {
+        assert_eq!(string(&mut &[0, 0, 0][..]), None);
+        assert_eq!(string(&mut &[0xff, 0xff, 0xff, 0xff, 1][..]), None);
+        assert_eq!(key_type(&[0, 0, 0, 1, 0xff]), "");
+    }
+}

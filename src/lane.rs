@@ -1,0 +1,299 @@
+//! One link with the clients that it carries.
+
+use crate::link::{Link, Opened, Stream};
+use crate::listener::Client;
+use crate::relay::{Relay, Remote};
+use crate::sys::{Epoll, Event, Interest};
+use crate::target::Destination;
+use std::io::{self, ErrorKind};
+use std::time::Instant;
+
+/// A client that waits for its stream.
+#[derive(Debug)]
+pub struct Waiting {
+    /// The client.
+    pub client: Client,
+    /// Which door it came through.
+    pub door: usize,
+    /// Since when it waits.
+    pub since: Instant,
+    /// Who it is, for the log.
+    pub who: String,
+}
+
+/// What a turn brought that others should know.
+pub enum News {
+    /// This client's stream is open.
+    Served(String),
+    /// The gateway could not connect this client; libssh2's words.
+    Refused(Waiting, Instant, String),
+    /// A client has gone: its name, bytes up and down.
+    Left(String, u64, u64),
+}
+
+struct Passenger {
+    relay: Relay<Client, Stream>,
+    /// What epoll knows of the client's socket; `None`: it is not there.
+    watched: Option<Interest>,
+    who: String,
+}
+
+/// A link, its clients, and the one that is being connected.
+pub struct Lane {
+    /// The session with the gateway.
+    pub link: Link,
+    /// Token of slot 0 in epoll.
+    tokens: u64,
+    slots: Vec<Option<Box<Passenger>>>,
+    free: Vec<usize>,
+    /// Streams whose client has gone; the gateway has not agreed yet.
+    closing: Vec<Stream>,
+    opening: Option<(Waiting, Instant)>,
+    /// The gateway has sent something since the last turn.
+    spoken: bool,
+    /// Something may be ready that no event will tell.
+    unfinished: bool,
+}
+
+/// Sweeps over all clients in one turn, before other lanes and new clients
+/// have theirs.
+const SWEEPS: usize = 4;
+
+impl Lane {
+    /// A link without clients yet, whose clients' events carry `tokens + slot`.
+    pub fn new(link: Link, tokens: u64) -> Lane {
+        Lane {
+            link,
+            tokens,
+            slots: Vec::new(),
+            free: Vec::new(),
+            closing: Vec::new(),
+            opening: None,
+            spoken: false,
+            unfinished: false,
+        }
+    }
+
+    /// How many clients are connected or being connected.
+    pub fn clients(&self) -> usize {
+        self.slots.len() - self.free.len() + usize::from(self.opening.is_some())
+    }
+
+    /// Which door's client is being connected, and since when.
+    pub fn opening(&self) -> Option<(usize, Instant)> {
+        self.opening
+            .as_ref()
+            .map(|(waiting, since)| (waiting.door, *since))
+    }
+
+    /// Whether [`Lane::turn`] should come again without waiting for an event.
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished
+    }
+
+    /// Begins to connect a client. The link must be free.
+    pub fn connect(&mut self, waiting: Waiting, to: Destination) {
+        self.opening = Some((waiting, Instant::now()));
+        self.link.ask(to);
+        self.unfinished = true;
+    }
+
+    /// Asks whether the gateway is still there. The link must be free.
+    pub fn ask_for_life(&mut self) {
+        self.link.ask_for_life();
+        self.unfinished = true;
+    }
+
+    /// Notes that the gateway has sent something.
+    pub fn has_spoken(&mut self) {
+        self.spoken = true;
+        self.link.has_spoken();
+    }
+
+    /// A client's socket is ready.
+    ///
+    /// # Errors
+    /// The link is lost.
+    pub fn client_is_ready(
+        &mut self,
+        slot: usize,
+        event: &Event,
+        epoll: &Epoll,
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
+        let Some(Some(passenger)) = self.slots.get_mut(slot) else {
+            return Ok(());
+        };
+        if event.writable() {
+            passenger.relay.carry_down(buffer)?;
+        }
+        if event.readable() {
+            passenger.relay.carry_up(true, buffer)?;
+        }
+        // Writing to a channel reads the socket first: others may have got data.
+        self.unfinished = true;
+        passenger.watch(epoll, self.tokens + slot as u64);
+        Ok(())
+    }
+
+    /// Carries everything that can be carried now.
+    ///
+    /// # Errors
+    /// The link is lost.
+    pub fn turn(&mut self, epoll: &Epoll, buffer: &mut [u8]) -> io::Result<Vec<News>> {
+        let mut news = Vec::new();
+        if self.spoken {
+            let streams = self
+                .slots
+                .iter()
+                .flatten()
+                .map(|passenger| &passenger.relay.remote)
+                .chain(&self.closing);
+            self.link.read(streams)?;
+            for passenger in self.slots.iter_mut().flatten() {
+                passenger.relay.notice_hang_up()?;
+            }
+        }
+        if self.spoken || self.unfinished {
+            self.ask(epoll, &mut news)?;
+        }
+        self.spoken = false;
+        // The last sweep has to find nothing to do: any call that sends also
+        // reads, and may queue data for a client already passed by, of which
+        // no event would tell.
+        self.unfinished = false;
+        for _ in 0..SWEEPS {
+            self.unfinished = self.sweep(epoll, buffer, &mut news)?;
+            if !self.unfinished {
+                break;
+            }
+        }
+        Ok(news)
+    }
+
+    /// Goes on with the client that is being connected.
+    fn ask(&mut self, epoll: &Epoll, news: &mut Vec<News>) -> io::Result<()> {
+        let Some(opened) = self.link.answer()? else {
+            return Ok(());
+        };
+        let Some((waiting, since)) = self.opening.take() else {
+            return Ok(());
+        };
+        match opened {
+            Opened::Refused(e) => {
+                news.push(News::Refused(waiting, since, e.message().to_owned()));
+            }
+            Opened::Stream(stream) => {
+                news.push(News::Served(waiting.who.clone()));
+                self.admit(waiting, stream, epoll);
+            }
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, waiting: Waiting, stream: Stream, epoll: &Epoll) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        let mut passenger = Box::new(Passenger {
+            relay: Relay::new(waiting.client, stream),
+            watched: None,
+            who: waiting.who,
+        });
+        passenger.watch(epoll, self.tokens + slot as u64);
+        self.slots[slot] = Some(passenger);
+    }
+
+    /// Looks at every client once. Returns whether anything was done.
+    fn sweep(
+        &mut self,
+        epoll: &Epoll,
+        buffer: &mut [u8],
+        news: &mut Vec<News>,
+    ) -> io::Result<bool> {
+        let mut acted = false;
+        for slot in 0..self.slots.len() {
+            let Some(passenger) = &mut self.slots[slot] else {
+                continue;
+            };
+            let relay = &mut passenger.relay;
+            let (up, down) = (relay.up_is_due(), relay.down_is_due());
+            if down {
+                relay.carry_down(buffer)?;
+            }
+            if up {
+                relay.carry_up(false, buffer)?;
+            }
+            if relay.is_over() {
+                self.retire(slot, news);
+                acted = true;
+            } else if up || down {
+                passenger.watch(epoll, self.tokens + slot as u64);
+                acted = true;
+            }
+        }
+        let mut failure = None;
+        let before = self.closing.len();
+        self.closing.retain_mut(|stream| match stream.close() {
+            Ok(()) => false,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => true,
+            Err(e) => {
+                failure = Some(e);
+                true
+            }
+        });
+        match failure {
+            Some(e) => Err(e),
+            None => Ok(acted || self.closing.len() < before),
+        }
+    }
+
+    fn retire(&mut self, slot: usize, news: &mut Vec<News>) {
+        if let Some(passenger) = self.slots[slot].take() {
+            let relay = passenger.relay;
+            news.push(News::Left(passenger.who, relay.bytes_up, relay.bytes_down));
+            // The client's socket closes here, and epoll forgets it.
+            self.closing.push(relay.remote);
+            self.free.push(slot);
+        }
+    }
+
+    /// Breaks every client off; the one whose stream was not open yet may wait
+    /// for another link.
+    pub fn break_off(self) -> (usize, Option<Waiting>) {
+        let count = self.slots.iter().flatten().count();
+        // The link first: then its streams free themselves at once.
+        drop(self.link);
+        for passenger in self.slots.into_iter().flatten() {
+            passenger.relay.local.reset();
+        }
+        (count, self.opening.map(|(waiting, _)| waiting))
+    }
+}
+
+impl Passenger {
+    /// Tells epoll what this client's relay waits for. A socket with nothing to
+    /// wait for leaves epoll altogether: hang-ups are reported unasked, for ever.
+    fn watch(&mut self, epoll: &Epoll, token: u64) {
+        let wanted = self.relay.interest();
+        let wanted = (wanted != Interest::default()).then_some(wanted);
+        if wanted == self.watched {
+            return;
+        }
+        let local = &self.relay.local;
+        let done = match (self.watched, wanted) {
+            (None, Some(interest)) => epoll.add(local, token, interest),
+            (Some(_), Some(interest)) => epoll.modify(local, token, interest),
+            (_, None) => {
+                epoll.remove(local);
+                Ok(())
+            }
+        };
+        match done {
+            Ok(()) => self.watched = wanted,
+            // Out of memory in the kernel: this client cannot be served.
+            Err(_) => self.relay.abandon(),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Knows whether the job still runs.
+//!
+//! The tunnel lives as long as the session that started it has a process of
+//! this user. A session holds together what a job script starts in all the
+//! ways that were measured (Slurm's steps, `timeout`, TaskProlog, shells with
+//! and without job control), whereas process groups and parents do not. Of its
+//! processes one is the witness: a pidfd on it costs nothing while it lives,
+//! and when it ends the next one is looked for.
+
+use crate::error::{Code, Error, Result};
+use crate::sys;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+/// Whose life bounds the tunnel's.
+#[derive(Debug)]
+pub struct Lifeline {
+    bound: Bound,
+    witness: Option<Witness>,
+    /// Looks that found nobody, one after another.
+    misses: u32,
+    looked: Instant,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Bound {
+    /// Nothing: `--no-watch`, or the end of our PID namespace will do it.
+    Nothing,
+    /// One process, by id and start time (ids are used again).
+    Process { pid: i32, start: u64 },
+    /// Every process of this session and user.
+    Session { id: i32, uid: u32 },
+}
+
+#[derive(Debug)]
+struct Witness {
+    pid: i32,
+    start: u64,
+    /// `None` on kernels before 5.3: then it is looked at now and then.
+    fd: Option<OwnedFd>,
+}
+
+/// How often to look where the kernel has no pidfd. Ten seconds is how soon a
+/// tunnel must be gone after its job.
+const SLOW_LOOK: Duration = Duration::from_secs(8);
+
+/// A process may fork its successor while /proc is being read: nobody found
+/// must be seen twice, this much apart.
+const SECOND_LOOK: Duration = Duration::from_millis(300);
+
+impl Lifeline {
+    /// A tunnel that nothing ends but a signal.
+    pub fn unbounded() -> Lifeline {
+        Lifeline::new(Bound::Nothing)
+    }
+
+    /// Bound to one process (`--watch PID`).
+    ///
+    /// # Errors
+    /// [`Code::Usage`] when there is no such process.
+    pub fn of_process(pid: u32) -> Result<Lifeline> {
+        let bound = i32::try_from(pid)
+            .ok()
+            .and_then(|pid| Some((pid, Stat::read(pid)?)))
+            .filter(|(_, stat)| stat.runs())
+            .map(|(pid, stat)| Bound::Process {
+                pid,
+                start: stat.start,
+            });
+        bound.map(Lifeline::new).ok_or_else(|| {
+            Error::new(
+                Code::Usage,
+                format!("--watch {pid}: there is no such process on this node"),
+            )
+        })
+    }
+
+    /// Bound to the session that this process was started in, or, where it is
+    /// alone in it (`setsid`, `su -c`), to the process that started it.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] when neither tells the job: the starter has ended already.
+    pub fn of_caller() -> Result<Lifeline> {
+        let id = sys::session_id();
+        if id == 0 {
+            // The session's leader is outside this PID namespace, whose end
+            // ends everything in it.
+            return Ok(Lifeline::unbounded());
+        }
+        let me = std::process::id() as i32;
+        let session = Bound::Session {
+            id,
+            uid: sys::user_id(),
+        };
+        if id != me && find_witness(&session).is_some() {
+            return Ok(Lifeline::new(session));
+        }
+        let parent = sys::parent_id();
+        match Stat::read(parent).filter(Stat::runs) {
+            Some(stat) if parent > 1 => Ok(Lifeline::new(Bound::Process {
+                pid: parent,
+                start: stat.start,
+            })),
+            _ => Err(Error::new(
+                Code::Usage,
+                "cannot tell which job this tunnel belongs to: licfwd is alone in its session and \
+                 the process that started it has ended; name a process with --watch PID (in a job \
+                 script: --watch $$), or use --no-watch",
+            )),
+        }
+    }
+
+    fn new(bound: Bound) -> Lifeline {
+        Lifeline {
+            bound,
+            witness: None,
+            misses: 0,
+            looked: Instant::now(),
+        }
+    }
+
+    /// The descriptor that becomes readable when it is time for [`Lifeline::look`].
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.witness.as_ref()?.fd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// When to look without being woken by [`Lifeline::fd`].
+    pub fn next_look(&self) -> Option<Duration> {
+        let span = match (&self.bound, &self.witness) {
+            (Bound::Nothing, _) => return None,
+            (_, Some(Witness { fd: Some(_), .. })) => return None,
+            (_, Some(_)) => SLOW_LOOK,
+            (_, None) => SECOND_LOOK,
+        };
+        Some(span.saturating_sub(self.looked.elapsed()))
+    }
+
+    /// Whether the job still runs; looks for a new witness where that is needed.
+    pub fn look(&mut self) -> bool {
+        if self.bound == Bound::Nothing {
+            return true;
+        }
+        self.looked = Instant::now();
+        let lives = self.witness.as_ref().is_some_and(|witness| {
+            Stat::read(witness.pid).is_some_and(|stat| stat.runs() && stat.start == witness.start)
+        });
+        if !lives {
+            self.witness = find_witness(&self.bound);
+        }
+        match self.witness {
+            Some(_) => self.misses = 0,
+            None => self.misses += 1,
+        }
+        self.misses < 2
+    }
+}
+
+/// The process whose end is worth waking up for: the session's leader while it
+/// lives, else the oldest one, which will most likely live longest.
+fn find_witness(bound: &Bound) -> Option<Witness> {
+    let (pid, start) = match *bound {
+        Bound::Nothing => return None,
+        Bound::Process { pid, start } => (pid, start),
+        Bound::Session { id, uid } => {
+            let leader = Stat::read(id).filter(|s| s.session == id && belongs(id, s, uid));
+            match leader {
+                Some(stat) => (id, stat.start),
+                None => oldest_of(id, uid)?,
+            }
+        }
+    };
+    let fd = if std::env::var_os("LICFWD_TEST_NO_PIDFD").is_some() {
+        None
+    } else {
+        sys::pidfd_open(pid).ok()
+    };
+    // The id may have passed to another process before the pidfd was open.
+    Stat::read(pid)
+        .filter(|stat| stat.runs() && stat.start == start)
+        .map(|_| Witness { pid, start, fd })
+}
+
+fn oldest_of(session: i32, uid: u32) -> Option<(i32, u64)> {
+    fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter_map(|pid| Some((pid, Stat::read(pid)?)))
+        .filter(|(pid, stat)| stat.session == session && belongs(*pid, stat, uid))
+        .map(|(pid, stat)| (pid, stat.start))
+        .min_by_key(|(_, start)| *start)
+}
+
+/// Whether a process counts as the job's: alive, this user's, and no licfwd
+/// (two tunnels of one job would keep each other alive).
+fn belongs(pid: i32, stat: &Stat, uid: u32) -> bool {
+    stat.runs()
+        && stat.name != "licfwd"
+        && pid != std::process::id() as i32
+        && fs::metadata(format!("/proc/{pid}")).is_ok_and(|m| m.uid() == uid)
+}
+
+/// What /proc/PID/stat says of a process (proc_pid_stat(5)).
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    name: String,
+    state: u8,
+    session: i32,
+    /// Clock ticks since boot.
+    start: u64,
+}
+
+impl Stat {
+    fn read(pid: i32) -> Option<Stat> {
+        Stat::parse(&String::from_utf8_lossy(
+            &fs::read(format!("/proc/{pid}/stat")).ok()?,
+        ))
+    }
+
+    /// The name stands in parentheses and may itself hold anything, also `)`.
+    fn parse(text: &str) -> Option<Stat> {
+        let (head, tail) = text.rsplit_once(')')?;
+        let mut fields = tail.split_ascii_whitespace();
+        Some(Stat {
+            name: head.split_once('(')?.1.to_owned(),
+            state: *fields.next()?.as_bytes().first()?,
+            session: fields.nth(2)?.parse().ok()?,
+            start: fields.nth(15)?.parse().ok()?,
+        })
+    }
+
+    /// Neither zombie nor dead.
+    fn runs(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let text = "77 (a) b (c)) S 1 77 70 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 123456 0 0";
+        assert_eq!(
+            Stat::parse(text),
+            Some(Stat {
+                name: "a) b (c)".into(),
+                state: b'S',
+                session: 70,
+                start: 123_456
+            })
+        );
+        for bad in ["", "1", "1 (x", "1 (x) S 1", "1 (x) S 1 2 y 0"] {
+            assert_eq!(Stat::parse(bad), None, "{bad}");
+        }
+    }
+
+    /// A watched process is alive until it has ended, also as a zombie that
+    /// nobody has waited for yet.
+    #[test]
+    fn a_zombie_is_dead() {
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("cat");
+        let mut life = Lifeline::of_process(child.id()).expect("alive");
+        assert!(life.look());
+        drop(child.stdin.take());
+        // Readable pidfd: the process has ended, and is a zombie now.
+        let fd = life.fd().expect("a kernel with pidfd").try_clone_to_owned();
+        assert!(sys::poll_readable(fd.expect("dup"), Duration::from_secs(5)).expect("poll"));
+        life.look();
+        assert!(!life.look());
+        child.wait().expect("wait");
+        assert!(Lifeline::of_process(child.id()).is_err());
+    }
+}

@@ -1,0 +1,401 @@
+//! One live session with the gateway: finishes each packet on the spot, opens
+//! one channel at a time, and notices when the gateway falls silent.
+//!
+//! libssh2 holds one half-sent packet per session. Only the very call that
+//! started it can finish it, with the same arguments and, where the packet lies
+//! on the stack (`channel_send_eof`), from the same stack frame; until then
+//! every other call answers EAGAIN. So no call ever leaves [`Link::finish`]
+//! before its packet has left altogether.
+
+use crate::relay::Remote;
+use crate::sys::{self, Epoll, Interest};
+use crate::target::Destination;
+use ssh2::{BlockDirections, Channel, ErrorCode, Session};
+use std::cell::Cell;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::Child;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// libssh2's EAGAIN.
+const EAGAIN: ErrorCode = ErrorCode::Session(-37);
+/// The gateway has answered that it could not open the channel.
+const CHANNEL_FAILURE: ErrorCode = ErrorCode::Session(-21);
+
+/// An authenticated session and what it runs over.
+pub struct Connection {
+    /// The session, authenticated.
+    pub session: Session,
+    /// The socket that the session reads and writes: TCP to the gateway, or one
+    /// end of a pair whose other end is a helper's stdin and stdout.
+    pub socket: Arc<OwnedFd>,
+    /// ProxyCommand's or ProxyJump's process.
+    pub helper: Option<Helper>,
+}
+
+/// A helper program that carries the connection; ended with it.
+pub struct Helper(pub Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        sys::kill_group(self.0.id());
+        let _ = self.0.wait();
+    }
+}
+
+/// How a channel that was asked for came out.
+pub enum Opened {
+    /// The gateway has connected it.
+    Stream(Stream),
+    /// The gateway says no, in libssh2's words.
+    Refused(ssh2::Error),
+}
+
+/// One live session, driven without blocking.
+pub struct Link {
+    core: Rc<Core>,
+    /// When the gateway last sent anything.
+    heard: Cell<Instant>,
+    /// A question that the gateway has not answered yet: only one channel can
+    /// be asked for at a time.
+    asking: Option<Question>,
+    _helper: Option<Helper>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Question {
+    Open(Destination),
+    AreYouThere,
+}
+
+/// What a link shares with its streams.
+struct Core {
+    session: Session,
+    socket: Arc<OwnedFd>,
+    /// Readable when the daemon should look up from a stuck gateway: the job
+    /// has ended, or a signal has come.
+    urgent: Rc<Epoll>,
+    /// How long a packet may take to leave.
+    patience: Duration,
+}
+
+/// How long to go on with a packet that does not leave once something urgent waits.
+const URGENT_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Core {
+    /// Repeats a call until it has left no half-sent packet behind, waiting on
+    /// the socket. What arrives meanwhile is read through `pump`, because a
+    /// gateway that cannot write may stop reading.
+    ///
+    /// # Errors
+    /// `WouldBlock`: nothing half done, try when the gateway has spoken. Any
+    /// other: the connection is lost.
+    fn finish<T>(
+        &self,
+        mut pump: Option<Channel>,
+        call: &mut dyn FnMut() -> Result<T, ssh2::Error>,
+    ) -> io::Result<T> {
+        let mut since = None;
+        let error = loop {
+            match call() {
+                Ok(value) => return Ok(value),
+                Err(e) if e.code() != EAGAIN => break lost(&e),
+                Err(_) if !self.packet_in_flight() => return Err(ErrorKind::WouldBlock.into()),
+                Err(_) => {}
+            }
+            let since = *since.get_or_insert_with(Instant::now);
+            if let Err(e) = self.wait_for_room(since, pump.is_some()) {
+                break e;
+            }
+            // A channel that has ended reads no more.
+            pump = pump.filter(|channel| matches!(read_dry(channel), Some(Ok(()))));
+        };
+        // The grave takes everything: makes libssh2 let go of the packet.
+        let _grave = self.bury();
+        let _ = call();
+        Err(error)
+    }
+
+    fn packet_in_flight(&self) -> bool {
+        matches!(
+            self.session.block_directions(),
+            BlockDirections::Outbound | BlockDirections::Both
+        )
+    }
+
+    fn wait_for_room(&self, since: Instant, read: bool) -> io::Result<()> {
+        let room = (self.socket.as_fd(), Interest { read, write: true });
+        let event = (
+            self.urgent.as_fd(),
+            Interest {
+                read: true,
+                write: false,
+            },
+        );
+        let left = |patience: Duration| Some(patience.saturating_sub(since.elapsed()));
+        let [ready, urgent] = sys::wait_any([room, event], left(self.patience))?;
+        let ready =
+            ready || (urgent && sys::wait_any([room], left(URGENT_PATIENCE.min(self.patience)))?[0]);
+        if ready {
+            Ok(())
+        } else {
+            Err(io::Error::new(
+                ErrorKind::TimedOut,
+                "the gateway takes no more data",
+            ))
+        }
+    }
+
+    /// Puts a dead end in the place of the socket: reads find the end, and sends
+    /// vanish while the returned half lives, then fail. libssh2 frees a session
+    /// only after it has said goodbye to every channel; on a socket that takes
+    /// nothing it would answer EAGAIN, and ssh2 would leak the session.
+    fn bury(&self) -> Option<UnixStream> {
+        let (dead, end) = UnixStream::pair().ok()?;
+        dead.set_nonblocking(true).ok()?;
+        end.shutdown(Shutdown::Write).ok()?;
+        sys::replace(&dead, &self.socket).ok()?;
+        Some(end)
+    }
+}
+
+/// Any error but EAGAIN ends the session: tells which it was.
+fn lost(e: &ssh2::Error) -> io::Error {
+    let what = match e.code() {
+        ErrorCode::Session(-43 | -13) => "the gateway closed the connection",
+        ErrorCode::Session(-7) => "the connection to the gateway broke",
+        _ => e.message(),
+    };
+    io::Error::new(ErrorKind::ConnectionReset, what.to_owned())
+}
+
+/// Reads everything that has arrived for any channel, through one of them, and
+/// sends nothing. `None`: this channel has ended and reads no more.
+fn read_dry(channel: &Channel) -> Option<Result<(), ssh2::Error>> {
+    let mut channel = channel.clone();
+    let outcome = channel.wait_eof().and_then(|()| channel.wait_close());
+    match outcome {
+        Ok(()) => None,
+        Err(e) if e.code() == EAGAIN => Some(Ok(())),
+        Err(e) => Some(Err(e)),
+    }
+}
+
+impl Link {
+    /// Takes over an authenticated session. `urgent` becomes readable when the
+    /// daemon has something better to do than to wait for a stuck gateway;
+    /// `patience` is how long a packet may take to leave.
+    pub fn new(connection: Connection, urgent: Rc<Epoll>, patience: Duration) -> Link {
+        connection.session.set_blocking(false);
+        Link {
+            core: Rc::new(Core {
+                session: connection.session,
+                socket: connection.socket,
+                urgent,
+                patience,
+            }),
+            heard: Cell::new(Instant::now()),
+            asking: None,
+            _helper: connection.helper,
+        }
+    }
+
+    /// The socket to wait on.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.core.socket.as_fd()
+    }
+
+    /// For how long the gateway has sent nothing.
+    pub fn silence(&self) -> Duration {
+        self.heard.get().elapsed()
+    }
+
+    /// Notes that the gateway has sent something.
+    pub fn has_spoken(&self) {
+        self.heard.set(Instant::now());
+    }
+
+    /// Whether a channel can be asked for now.
+    pub fn is_free(&self) -> bool {
+        self.asking.is_none()
+    }
+
+    /// Asks for a channel. [`Link::answer`] has the outcome, now or later.
+    pub fn ask(&mut self, destination: Destination) {
+        debug_assert!(self.is_free());
+        self.asking = Some(Question::Open(destination));
+    }
+
+    /// Asks for a channel of a type that no server knows. The refusal proves
+    /// that the gateway's sshd lives (its kernel alone would acknowledge a
+    /// packet for a stopped process), and libssh2 forgets it at once, whereas
+    /// it keeps the replies to keepalive requests for ever.
+    pub fn ask_for_life(&mut self) {
+        debug_assert!(self.is_free());
+        self.asking = Some(Question::AreYouThere);
+    }
+
+    /// Carries an outstanding question on. `None`: not answered yet, or it was
+    /// only the question whether the gateway is there.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn answer(&mut self) -> io::Result<Option<Opened>> {
+        let Some(question) = self.asking.clone() else {
+            return Ok(None);
+        };
+        let session = &self.core.session;
+        let mut refused = None;
+        let outcome = self.core.finish(None, &mut || {
+            let opened = match &question {
+                Question::Open(Destination::Tcp { host, port }) => {
+                    session.channel_direct_tcpip(host, *port, None)
+                }
+                Question::Open(Destination::Unix(path)) => {
+                    session.channel_direct_streamlocal(path, None)
+                }
+                Question::AreYouThere => session.channel_open("are-you-there@licfwd", 0, 1, None),
+            };
+            match opened {
+                Ok(channel) => Ok(Some(channel)),
+                Err(e) if e.code() == CHANNEL_FAILURE => {
+                    refused = Some(e);
+                    Ok(None)
+                }
+                Err(e) => Err(e),
+            }
+        });
+        match outcome {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(e) => return Err(e),
+            Ok(_) => self.asking = None,
+        }
+        if question == Question::AreYouThere {
+            return Ok(None);
+        }
+        Ok(match (outcome?, refused) {
+            (Some(channel), _) => Some(Opened::Stream(Stream {
+                channel,
+                core: Rc::clone(&self.core),
+            })),
+            (None, Some(e)) => Some(Opened::Refused(e)),
+            (None, None) => None,
+        })
+    }
+
+    /// Reads everything that has arrived, through any of the streams. Where
+    /// there is none, a question does it (the answer is read with the rest).
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn read<'s>(&mut self, streams: impl Iterator<Item = &'s Stream>) -> io::Result<()> {
+        for stream in streams {
+            if stream.read_dry()? {
+                return Ok(());
+            }
+        }
+        if self.is_free() {
+            self.ask_for_life();
+        }
+        // The caller goes on to `answer`, which reads.
+        Ok(())
+    }
+}
+
+/// A link goes before its streams, whose channels then free themselves at once.
+impl Drop for Link {
+    fn drop(&mut self) {
+        drop(self.core.bury());
+    }
+}
+
+/// One channel of a link: a stream to a license server.
+pub struct Stream {
+    channel: Channel,
+    core: Rc<Core>,
+}
+
+impl Stream {
+    /// Reads the session dry; false when this stream has ended and cannot.
+    fn read_dry(&self) -> io::Result<bool> {
+        self.core.finish(None, &mut || match read_dry(&self.channel) {
+            None => Ok(false),
+            // A reply to the gateway's own request may be on its way out.
+            Some(Ok(())) if self.core.packet_in_flight() => Err(ssh2::Error::from_errno(EAGAIN)),
+            Some(outcome) => outcome.map(|()| true),
+        })
+    }
+}
+
+impl Remote for Stream {
+    fn available(&self) -> usize {
+        self.channel.read_window().available as usize
+    }
+
+    fn at_end(&self) -> bool {
+        self.channel.eof()
+    }
+
+    fn room(&self) -> usize {
+        self.channel.write_window().remaining as usize
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let pump = self.channel.clone();
+        let channel = &mut self.channel;
+        let result = self.core.finish(Some(pump), &mut || {
+            channel.read(buffer).map_err(|e| to_ssh2(&e))
+        });
+        if result.is_ok() && channel.eof() && self.core.packet_in_flight() {
+            // ssh2 answers 0 at the end of file without asking libssh2, which
+            // may still hold half of the window adjustment that the read began.
+            self.core.finish(None, &mut || {
+                channel.adjust_receive_window(0, true).map(drop)
+            })?;
+        }
+        result
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let pump = self.channel.clone();
+        let channel = &mut self.channel;
+        self.core.finish(Some(pump), &mut || {
+            channel.write(bytes).map_err(|e| to_ssh2(&e))
+        })
+    }
+
+    fn send_eof(&mut self) -> io::Result<()> {
+        let pump = self.channel.clone();
+        let channel = &mut self.channel;
+        self.core.finish(Some(pump), &mut || channel.send_eof())
+    }
+
+    fn hung_up(&mut self) -> io::Result<bool> {
+        match self.channel.wait_close() {
+            Ok(()) => Ok(true),
+            Err(e) if e.code() == EAGAIN => Ok(false),
+            // Not even at end of file.
+            Err(e) if e.code() == ErrorCode::Session(-34) => Ok(false),
+            Err(e) => Err(lost(&e)),
+        }
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        let pump = self.channel.clone();
+        let channel = &mut self.channel;
+        self.core.finish(Some(pump), &mut || channel.close())
+    }
+}
+
+/// ssh2 turns its own errors into `io::Error` in `Read` and `Write`, where only
+/// kind and text survive: turns them back as far as [`Core::finish`] needs it.
+fn to_ssh2(e: &io::Error) -> ssh2::Error {
+    ssh2::Error::from_errno(match e.kind() {
+        ErrorKind::WouldBlock => EAGAIN,
+        _ => ErrorCode::Session(-43),
+    })
+}

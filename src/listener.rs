@@ -1,0 +1,526 @@
+//! Binds a server's ports on every loopback family, and accepts clients there.
+
+use crate::error::{Code, Context, Error, Result, cause};
+use crate::log::Log;
+use crate::relay::Local;
+use crate::sys;
+use crate::target::{Destination, Forward, ForwardSide, Server, Target};
+use rand::Rng;
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
+/// One listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// A TCP port on one address.
+    Tcp(TcpListener),
+    /// A Unix socket, and its file, which is removed at the end.
+    Unix(UnixListener, PathBuf),
+}
+
+/// A connected client.
+#[derive(Debug)]
+pub enum Client {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a Unix socket.
+    Unix(UnixStream),
+}
+
+/// One forwarded port: its listening sockets and where they lead.
+#[derive(Debug)]
+pub struct Door {
+    /// One socket per address family or address.
+    pub sockets: Vec<Listener>,
+    /// What the gateway connects to.
+    pub to: Destination,
+}
+
+/// A license server with all its ports bound.
+#[derive(Debug)]
+pub struct BoundServer {
+    /// `host:port` as the gateway knows it.
+    pub name: String,
+    /// The host to announce to the software.
+    pub host: String,
+    /// The port to announce.
+    pub port: u16,
+    /// Its doors, the announced port's first, as indices into [`Bound::doors`].
+    pub doors: std::ops::Range<usize>,
+}
+
+/// A variable and the servers that stand behind it.
+#[derive(Debug)]
+pub struct Variable {
+    /// Its name.
+    pub name: String,
+    /// Independent groups (`:`) of servers that act as one (`,`), as indices into
+    /// [`Bound::servers`].
+    pub groups: Vec<Vec<usize>>,
+}
+
+/// Everything that is bound.
+#[derive(Debug, Default)]
+pub struct Bound {
+    /// Every forwarded port.
+    pub doors: Vec<Door>,
+    /// Every license server of the targets.
+    pub servers: Vec<BoundServer>,
+    /// What to announce.
+    pub variables: Vec<Variable>,
+}
+
+/// How many ports or addresses are tried before giving up.
+const DRAWS: u32 = 10;
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 4096;
+
+impl Bound {
+    /// Binds the ports of all forwards and targets, on loopback or on `listen`.
+    ///
+    /// # Errors
+    /// [`Code::NoPort`]: a fixed port is taken, or ten draws found none free.
+    pub fn bind(
+        forwards: &[Forward],
+        targets: &[Target],
+        listen: Option<IpAddr>,
+        log: &Log,
+    ) -> Result<Bound> {
+        let mut bound = Bound::default();
+        for forward in forwards {
+            bound.doors.push(Door {
+                sockets: bind_forward(&forward.listen)?,
+                to: forward.to.clone(),
+            });
+        }
+        let kept = targets
+            .iter()
+            .flat_map(|target| &target.servers)
+            .flat_map(|server| server.kept.iter().copied());
+        let draw = Draw::new(kept.collect());
+        for target in targets {
+            let group = target
+                .servers
+                .iter()
+                .map(|server| bound.add(server, listen, &draw, log))
+                .collect::<Result<Vec<usize>>>()?;
+            match bound.variables.iter_mut().find(|v| v.name == target.name) {
+                Some(variable) => variable.groups.push(group),
+                None => bound.variables.push(Variable {
+                    name: target.name.clone(),
+                    groups: vec![group],
+                }),
+            }
+        }
+        Ok(bound)
+    }
+
+    fn add(
+        &mut self,
+        server: &Server,
+        listen: Option<IpAddr>,
+        draw: &Draw,
+        log: &Log,
+    ) -> Result<usize> {
+        let (host, bound) = match listen {
+            Some(address) => bind_for_other_nodes(server, address, draw)?,
+            None => bind_for_this_node(server, draw, log)?,
+        };
+        let first = self.doors.len();
+        let port = bound[0].1;
+        for ((sockets, _), remote) in bound
+            .into_iter()
+            .zip([server.port].into_iter().chain(server.kept.iter().copied()))
+        {
+            self.doors.push(Door {
+                sockets,
+                to: Destination::Tcp {
+                    host: server.host.clone(),
+                    port: remote,
+                },
+            });
+        }
+        self.servers.push(BoundServer {
+            name: server.to_string(),
+            host,
+            port,
+            doors: first..self.doors.len(),
+        });
+        Ok(self.servers.len() - 1)
+    }
+}
+
+/// Ports bound for one server: the announced one first.
+type Ports = Vec<(Vec<Listener>, u16)>;
+
+fn bind_for_this_node(server: &Server, draw: &Draw, log: &Log) -> Result<(String, Ports)> {
+    let mut ports: Ports = vec![draw.bind(bind_loopback)?];
+    let taken = server.kept.iter().find(|port| match bind_loopback(**port) {
+        Ok(sockets) => {
+            ports.push((sockets, **port));
+            false
+        }
+        Err(_) => true,
+    });
+    let Some(taken) = taken else {
+        return Ok(("localhost".into(), ports));
+    };
+    drop(ports);
+    // The license manager tells its client the port's number, so the number
+    // stays and the address moves.
+    let numbers = || [server.port].into_iter().chain(server.kept.iter().copied());
+    let mut refusal = None;
+    for _ in 0..DRAWS {
+        let address = random_loopback();
+        let all: io::Result<Ports> = numbers()
+            .map(|port| Ok((vec![bind_one(address.into(), port)?], port)))
+            .collect();
+        match all {
+            Ok(ports) => {
+                log.note(format_args!(
+                    "port {taken} is taken on this node: license server {server} is at {address} here instead of localhost"
+                ));
+                return Ok((address.to_string(), ports));
+            }
+            Err(e) => refusal = Some(e),
+        }
+    }
+    Err(Error::new(
+        Code::NoPort,
+        format!(
+            "cannot bind port {taken} for license server {server}: it is taken on localhost, and on {DRAWS} other loopback addresses: {}",
+            refusal.as_ref().map(cause).unwrap_or_default()
+        ),
+    ))
+}
+
+fn bind_for_other_nodes(
+    server: &Server,
+    address: IpAddr,
+    draw: &Draw,
+) -> Result<(String, Ports)> {
+    let mut ports: Ports = vec![draw.bind(|port| Ok(vec![bind_one(address, port)?]))?];
+    for port in &server.kept {
+        let socket = bind_one(address, *port).map_err(|e| {
+            Error::new(
+                Code::NoPort,
+                format!(
+                    "cannot bind port {port} on {address} for license server {server}: {}; its number cannot be changed, so another node or another job's end is the way out",
+                    cause(&e)
+                ),
+            )
+        })?;
+        ports.push((vec![socket], *port));
+    }
+    let host = if address.is_unspecified() {
+        node_name()
+    } else {
+        address.to_string()
+    };
+    Ok((host, ports))
+}
+
+/// What `uname -n` says: the name by which the job's other nodes know this one.
+pub fn node_name() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
+}
+
+/// Draws random ports.
+struct Draw {
+    /// Ranges that the administrator keeps for others
+    /// (`net.ipv4.ip_local_reserved_ports`) and numbers this licfwd needs itself.
+    avoid: Vec<(u16, u16)>,
+}
+
+impl Draw {
+    fn new(kept: Vec<u16>) -> Draw {
+        let reserved =
+            fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
+        let mut avoid = parse_ranges(&reserved);
+        avoid.extend(kept.into_iter().map(|port| (port, port)));
+        Draw { avoid }
+    }
+
+    /// A random free port, by `bind`, which takes it or says why not.
+    fn bind(&self, bind: impl Fn(u16) -> io::Result<Vec<Listener>>) -> Result<(Vec<Listener>, u16)> {
+        let mut refusal = None;
+        for _ in 0..DRAWS {
+            let port = self.number();
+            match bind(port) {
+                Ok(sockets) => return Ok((sockets, port)),
+                Err(e) => refusal = Some((port, e)),
+            }
+        }
+        let (port, e) = refusal.unwrap_or((0, ErrorKind::AddrInUse.into()));
+        Err(Error::new(
+            Code::NoPort,
+            format!(
+                "cannot bind a local port: {DRAWS} random ones were not to be had, the last was {port}: {}",
+                cause(&e)
+            ),
+        ))
+    }
+
+    /// Uniform over 1024-65535 without those to avoid. Should they leave next to
+    /// nothing, a kept one is drawn in the end and `bind` has the last word.
+    fn number(&self) -> u16 {
+        let mut rng = rand::rng();
+        let mut port = rng.random_range(1024..=65535);
+        for _ in 0..100_000 {
+            if !self.avoid.iter().any(|(low, high)| (*low..=*high).contains(&port)) {
+                break;
+            }
+            port = rng.random_range(1024..=65535);
+        }
+        port
+    }
+}
+
+/// `8080,9148-9150` as ranges.
+fn parse_ranges(text: &str) -> Vec<(u16, u16)> {
+    text.trim()
+        .split(',')
+        .filter_map(|part| {
+            let (low, high) = part.split_once('-').unwrap_or((part, part));
+            Some((low.parse().ok()?, high.parse().ok()?))
+        })
+        .collect()
+}
+
+/// 127.x.y.z, neither in 127.0.0.0/16, where people look for localhost, nor the
+/// broadcast address.
+fn random_loopback() -> Ipv4Addr {
+    let mut rng = rand::rng();
+    loop {
+        let address = Ipv4Addr::new(127, rng.random_range(1..=255), rng.random(), rng.random());
+        if address != Ipv4Addr::new(127, 255, 255, 255) {
+            return address;
+        }
+    }
+}
+
+fn bind_one(address: IpAddr, port: u16) -> io::Result<Listener> {
+    let listener = TcpListener::bind((address, port))?;
+    listener.set_nonblocking(true)?;
+    sys::set_backlog(&listener, BACKLOG)?;
+    Ok(Listener::Tcp(listener))
+}
+
+/// The port on 127.0.0.1 and ::1 together, so that `localhost` is ours whichever
+/// of the two a client tries first; on 127.0.0.1 alone where there is no ::1.
+fn bind_loopback(port: u16) -> io::Result<Vec<Listener>> {
+    let v4 = bind_one(Ipv4Addr::LOCALHOST.into(), port)?;
+    match bind_one(Ipv6Addr::LOCALHOST.into(), port) {
+        Ok(v6) => Ok(vec![v4, v6]),
+        Err(e) if no_such_family(&e) => Ok(vec![v4]),
+        Err(e) => Err(e),
+    }
+}
+
+fn no_such_family(e: &io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    e.kind() == ErrorKind::AddrNotAvailable || e.raw_os_error() == Some(EAFNOSUPPORT)
+}
+
+/// The local side of `-L`, as ssh binds it.
+fn bind_forward(side: &ForwardSide) -> Result<Vec<Listener>> {
+    let (bind, port) = match side {
+        ForwardSide::Unix(path) => return bind_unix(path).map(|socket| vec![socket]),
+        ForwardSide::Tcp { bind, port } => (bind.as_deref(), *port),
+    };
+    let sockets = match bind {
+        None | Some("localhost") => bind_loopback(port),
+        // Takes IPv4 as well, unless net.ipv6.bindv6only is set.
+        Some("" | "*") => match bind_one(Ipv6Addr::UNSPECIFIED.into(), port) {
+            Ok(socket) => Ok(vec![socket]),
+            Err(e) if no_such_family(&e) => {
+                bind_one(Ipv4Addr::UNSPECIFIED.into(), port).map(|socket| vec![socket])
+            }
+            Err(e) => Err(e),
+        },
+        Some(host) => std::net::ToSocketAddrs::to_socket_addrs(&(host, port)).and_then(|all| {
+            all.map(|address| bind_one(address.ip(), address.port()))
+                .collect()
+        }),
+    };
+    sockets.map_err(|e| {
+        let place = bind.filter(|b| !b.is_empty()).unwrap_or("localhost");
+        Error::new(
+            Code::NoPort,
+            format!(
+                "cannot listen on {place} port {port}: {}; choose another local port for -L",
+                cause(&e)
+            ),
+        )
+    })
+}
+
+fn bind_unix(path: &std::path::Path) -> Result<Listener> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    // ssh's StreamLocalBindMask: the owner alone may connect.
+    sys::set_umask(0o177);
+    let listener = UnixListener::bind(&path);
+    sys::set_umask(0o077);
+    let listener = listener.map_err(|e| {
+        Error::new(
+            Code::NoPort,
+            format!(
+                "cannot listen on the Unix socket {}: {}; choose another file or remove this one",
+                path.display(),
+                cause(&e)
+            ),
+        )
+    })?;
+    listener
+        .set_nonblocking(true)
+        .context(Code::System, || "cannot prepare a Unix socket".into())?;
+    Ok(Listener::Unix(listener, path))
+}
+
+impl Listener {
+    /// The next client, with its address and ours where it came over TCP.
+    ///
+    /// # Errors
+    /// `WouldBlock`: nobody is there. EMFILE, ENFILE, ENOBUFS, ENOMEM: out of
+    /// something. Others concern this one client only.
+    pub fn accept(&self) -> io::Result<(Client, Option<(SocketAddr, SocketAddr)>)> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, peer) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                // License managers speak in small messages, each waited for.
+                stream.set_nodelay(true)?;
+                let ours = stream.local_addr()?;
+                Ok((Client::Tcp(stream), Some((peer, ours))))
+            }
+            Listener::Unix(listener, _) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((Client::Unix(stream), None))
+            }
+        }
+    }
+
+    /// Removes what outlives a process.
+    pub fn clean_up(&self) {
+        if let Listener::Unix(_, path) = self {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Listener::Tcp(listener) => listener.as_fd(),
+            Listener::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Client::Tcp(stream) => stream.as_fd(),
+            Client::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Client {
+    /// Whether the client has broken off while it waited in line.
+    pub fn is_broken(&self) -> bool {
+        match self {
+            Client::Tcp(stream) => stream.take_error().is_ok_and(|e| e.is_some()),
+            Client::Unix(stream) => stream.take_error().is_ok_and(|e| e.is_some()),
+        }
+    }
+
+    /// Closes with a reset: the client learns at once that its connection broke,
+    /// instead of taking what it got so far for the whole.
+    pub fn reset(self) {
+        let _ = sys::reset_on_close(&self);
+    }
+}
+
+impl Local for Client {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Client::Tcp(stream) => stream.read(buffer),
+            Client::Unix(stream) => stream.read(buffer),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Client::Tcp(stream) => stream.write(bytes),
+            Client::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn end_of_output(&mut self) {
+        let _ = match self {
+            Client::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Client::Unix(stream) => stream.shutdown(Shutdown::Write),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_ranges() {
+        assert_eq!(parse_ranges("8080,9148-9150\n"), [(8080, 8080), (9148, 9150)]);
+        assert_eq!(parse_ranges("\n"), []);
+    }
+
+    #[test]
+    fn draws_avoid_what_is_reserved_and_stay_in_range() {
+        let draw = Draw {
+            avoid: vec![(1024, 60_000)],
+        };
+        for _ in 0..1000 {
+            assert!(draw.number() > 60_000);
+        }
+    }
+
+    /// Every sixteenth of the range gets its share: 16,000 draws, 1,000 expected
+    /// in each, standard deviation 31.
+    #[test]
+    fn draws_are_uniform() {
+        let draw = Draw { avoid: Vec::new() };
+        let mut shares = [0; 16];
+        for _ in 0..16_000 {
+            shares[(usize::from(draw.number()) - 1024) * 16 / 64_512] += 1;
+        }
+        assert!(shares.iter().all(|n| (800..1200).contains(n)), "{shares:?}");
+    }
+
+    /// A port taken on one family only is no port for us.
+    #[test]
+    fn both_families_or_neither() {
+        let Ok(other) = TcpListener::bind("[::1]:0") else {
+            eprintln!("SKIPPED: no ::1 here");
+            return;
+        };
+        let port = other.local_addr().unwrap().port();
+        assert!(bind_loopback(port).is_err());
+        drop(other);
+        assert_eq!(bind_loopback(port).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn random_loopback_addresses_are_out_of_the_way() {
+        for _ in 0..10_000 {
+            let [a, b, ..] = random_loopback().octets();
+            assert!(a == 127 && b != 0);
+        }
+    }
+}

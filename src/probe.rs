@@ -1,0 +1,144 @@
+//! Asks through the gateway whether the license servers answer, before anything is announced.
+
+use crate::error::{Code, Error, Result};
+use crate::gateway::Limits;
+use crate::listener::Bound;
+use crate::log::Log;
+use crate::target::Destination;
+use ssh2::{ErrorCode, Session};
+
+/// What is known of each door of the targets.
+pub struct Findings {
+    /// By door; `None`: not asked yet. Doors of `-L` are never asked.
+    doors: Vec<Option<Answer>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Answer {
+    Yes,
+    No(String),
+}
+
+/// Why asking ended early.
+pub enum Failure {
+    /// The answer so far is noted, but the question still hangs in the session
+    /// (libssh2 cannot take an open back): go on with another session.
+    SessionSpent,
+    /// The gateway's fault.
+    Error(Error),
+}
+
+impl Findings {
+    /// Nothing is known yet.
+    pub fn of(bound: &Bound) -> Findings {
+        Findings {
+            doors: vec![None; bound.doors.len()],
+        }
+    }
+
+    /// Whether every variable has a server that answers. A server answers when
+    /// its first port does; what else is dead is told.
+    ///
+    /// # Errors
+    /// [`Code::ServerDown`], naming the servers of the first variable without.
+    pub fn verdict(&self, bound: &Bound, log: &Log) -> Result<()> {
+        let refusal = |door: usize| match &self.doors[door] {
+            Some(Answer::No(why)) => Some(why.as_str()),
+            _ => None,
+        };
+        for variable in &bound.variables {
+            let servers = || variable.groups.iter().flatten().map(|i| &bound.servers[*i]);
+            if servers().all(|server| refusal(server.doors.start).is_some()) {
+                let all: Vec<String> = servers()
+                    .map(|s| format!("{} {}", s.name, refusal(s.doors.start).unwrap_or_default()))
+                    .collect();
+                return Err(Error::new(
+                    Code::ServerDown,
+                    format!("license server {}", all.join(", ")),
+                ));
+            }
+        }
+        for server in &bound.servers {
+            if let Some(why) = refusal(server.doors.start) {
+                log.note(format_args!("warning: license server {} {why}", server.name));
+                continue;
+            }
+            for door in server.doors.clone().skip(1) {
+                if let Some(why) = refusal(door) {
+                    log.note(format_args!(
+                        "warning: license server {} answers, but {} {why}",
+                        server.name, bound.doors[door].to
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens and closes a stream to every door of the targets that has not been
+/// asked yet.
+///
+/// # Errors
+/// See [`Failure`]; 77 when the gateway forbids a forward.
+pub fn ask(
+    session: &Session,
+    bound: &Bound,
+    findings: &mut Findings,
+    limits: Limits,
+) -> std::result::Result<(), Failure> {
+    for server in &bound.servers {
+        for door in server.doors.clone() {
+            if findings.doors[door].is_some() {
+                continue;
+            }
+            let Destination::Tcp { host, port } = &bound.doors[door].to else {
+                continue;
+            };
+            let limit = limits.step.min(limits.deadline.left());
+            session.set_timeout(u32::try_from(limit.as_millis().max(1)).unwrap_or(u32::MAX));
+            let answer = match session.channel_direct_tcpip(host, *port, None) {
+                Ok(mut channel) => {
+                    let _ = channel.close();
+                    Answer::Yes
+                }
+                Err(e) => match e.code() {
+                    // LIBSSH2_ERROR_CHANNEL_FAILURE: the gateway said no.
+                    ErrorCode::Session(-21) if e.message().contains("prohibited") => {
+                        return Err(Failure::Error(Error::new(
+                            Code::Refused,
+                            format!(
+                                "the gateway forbids forwarding to {}: ask its administrator (sshd's \
+                                 AllowTcpForwarding and PermitOpen, or permitopen in authorized_keys)",
+                                bound.doors[door].to
+                            ),
+                        )));
+                    }
+                    ErrorCode::Session(-21) => Answer::No(
+                        "cannot be reached from the gateway: connection refused, or its name is unknown there"
+                            .into(),
+                    ),
+                    // LIBSSH2_ERROR_TIMEOUT
+                    ErrorCode::Session(-9) => {
+                        findings.doors[door] = Some(Answer::No(format!(
+                            "did not answer the gateway within {} s",
+                            limit.as_secs()
+                        )));
+                        return Err(Failure::SessionSpent);
+                    }
+                    _ => {
+                        return Err(Failure::Error(Error::new(
+                            Code::GatewayDown,
+                            format!(
+                                "the gateway closed the connection right after the login ({})",
+                                e.message()
+                            ),
+                        )));
+                    }
+                },
+            };
+            findings.doors[door] = Some(answer);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! Gets back to the gateway, without hammering it and without locking the account.
+
+use crate::auth::Credentials;
+use crate::error::{Code, Error};
+use crate::gateway::{self, Limits};
+use crate::link::Connection;
+use crate::log::Log;
+use crate::retry::{Backoff, Deadline, refusal_waits};
+use crate::ssh_config::Gateway;
+use crate::sys::{Epoll, Interest};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// The way back to the gateway.
+pub struct Reconnect {
+    gateway: Arc<Gateway>,
+    /// Locked by the attempt under way.
+    credentials: Arc<Mutex<Credentials>>,
+    step: Duration,
+    state: State,
+    /// Failures in a row, of any kind.
+    failures: u32,
+    /// Refused logins in a row.
+    refusals: u32,
+}
+
+enum State {
+    /// Nothing is wanted.
+    Idle,
+    /// The next attempt begins then.
+    Until(Instant),
+    /// A thread is at it.
+    Trying(Attempt),
+    /// It makes no sense to try again.
+    GivenUp,
+}
+
+struct Attempt {
+    thread: JoinHandle<Result<Connection, Error>>,
+    /// Reads end of file when the thread is done, however it ended.
+    done: UnixStream,
+}
+
+/// What an attempt came to.
+pub enum Outcome {
+    /// Back again.
+    Connected(Connection),
+    /// Not yet; the next attempt is that far away.
+    Later(Error, Duration),
+    /// Never.
+    GivenUp(String),
+}
+
+impl Reconnect {
+    /// For the gateway that the first connection was made to.
+    pub fn new(gateway: Gateway, credentials: Credentials, step: Duration) -> Reconnect {
+        Reconnect {
+            gateway: Arc::new(gateway),
+            credentials: Arc::new(Mutex::new(credentials)),
+            step,
+            state: State::Idle,
+            failures: 0,
+            refusals: 0,
+        }
+    }
+
+    /// Whether clients may hope.
+    pub fn has_given_up(&self) -> bool {
+        matches!(self.state, State::GivenUp)
+    }
+
+    /// Whether nothing is going on.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle)
+    }
+
+    /// Whether a login needs nobody at a keyboard.
+    pub fn can_log_in_alone(&self) -> bool {
+        !lock(&self.credentials).needs_a_person()
+    }
+
+    /// Wants a connection. A thousand tunnels lose their gateway in the same
+    /// second: the first wait is random already.
+    pub fn want(&mut self) {
+        if self.is_idle() {
+            self.state = State::Until(Instant::now() + self.backoff());
+        }
+    }
+
+    /// Wants a further connection beside a good one, at once.
+    pub fn want_now(&mut self) {
+        if self.is_idle() {
+            self.state = State::Until(Instant::now());
+        }
+    }
+
+    /// Ends for good, for the reason given.
+    pub fn give_up(&mut self) {
+        self.state = State::GivenUp;
+    }
+
+    fn backoff(&self) -> Duration {
+        Backoff::GATEWAY.wait(self.failures, &mut rand::rng())
+    }
+
+    /// How long until [`Reconnect::carry_on`] has something to do.
+    pub fn due(&self) -> Option<Duration> {
+        match self.state {
+            State::Until(then) => Some(then.saturating_duration_since(Instant::now())),
+            _ => None,
+        }
+    }
+
+    /// Starts an attempt when its time has come. `token` will be told by `epoll`
+    /// when it is over.
+    pub fn carry_on(&mut self, epoll: &Epoll, token: u64, log: &Arc<Log>) {
+        if self.due() != Some(Duration::ZERO) {
+            return;
+        }
+        match self.start(epoll, token, log) {
+            Ok(attempt) => self.state = State::Trying(attempt),
+            Err(e) => {
+                // No thread or no descriptors just now.
+                log.event(format_args!("cannot reconnect yet: {e}"));
+                self.failures += 1;
+                self.state = State::Until(Instant::now() + Backoff::GATEWAY.cap);
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        epoll: &Epoll,
+        token: u64,
+        log: &Arc<Log>,
+    ) -> std::io::Result<Attempt> {
+        let (done, end) = UnixStream::pair()?;
+        let read = Interest {
+            read: true,
+            write: false,
+        };
+        epoll.add(&done, token, read)?;
+        let gateway = Arc::clone(&self.gateway);
+        let credentials = Arc::clone(&self.credentials);
+        let log = Arc::clone(log);
+        let limits = Limits {
+            step: self.step,
+            deadline: Deadline::after(self.step * 4),
+        };
+        let thread = thread::Builder::new().spawn(move || {
+            // Closed when this thread ends, in whatever way.
+            let _end = end;
+            gateway::open(&gateway, &mut lock(&credentials), None, limits, &log)
+        })?;
+        Ok(Attempt { thread, done })
+    }
+
+    /// Collects the attempt that has just ended.
+    pub fn finish(&mut self, epoll: &Epoll) -> Option<Outcome> {
+        let State::Trying(attempt) = std::mem::replace(&mut self.state, State::Idle) else {
+            return None;
+        };
+        epoll.remove(attempt.done.as_fd());
+        let error = match attempt.thread.join() {
+            Ok(Ok(connection)) => {
+                self.failures = 0;
+                self.refusals = 0;
+                return Some(Outcome::Connected(connection));
+            }
+            Ok(Err(e)) => e,
+            Err(_) => Error::new(Code::Internal, "the reconnecting thread died"),
+        };
+        self.failures += 1;
+        let wait = match error.code {
+            Code::Internal => None,
+            Code::HostKey => None,
+            Code::Refused if !self.can_log_in_alone() => None,
+            Code::Refused => {
+                self.refusals += 1;
+                // The first attempt was one of the ten.
+                refusal_waits().nth(self.refusals as usize - 1)
+            }
+            _ => {
+                self.refusals = 0;
+                Some(self.backoff())
+            }
+        };
+        Some(match wait {
+            Some(wait) => {
+                self.state = State::Until(Instant::now() + wait);
+                Outcome::Later(error, wait)
+            }
+            None => {
+                self.state = State::GivenUp;
+                Outcome::GivenUp(error.to_string())
+            }
+        })
+    }
+}
+
+/// A panic in the thread leaves the credentials as good as they were.
+fn lock(credentials: &Mutex<Credentials>) -> MutexGuard<'_, Credentials> {
+    credentials.lock().unwrap_or_else(|e| e.into_inner())
+}

@@ -1,0 +1,117 @@
+//! Words why a login failed, and what to do about it; pure.
+
+use crate::error::{Code, Error};
+use crate::log::one_line;
+use crate::ssh_config::Gateway;
+
+/// What a login came to.
+pub struct Failure<'a> {
+    /// Where.
+    pub gw: &'a Gateway,
+    /// The methods that the gateway offered last.
+    pub offered: &'a [String],
+    /// Keys and methods that the gateway has judged, by name.
+    pub tried: &'a [String],
+    /// Methods that succeeded as one step of several.
+    pub accepted: &'a [&'static str],
+    /// What could not be used, as `name: why`.
+    pub flaws: Vec<&'a String>,
+    /// An identity that the user named cannot be read.
+    pub unreadable: bool,
+    /// Somebody was there to be asked.
+    pub attended: bool,
+}
+
+/// Homes are shared inside a cluster, so that a key made here opens the gateway.
+const KEY_FOR_THE_CLUSTER: &str = "; make a key for use inside the cluster: \
+    ssh-keygen -t ed25519 -N '' -f ~/.ssh/id_licfwd && \
+    cat ~/.ssh/id_licfwd.pub >> ~/.ssh/authorized_keys, then add -i ~/.ssh/id_licfwd";
+
+impl Failure<'_> {
+    fn step(&self) -> String {
+        let gw = self.gw;
+        let (name, user, host, port) = (&gw.name, &gw.user, &gw.host, gw.port);
+        format!("login at {name} ({user}@{host}, port {port})")
+    }
+
+    /// No answer within `limit` milliseconds.
+    pub fn timed_out(&self, limit: u32) -> Error {
+        let (step, seconds) = (self.step(), limit.div_ceil(1000));
+        let text = format!("{step}: timed out, no answer within {seconds} s");
+        Error::new(Code::GatewayDown, one_line(&text))
+    }
+
+    /// The connection ended. Trying again could lock the account.
+    pub fn closed(&self) -> Error {
+        let mut text = format!("{}: the gateway closed the connection", self.step());
+        if !self.tried.is_empty() {
+            let tried = self.tried.join(", ");
+            text += &format!(" after {tried}");
+            // Several keys and nothing typed (a method's name has no blank).
+            if self.tried.len() > 1 && self.tried.iter().all(|name| name.contains(' ')) {
+                text += "; if those were too many for it (MaxAuthTries), ";
+                text += "name one key: -i FILE -o IdentitiesOnly=yes";
+            }
+        }
+        text += &self.flaws();
+        Error::new(Code::Refused, one_line(&(text + &self.master())))
+    }
+
+    /// No method worked.
+    pub fn refused(&self) -> Error {
+        let offers = |method: &str| self.offered.iter().any(|o| o.starts_with(method));
+        let mut text = format!("{}: refused: ", self.step());
+        text += &match self.tried {
+            [] => "no usable key".to_owned(),
+            tried => format!("tried {}", tried.join(", ")),
+        };
+        if !self.accepted.is_empty() {
+            let accepted = self.accepted.join(" and ");
+            text += &format!("; the gateway took {accepted} and wants more");
+        }
+        text += &format!("; the gateway offers {}", self.offered.join(", "));
+        text += &self.flaws();
+        if !self.attended && (offers("password") || offers("keyboard-interactive")) {
+            text += "; nobody is here to type a password or a second factor";
+        }
+        if offers("hostbased") || offers("gssapi") {
+            text += "; licfwd cannot log in by hostbased or gssapi";
+            if offers("publickey") {
+                text += KEY_FOR_THE_CLUSTER;
+            }
+        }
+        Error::new(self.code(), one_line(&(text + &self.master())))
+    }
+
+    fn code(&self) -> Code {
+        match self.unreadable {
+            true => Code::Config,
+            false => Code::Refused,
+        }
+    }
+
+    fn flaws(&self) -> String {
+        let mut text = String::new();
+        for flaw in &self.flaws {
+            text += if text.is_empty() {
+                "; unusable: "
+            } else {
+                ", "
+            };
+            text += flaw;
+        }
+        text
+    }
+
+    /// ssh users with a living master connection never notice that their login
+    /// without it does not work.
+    fn master(&self) -> String {
+        self.gw
+            .control_path
+            .as_ref()
+            .map_or_else(String::new, |path| {
+                let path = path.display();
+                format!("; ssh itself would reuse the connection at {path}, licfwd cannot")
+            })
+    }
+}

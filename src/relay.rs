@@ -1,0 +1,294 @@
+//! Carries one client's bytes, each direction open, draining or closed.
+//!
+//! ```text
+//! client socket --read--> up:   held bytes --write--> channel
+//! client socket <-write-- down: held bytes <--read--- channel
+//! ```
+//! A direction holds bytes only while its receiver cannot take them, and does
+//! not read on until they are gone: that is the whole back-pressure. Idle
+//! relays own no buffer; all share the caller's.
+
+use crate::sys::Interest;
+use std::io::{self, ErrorKind};
+
+/// The client's side.
+pub trait Local {
+    /// Reads what is there; `WouldBlock` when nothing is.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Writes what fits; `WouldBlock` when nothing does.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Tells the client that no more will come.
+    fn end_of_output(&mut self);
+}
+
+/// The license server's side: one stream through the gateway.
+///
+/// Every error but `WouldBlock` means that the connection to the gateway is
+/// lost. A call that answered `WouldBlock` has left nothing half done.
+pub trait Remote {
+    /// Bytes that [`Remote::read`] will return without asking the network.
+    fn available(&self) -> usize;
+    /// Whether everything has been read and no more will come.
+    fn at_end(&self) -> bool;
+    /// Bytes that the other side is ready to take.
+    fn room(&self) -> usize;
+    /// Reads what has arrived.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Writes some of the bytes. After `WouldBlock` the next call must offer
+    /// the same bytes.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Tells the license server that no more will come.
+    fn send_eof(&mut self) -> io::Result<()>;
+    /// Whether the license server's side is gone altogether, both ways.
+    fn hung_up(&mut self) -> io::Result<bool>;
+    /// Ends the stream; `WouldBlock` until the gateway has agreed.
+    fn close(&mut self) -> io::Result<()>;
+}
+
+/// How far one direction of a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Bytes may come.
+    Open,
+    /// The sender has ended; what is held must still be delivered.
+    Draining,
+    /// The receiver has been told.
+    Closed,
+}
+
+#[derive(Debug)]
+struct Direction {
+    state: State,
+    held: Vec<u8>,
+    /// How much of `held` has been delivered.
+    sent: usize,
+}
+
+impl Direction {
+    fn new() -> Direction {
+        Direction {
+            state: State::Open,
+            held: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    fn waiting(&self) -> &[u8] {
+        &self.held[self.sent..]
+    }
+
+    fn delivered(&mut self, count: usize) {
+        self.sent += count;
+        if self.sent == self.held.len() {
+            // Gives the memory back: most relays never hold anything again.
+            self.held = Vec::new();
+            self.sent = 0;
+        }
+    }
+
+    fn close(&mut self) {
+        self.state = State::Closed;
+        self.held = Vec::new();
+        self.sent = 0;
+    }
+}
+
+/// One client and its stream.
+#[derive(Debug)]
+pub struct Relay<L, R> {
+    /// The client.
+    pub local: L,
+    /// The stream through the gateway.
+    pub remote: R,
+    up: Direction,
+    down: Direction,
+    /// Bytes carried to the license server.
+    pub bytes_up: u64,
+    /// Bytes carried to the client.
+    pub bytes_down: u64,
+}
+
+/// How many buffers one direction may carry before others have their turn.
+const TURN: usize = 4;
+
+impl<L: Local, R: Remote> Relay<L, R> {
+    /// Joins a client and its stream.
+    pub fn new(local: L, remote: R) -> Self {
+        Relay {
+            local,
+            remote,
+            up: Direction::new(),
+            down: Direction::new(),
+            bytes_up: 0,
+            bytes_down: 0,
+        }
+    }
+
+    /// Whether [`Relay::carry_up`] has something to do even if the client says nothing.
+    pub fn up_is_due(&self) -> bool {
+        match self.up.state {
+            State::Closed => false,
+            State::Draining if self.up.held.is_empty() => true,
+            _ => !self.up.held.is_empty() && self.remote.room() > 0,
+        }
+    }
+
+    /// Whether [`Relay::carry_down`] has something to do. Asks no socket, so the
+    /// answer cannot make itself wrong.
+    pub fn down_is_due(&self) -> bool {
+        self.down.state == State::Open
+            && self.down.held.is_empty()
+            && (self.remote.available() > 0 || self.remote.at_end())
+    }
+
+    /// Client to license server. `readable` says whether the client's socket
+    /// may have something.
+    ///
+    /// # Errors
+    /// The connection to the gateway is lost. A broken client is no error: the
+    /// relay closes.
+    pub fn carry_up(&mut self, mut readable: bool, buffer: &mut [u8]) -> io::Result<()> {
+        for _ in 0..TURN {
+            if !self.up.held.is_empty() {
+                if self.remote.room() == 0 {
+                    return Ok(());
+                }
+                match self.remote.write(self.up.waiting()) {
+                    Ok(count) => {
+                        self.up.delivered(count);
+                        self.bytes_up += count as u64;
+                    }
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) => return Err(e),
+                }
+                continue;
+            }
+            match self.up.state {
+                State::Closed => return Ok(()),
+                State::Draining => match self.remote.send_eof() {
+                    Ok(()) => self.up.close(),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) => return Err(e),
+                },
+                State::Open if !readable => return Ok(()),
+                State::Open => match self.local.read(buffer) {
+                    Ok(0) => self.up.state = State::Draining,
+                    Ok(count) => {
+                        readable = count == buffer.len();
+                        let sent = self.write_up(&buffer[..count])?;
+                        self.bytes_up += sent as u64;
+                        self.up.held.extend_from_slice(&buffer[sent..count]);
+                    }
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                    Err(_) => {
+                        self.abandon();
+                        return Ok(());
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn write_up(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut sent = 0;
+        while sent < bytes.len() && self.remote.room() > 0 {
+            match self.remote.write(&bytes[sent..]) {
+                Ok(count) => sent += count,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// License server to client.
+    ///
+    /// # Errors
+    /// The connection to the gateway is lost. A broken client is no error: the
+    /// relay closes.
+    pub fn carry_down(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        for _ in 0..TURN {
+            if !self.down.held.is_empty() {
+                match self.local.write(self.down.waiting()) {
+                    Ok(count) => {
+                        self.down.delivered(count);
+                        self.bytes_down += count as u64;
+                    }
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                    Err(_) => {
+                        self.abandon();
+                        return Ok(());
+                    }
+                }
+            } else if !self.down_is_due() {
+                return Ok(());
+            } else if self.remote.available() > 0 {
+                let count = match self.remote.read(buffer) {
+                    Ok(count) => count,
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) => return Err(e),
+                };
+                self.write_down(&buffer[..count]);
+            } else {
+                self.down.close();
+                self.local.end_of_output();
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries the client's socket first, so that nothing is copied while it keeps up.
+    fn write_down(&mut self, bytes: &[u8]) {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match self.local.write(&bytes[sent..]) {
+                Ok(count) => sent += count,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.abandon();
+                    return;
+                }
+            }
+        }
+        self.bytes_down += sent as u64;
+        self.down.held.extend_from_slice(&bytes[sent..]);
+    }
+
+    /// Where the license server has ended its output, finds out whether it is
+    /// gone altogether; a client that only writes would never learn of it.
+    ///
+    /// # Errors
+    /// The connection to the gateway is lost.
+    pub fn notice_hang_up(&mut self) -> io::Result<()> {
+        if self.down.state == State::Closed
+            && self.up.state != State::Closed
+            && self.remote.hung_up()?
+        {
+            self.abandon();
+        }
+        Ok(())
+    }
+
+    /// The client is gone, or must go: nothing more is carried.
+    pub fn abandon(&mut self) {
+        self.up.close();
+        self.down.close();
+    }
+
+    /// Whether both directions are over, so that only the stream is left to close.
+    pub fn is_over(&self) -> bool {
+        self.up.state == State::Closed && self.down.state == State::Closed
+    }
+
+    /// What to wait for on the client's socket.
+    pub fn interest(&self) -> Interest {
+        Interest {
+            read: self.up.state == State::Open && self.up.held.is_empty(),
+            write: !self.down.held.is_empty(),
+        }
+    }
+}

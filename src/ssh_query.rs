@@ -1,0 +1,196 @@
+//! Gets the text of `ssh -G`, or makes it up where no ssh is installed.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::error::{Code, Context, Error, Result};
+use crate::sys;
+use crate::tokens::Here;
+
+/// The two outputs of `ssh -G`, or nothing where there is no ssh.
+pub fn ask_ssh(
+    gateway: &str,
+    options: &[OsString],
+    timeout: Duration,
+) -> Result<Option<(String, String)>> {
+    // -T: no remark about the missing terminal. `--` ends ssh's options.
+    let mut command = Command::new("ssh");
+    command.args(["-G", "-T"]).args(options);
+    command.args(["--", gateway]);
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut ssh = match sys::detached_short(&mut command).spawn() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        spawned => spawned.context(Code::System, || "ssh -G: cannot start".into())?,
+    };
+    let answer = hear_out(&mut ssh, timeout);
+    if answer.is_err() {
+        // `Match exec` may have left the hanging process behind ssh.
+        sys::kill_group(ssh.id());
+        let _ = ssh.wait();
+    }
+    let (status, text, remarks) =
+        answer.context(Code::Config, || format!("ssh -G {gateway}: no answer"))?;
+    if status.success() {
+        return Ok(Some((text, remarks)));
+    }
+    let words: Vec<&str> = remarks
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    let words = if words.is_empty() {
+        status.to_string()
+    } else {
+        words.join("; ")
+    };
+    Err(Error::new(
+        Code::Config,
+        format!("ssh -G {gateway}: {words}"),
+    ))
+}
+
+/// Reads both outputs until ssh has ended. What it prints on stderr fits into a
+/// pipe, so that one output can be read after the other. A process started by
+/// `Match exec` may keep stderr open for good: then ssh's own end is the end.
+fn hear_out(ssh: &mut Child, timeout: Duration) -> io::Result<(ExitStatus, String, String)> {
+    const GLANCE: Duration = Duration::from_millis(50);
+    let deadline = Instant::now() + timeout;
+    let late = || {
+        let seconds = timeout.as_secs();
+        io::Error::other(format!("timed out after {seconds} s"))
+    };
+    let (mut text, mut remarks) = (Vec::new(), Vec::new());
+    if let Some(out) = &mut ssh.stdout {
+        while read_some(
+            out,
+            &mut text,
+            deadline.saturating_duration_since(Instant::now()),
+        )? != Some(0)
+        {
+            if Instant::now() >= deadline {
+                return Err(late());
+            }
+        }
+    }
+    let mut err = ssh.stderr.take();
+    let status = loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ended = ssh.try_wait()?;
+        let got = match &mut err {
+            Some(err) => read_some(err, &mut remarks, left.min(GLANCE))?,
+            None => Some(0),
+        };
+        match (ended, got) {
+            (Some(status), None | Some(0)) => break status,
+            // Both outputs closed: it is about to end.
+            (None, Some(0)) => {
+                err = None;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            _ => {}
+        }
+        if left.is_zero() {
+            return Err(late());
+        }
+    };
+    let lossy = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok((status, lossy(text), lossy(remarks)))
+}
+
+/// What one read gave, or nothing when there was nothing to read within `limit`.
+fn read_some(
+    from: &mut (impl Read + AsFd),
+    to: &mut Vec<u8>,
+    limit: Duration,
+) -> io::Result<Option<usize>> {
+    if !sys::poll_readable(&*from, limit)? {
+        return Ok(None);
+    }
+    let mut chunk = [0; 4096];
+    let count = from.read(&mut chunk)?;
+    to.extend_from_slice(&chunk[..count]);
+    Ok(Some(count))
+}
+
+/// What `ssh -G` would print for this command line, were there an ssh without
+/// configuration files. The first value counts, hence the defaults come last.
+///
+/// # Errors
+/// [`Code::Config`]: an option that needs a real ssh.
+pub fn without_ssh(gateway: &str, options: &[OsString], here: &Here) -> Result<String> {
+    let mut text = String::new();
+    let mut add = |key: &str, value: &str| {
+        text.push_str(&format!("{key} {}\n", value.replace(['\n', '\r'], " ")));
+    };
+    let needs_ssh = |what: &str| {
+        let way = "needs the ssh program, which is not installed here";
+        Err(Error::new(Code::Config, format!("{what}: {way}")))
+    };
+    let mut identities = 0;
+    let mut words = options.iter().map(|word| word.to_string_lossy());
+    while let Some(word) = words.next() {
+        let mut letters = word.strip_prefix('-').unwrap_or_default().chars();
+        let Some(letter) = letters.next() else {
+            continue;
+        };
+        let attached = letters.as_str().to_owned();
+        let key = match letter {
+            '4' => {
+                add("addressfamily", "inet");
+                continue;
+            }
+            '6' => {
+                add("addressfamily", "inet6");
+                continue;
+            }
+            'C' => {
+                add("compression", "yes");
+                continue;
+            }
+            'p' => "port",
+            'l' => "user",
+            'i' => "identityfile",
+            'b' => "bindaddress",
+            'B' => "bindinterface",
+            'c' => "ciphers",
+            'm' => "macs",
+            'o' => "-o",
+            'F' | 'J' => return needs_ssh(&format!("option -{letter}")),
+            _ => continue,
+        };
+        let value = match attached.is_empty() {
+            true => words.next().unwrap_or_default().into_owned(),
+            false => attached,
+        };
+        let (key, value) = match key {
+            "-o" => value.split_once(['=', ' ', '\t']).unwrap_or((&value, "")),
+            key => (key, value.as_str()),
+        };
+        let (key, value) = (key.trim().to_ascii_lowercase(), value.trim());
+        let value = value.trim_start_matches('=').trim().trim_matches('"');
+        match key.as_str() {
+            "proxyjump" if value != "none" => return needs_ssh("ProxyJump"),
+            "identityfile" => identities += 1,
+            _ => {}
+        }
+        add(&key, value);
+    }
+    let (user, host) = gateway
+        .rsplit_once('@')
+        .unwrap_or((here.user.as_str(), gateway));
+    add("user", user);
+    add("hostname", host.trim_matches(['[', ']']));
+    if identities == 0 {
+        for kind in ["rsa", "ecdsa", "ed25519"] {
+            add("identityfile", &format!("~/.ssh/id_{kind}"));
+        }
+    }
+    let (own, all) = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts");
+    add("userknownhostsfile", &format!("{own} {own}2"));
+    add("globalknownhostsfile", &format!("{all} {all}2"));
+    Ok(text)
+}

@@ -1,0 +1,308 @@
+//! Brings the tunnel up: ports, gateway, probe, within tries and deadline.
+
+use crate::announce;
+use crate::auth::Credentials;
+use crate::cli::{Invocation, Watch};
+use crate::daemon;
+use crate::error::{Code, Context, Error, Result};
+use crate::gateway::{self, Limits, Silence};
+use crate::lifeline::Lifeline;
+use crate::link::Connection;
+use crate::listener::{Bound, node_name};
+use crate::log::Log;
+use crate::peer::Access;
+use crate::probe::{self, Findings};
+use crate::reconnect::Reconnect;
+use crate::retry::{Backoff, Deadline};
+use crate::ssh_config;
+use crate::sys;
+use crate::terminal::Terminal;
+use crate::tunnel::{Parts, Tunnel};
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Limit for one connection step where neither `--timeout` nor ConnectTimeout is given.
+const STEP: Duration = Duration::from_secs(15);
+
+/// Does what the command line asks: returns when the tunnel stands in the
+/// background, or when a foreground one has ended.
+///
+/// # Errors
+/// Whatever keeps the tunnel from standing, with its exit code.
+pub fn run(invocation: &Invocation, inherited: Inherited) -> Result<()> {
+    let log = Arc::new(Log::new(
+        invocation.verbosity,
+        !announce::stderr_is_evaluated(),
+    ));
+    sys::set_umask(0o077);
+    sys::share_one_heap();
+    let announces = !invocation.targets.is_empty();
+    if announces {
+        announce::check()?;
+    }
+    if let Some(path) = &invocation.log {
+        log.open_file(path).context(Code::Config, || {
+            format!("cannot open the log file {}", path.display())
+        })?;
+    }
+    let deadline = Deadline::after(invocation.deadline);
+    let life = lifeline(invocation)?;
+    let access = Access::new(invocation.allow_any_user, &invocation.allow)?;
+    sys::raise_descriptor_limit();
+
+    let step = invocation.timeout.unwrap_or(STEP);
+    let mut gateway = ssh_config::resolve(
+        &invocation.gateway,
+        &invocation.ssh_options,
+        step.min(deadline.left()),
+        &log,
+    )?;
+    gateway.compression |= invocation.compress;
+    let step = invocation.timeout.or(gateway.connect_timeout).unwrap_or(STEP);
+    let mut credentials = Credentials::load(&gateway, &log)?;
+    let bound = Bound::bind(
+        &invocation.forwards,
+        &invocation.targets,
+        invocation.listen,
+        &log,
+    )?;
+
+    let limits = Limits { step, deadline };
+    let way = Way {
+        invocation,
+        gateway: &gateway,
+        limits,
+        log: &log,
+    };
+    let connection = way.try_until_it_works(&mut credentials, &bound)?;
+    tell_where_it_works(invocation, &log);
+
+    let silence = Silence::of(&gateway);
+    let Bound {
+        doors,
+        servers,
+        variables,
+    } = bound;
+    let mut values: Vec<(String, String)> = variables
+        .iter()
+        .map(|variable| {
+            let group = |group: &Vec<usize>| {
+                let server = |i: &usize| invocation.format.render(servers[*i].port, &servers[*i].host);
+                group.iter().map(server).collect::<Vec<_>>().join(",")
+            };
+            let groups: Vec<String> = variable.groups.iter().map(group).collect();
+            (variable.name.clone(), groups.join(":"))
+        })
+        .collect();
+    let told = Arc::clone(&log);
+    let started = format!(
+        "started: gateway {} ({} port {}), {}",
+        gateway.name,
+        gateway.host,
+        gateway.port,
+        values
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    );
+    let build = move || {
+        let signals = sys::serve_signals(&ending_signals(invocation.background, inherited))
+            .context(Code::System, || "cannot receive signals".into())?;
+        let parts = Parts {
+            doors,
+            access,
+            reconnect: Reconnect::new(gateway, credentials, step),
+            silence,
+            life,
+            signals,
+            log,
+        };
+        Tunnel::new(parts, connection).context(Code::System, || "cannot start to serve".into())
+    };
+    let mut announce = |pid: u32| {
+        values.extend(invocation.pid_var.clone().map(|name| (name, pid.to_string())));
+        if announces {
+            announce::print(&announce::statement(invocation.shell, &values))
+        } else {
+            Ok(())
+        }
+    };
+    let serve = |tunnel: Tunnel| {
+        told.event(started);
+        let why = tunnel.serve();
+        told.event(format_args!("ended: {why}"));
+    };
+    // From here on a signal must not end one side without the other.
+    sys::hold_signals(true);
+    if invocation.background {
+        told.detail("going to the background");
+        let quiet = Arc::clone(&told);
+        daemon::detach(
+            || {
+                quiet.leave_stderr();
+                build()
+            },
+            announce,
+            serve,
+        )
+    } else {
+        let tunnel = build()?;
+        announce(std::process::id())?;
+        if announces {
+            // The line has an end for whoever reads it to there.
+            let null = File::options().write(true).open("/dev/null");
+            let _ = null.map(|null| sys::redirect(null, 1));
+        }
+        serve(tunnel);
+        Ok(())
+    }
+}
+
+/// What the process came with.
+#[derive(Clone, Copy, Debug)]
+pub struct Inherited {
+    /// HUP was ignored (`nohup`).
+    pub ignores_hup: bool,
+    /// INT was ignored (`command &` in a script).
+    pub ignores_int: bool,
+}
+
+/// The signals that end the tunnel. Schedulers send all the others to every
+/// process of a job; in the foreground a person's control-C counts.
+fn ending_signals(background: bool, inherited: Inherited) -> Vec<i32> {
+    let mut signals = vec![sys::SIGTERM];
+    if !background && !inherited.ignores_int {
+        signals.extend([sys::SIGINT, sys::SIGQUIT]);
+    }
+    if !background && !inherited.ignores_hup {
+        signals.push(sys::SIGHUP);
+    }
+    signals
+}
+
+fn lifeline(invocation: &Invocation) -> Result<Lifeline> {
+    match invocation.watch {
+        Watch::Nothing => Ok(Lifeline::unbounded()),
+        Watch::Pid(pid) => Lifeline::of_process(pid),
+        // As with ssh -f: a tunnel that a person opened by hand.
+        Watch::Session if invocation.targets.is_empty() && File::open("/dev/tty").is_ok() => {
+            Ok(Lifeline::unbounded())
+        }
+        Watch::Session => Lifeline::of_caller(),
+    }
+}
+
+/// One note where programs on other nodes could expect to use the tunnel.
+fn tell_where_it_works(invocation: &Invocation, log: &Log) {
+    if invocation.listen.is_some() || invocation.targets.is_empty() {
+        return;
+    }
+    let set = |name: &str| std::env::var(name).unwrap_or_default();
+    let pbs_nodes = std::fs::read_to_string(set("PBS_NODEFILE")).unwrap_or_default();
+    let mut pbs_nodes: Vec<&str> = pbs_nodes.lines().collect();
+    pbs_nodes.sort_unstable();
+    pbs_nodes.dedup();
+    let lsb_hosts = set("LSB_HOSTS");
+    let mut lsb_nodes: Vec<&str> = lsb_hosts.split_whitespace().collect();
+    lsb_nodes.sort_unstable();
+    lsb_nodes.dedup();
+    let several = set("SLURM_JOB_NUM_NODES").parse().is_ok_and(|n: u32| n > 1)
+        || pbs_nodes.len() > 1
+        || lsb_nodes.len() > 1;
+    let outside = !set("SLURM_JOB_ID").is_empty() && set("SLURMD_NODENAME").is_empty();
+    if several || outside {
+        log.note(format_args!(
+            "only programs on this node, {}, can use the tunnel; --listen and --allow serve the other nodes of a job",
+            node_name()
+        ));
+    }
+}
+
+/// The way to a connection over which the license servers answer.
+struct Way<'a> {
+    invocation: &'a Invocation,
+    gateway: &'a ssh_config::Gateway,
+    limits: Limits,
+    log: &'a Log,
+}
+
+impl Way<'_> {
+    /// Tries, waits and tries again, with one counter for gateway and servers.
+    fn try_until_it_works(
+        &self,
+        credentials: &mut Credentials,
+        bound: &Bound,
+    ) -> Result<Connection> {
+        let mut connection = None;
+        let tries = self.invocation.tries;
+        for n in 1.. {
+            let error = match self.try_once(&mut connection, credentials, bound) {
+                Ok(()) => break,
+                Err(e) if !e.code.is_transient() => return Err(e),
+                Err(e) => e,
+            };
+            if n == tries {
+                return Err(Error::new(
+                    error.code,
+                    format!("{error}; gave up after {n} {}", if n == 1 { "try" } else { "tries" }),
+                ));
+            }
+            let wait = Backoff::START.wait(n - 1, &mut rand::rng());
+            if wait >= self.limits.deadline.left() {
+                return Err(Error::new(
+                    error.code,
+                    format!(
+                        "{error}; gave up after {n} tries, because the deadline of {} s is near",
+                        self.invocation.deadline.as_secs()
+                    ),
+                ));
+            }
+            self.log.note(format_args!(
+                "try {n} of {tries} failed: {error}; next one in {:.1} s",
+                wait.as_secs_f64()
+            ));
+            std::thread::sleep(wait);
+        }
+        connection.ok_or_else(|| Error::new(Code::Internal, "no connection after all tries"))
+    }
+
+    /// A session that served a failed probe is used again, unless the probe has
+    /// left it unusable.
+    fn try_once(
+        &self,
+        connection: &mut Option<Connection>,
+        credentials: &mut Credentials,
+        bound: &Bound,
+    ) -> Result<()> {
+        let mut findings = Findings::of(bound);
+        loop {
+            if connection.is_none() {
+                let mut terminal = Terminal::open();
+                let prompter = terminal.as_mut().map(|t| t as _);
+                *connection = Some(gateway::open(
+                    self.gateway,
+                    credentials,
+                    prompter,
+                    self.limits,
+                    self.log,
+                )?);
+            }
+            let Some(open) = connection else {
+                continue;
+            };
+            if !self.invocation.probe {
+                return Ok(());
+            }
+            match probe::ask(&open.session, bound, &mut findings, self.limits) {
+                Ok(()) => return findings.verdict(bound, self.log),
+                Err(probe::Failure::SessionSpent) => *connection = None,
+                Err(probe::Failure::Error(e)) => {
+                    *connection = None;
+                    return Err(e);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! Parses and prints targets and forwards; pure.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+
+use crate::error::{Code, Context, Result};
+
+/// The variable that a target without `NAME=` sets.
+pub const DEFAULT_NAME: &str = "MLM_LICENSE_FILE";
+
+/// A target's form, for messages.
+pub const TARGET_FORM: &str = "[NAME=]host:port[+port...][,host:port...]";
+
+/// How `-L` is written, for messages.
+pub const FORWARD_FORM: &str =
+    "[bind_address:]port:host:hostport, or a socket's path on either side";
+
+/// One license server, as the gateway reaches it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Name or address, without brackets.
+    pub host: String,
+    /// The port that the variable announces under another number.
+    pub port: u16,
+    /// Ports after `+`: the license manager names them to its clients, so they
+    /// keep their numbers on this side.
+    pub kept: Vec<u16>,
+}
+
+/// One variable and the servers behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The variable to export.
+    pub name: String,
+    /// In the order given; more than one is a redundant group (a triad).
+    pub servers: Vec<Server>,
+}
+
+/// Where a forward listens on this side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForwardSide {
+    /// A port; without `bind` on loopback. `bind` is `*` (every address), or a
+    /// name or address without brackets.
+    Tcp {
+        /// The address to bind.
+        bind: Option<String>,
+        /// The fixed local port.
+        port: u16,
+    },
+    /// A Unix socket, as typed.
+    Unix(PathBuf),
+}
+
+/// Where a forward leads, as the gateway reaches it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A port of a host.
+    Tcp {
+        /// Name or address, without brackets.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+    /// A Unix socket's path on the gateway.
+    Unix(String),
+}
+
+/// One `-L`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// This side.
+    pub listen: ForwardSide,
+    /// The gateway's side.
+    pub to: Destination,
+}
+
+/// What went wrong inside one argument; the caller says which argument.
+type Parsed<T> = std::result::Result<T, String>;
+
+/// Reads `[NAME=]host:port[+port...][,host:port[+port...]...]`.
+///
+/// # Errors
+/// [`Code::Usage`], quoting the text and naming the expected form.
+pub fn parse_target(text: &str) -> Result<Target> {
+    target(text).context(Code::Usage, || format!("target {}", quoted(text)))
+}
+
+fn target(text: &str) -> Parsed<Target> {
+    let (name, servers) = text.split_once('=').unwrap_or((DEFAULT_NAME, text));
+    check_name(name)?;
+    Ok(Target {
+        name: name.to_owned(),
+        servers: servers.split(',').map(server).collect::<Parsed<_>>()?,
+    })
+}
+
+fn server(text: &str) -> Parsed<Server> {
+    let (host, ports) = match text.strip_prefix('[') {
+        Some(rest) => rest
+            .split_once(']')
+            .and_then(|(host, rest)| Some((host, rest.strip_prefix(':')?)))
+            .ok_or("expected [address]:port")?,
+        None => text.split_once(':').ok_or_else(|| no_colon(text))?,
+    };
+    if ports.contains(':') {
+        return Err("expected one colon; an IPv6 address stands in brackets".to_owned());
+    }
+    check_host(host)?;
+    let mut numbers = Vec::new();
+    for number in ports.split('+') {
+        let number = port(number)?;
+        if numbers.contains(&number) {
+            return Err(format!("port {number} stands there twice"));
+        }
+        numbers.push(number);
+    }
+    Ok(Server {
+        host: host.to_owned(),
+        port: numbers.remove(0),
+        kept: numbers,
+    })
+}
+
+/// License managers write `port@host`, and so do their users.
+fn no_colon(text: &str) -> String {
+    match text.split_once('@') {
+        Some((number, host)) if port(number).is_ok() && check_host(host).is_ok() => {
+            format!("write {host}:{number}")
+        }
+        _ => format!("expected {TARGET_FORM}"),
+    }
+}
+
+/// Reads the argument of `-L` by the rules of ssh's `parse_forward`
+/// (readconf.c): fields end at colons, brackets take a field literally, a
+/// backslash takes one character literally, and a field with a slash is a path.
+/// Unlike ssh, ports are numbers, and neither `${VAR}` nor `%` tokens are expanded.
+///
+/// # Errors
+/// [`Code::Usage`], quoting the text and naming the expected form.
+pub fn parse_forward(text: &str) -> Result<Forward> {
+    forward(text).context(Code::Usage, || format!("-L {}", quoted(text)))
+}
+
+fn forward(text: &str) -> Parsed<Forward> {
+    let (listen, to) = match fields(text)?.as_slice() {
+        [path, to] if path.is_path && to.is_path => (local_path(path)?, remote_path(to)?),
+        [number, to] if to.is_path => (local_port(None, number)?, remote_path(to)?),
+        [path, host, number] if path.is_path => (local_path(path)?, remote(host, number)?),
+        [bind, number, to] if to.is_path => (local_port(Some(bind), number)?, remote_path(to)?),
+        [local, host, number] => (local_port(None, local)?, remote(host, number)?),
+        [bind, local, host, number] => (local_port(Some(bind), local)?, remote(host, number)?),
+        _ => return Err(format!("expected {FORWARD_FORM}")),
+    };
+    Ok(Forward { listen, to })
+}
+
+/// What stands between two colons of a forward.
+#[derive(Default)]
+struct Field {
+    text: String,
+    is_path: bool,
+}
+
+fn fields(text: &str) -> Parsed<Vec<Field>> {
+    let mut fields = Vec::new();
+    let mut rest = text.trim_ascii_start();
+    // A colon at the very end closes the last field and opens none, as in ssh.
+    while !rest.is_empty() {
+        let field;
+        (field, rest) = match rest.strip_prefix('[') {
+            Some(inside) => bracketed_field(inside)?,
+            None => plain_field(rest)?,
+        };
+        fields.push(field);
+    }
+    Ok(fields)
+}
+
+fn bracketed_field(inside: &str) -> Parsed<(Field, &str)> {
+    let (text, rest) = inside.split_once(']').ok_or("[ without ]")?;
+    let field = Field {
+        text: text.to_owned(),
+        is_path: text.contains('/'),
+    };
+    match rest.strip_prefix(':') {
+        Some(rest) => Ok((field, rest)),
+        None if rest.is_empty() => Ok((field, rest)),
+        None => Err("expected a colon after ]".to_owned()),
+    }
+}
+
+fn plain_field(rest: &str) -> Parsed<(Field, &str)> {
+    let mut field = Field::default();
+    let mut chars = rest.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            ':' => return Ok((field, &rest[at + 1..])),
+            '\\' => field.text.push(chars.next().ok_or("nothing after \\")?.1),
+            c => {
+                field.is_path |= c == '/';
+                field.text.push(c);
+            }
+        }
+    }
+    Ok((field, ""))
+}
+
+fn local_port(bind: Option<&Field>, number: &Field) -> Parsed<ForwardSide> {
+    let bind = match bind.map(|field| field.text.as_str()) {
+        Some("" | "*") => Some("*".to_owned()),
+        Some(address) => {
+            check_host(address)?;
+            Some(address.to_owned())
+        }
+        None => None,
+    };
+    Ok(ForwardSide::Tcp {
+        bind,
+        port: port(&number.text)?,
+    })
+}
+
+fn local_path(field: &Field) -> Parsed<ForwardSide> {
+    Ok(ForwardSide::Unix(socket_path(&field.text)?.into()))
+}
+
+fn remote(host: &Field, number: &Field) -> Parsed<Destination> {
+    check_host(&host.text)?;
+    Ok(Destination::Tcp {
+        host: host.text.clone(),
+        port: port(&number.text)?,
+    })
+}
+
+fn remote_path(field: &Field) -> Parsed<Destination> {
+    Ok(Destination::Unix(socket_path(&field.text)?))
+}
+
+/// `sun_path` holds 108 bytes, the closing zero included. ssh expands `${VAR}`
+/// and `%` tokens; a file of that literal name is not what anybody meant.
+fn socket_path(path: &str) -> Parsed<String> {
+    if path.len() >= 108 {
+        Err("a socket's path has 107 bytes at most".to_owned())
+    } else if path.chars().any(char::is_control) {
+        Err("control character in a socket's path".to_owned())
+    } else if path.contains('%') || path.contains("${") {
+        Err("% and ${ in a socket's path are not expanded here; write it out".to_owned())
+    } else {
+        Ok(path.to_owned())
+    }
+}
+
+/// Reads a port, 1 to 65535 in decimal digits; names of services are not looked up.
+///
+/// # Errors
+/// The text and what was expected.
+pub fn port(text: &str) -> std::result::Result<u16, String> {
+    match text.parse() {
+        Ok(port) if port > 0 && !text.starts_with('+') => Ok(port),
+        _ => Err(format!(
+            "port {}: expected a number from 1 to 65535",
+            quoted(text)
+        )),
+    }
+}
+
+/// Whether `host`, freed of brackets, may be handed to a gateway or a resolver:
+/// a name of letters, digits and `. _ -`, or an IPv6 address with or without `%zone`.
+///
+/// # Errors
+/// The text and what was expected.
+pub fn check_host(host: &str) -> std::result::Result<(), String> {
+    let (address, zone) = host.split_once('%').unwrap_or((host, "0"));
+    // 253: RFC 1035 section 2.3.4, in its text form.
+    let good = if address.contains(':') {
+        address.parse::<Ipv6Addr>().is_ok() && is_name(zone)
+    } else {
+        is_name(host) && host.len() <= 253
+    };
+    match host {
+        "" => Err("no host before the colon".to_owned()),
+        _ if good => Ok(()),
+        _ => Err(format!(
+            "host {}: expected letters, digits and . _ - only, or an IPv6 address in brackets",
+            quoted(host)
+        )),
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    text.bytes().all(inner) && !text.is_empty() && !text.starts_with(['-', '.'])
+}
+
+/// Names that shells, the loader or interpreters give a meaning of their own,
+/// or that some shell keeps read-only: exporting one would break the job far
+/// from here. zsh ties `path` to `PATH`; `status` is read-only in zsh and fish.
+const RESERVED: &str = "\
+    _ ARGC CDPATH CPUTYPE DIRSTACK EGID ENV ERRNO EUID FIGNORE FPATH FUNCNAME GID GLOBIGNORE \
+    GROUPS HOME HOST HOSTNAME HOSTTYPE IFS INPUTRC LANG LANGUAGE LINENO LOGNAME MACHTYPE \
+    MAILCHECK MAILPATH MANPATH NULLCMD OLDPWD OPTARG OPTERR OPTIND OSTYPE PATH PIPESTATUS \
+    POSIXLY_CORRECT PPID PROMPT PROMPT_COMMAND PS0 PS1 PS2 PS3 PS4 PWD RANDOM READNULLCMD \
+    REPLY SECONDS SHELL SHELLOPTS SHLVL SRANDOM TERM TMOUT TMPDIR TZ UID USER USERNAME ZDOTDIR \
+    argv cdpath fignore fpath funcstack history hostname mailpath manpath module_path options \
+    parameters path pipestatus prompt psvar signals status umask version GCONV_PATH \
+    GLIBC_TUNABLES JAVA_TOOL_OPTIONS NODE_OPTIONS PERL5LIB PERL5OPT PYTHONHOME PYTHONPATH \
+    PYTHONSTARTUP RUBYLIB RUBYOPT";
+
+/// Families of such names.
+const RESERVED_PREFIXES: &str = "BASH COMP_ DYLD_ EPOCH HISTFILE LC_ LD_ fish_";
+
+fn is_reserved(name: &str) -> bool {
+    RESERVED.split(' ').any(|word| word == name)
+        || RESERVED_PREFIXES
+            .split(' ')
+            .any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether `name` may be exported: a shell identifier without a meaning of its own.
+///
+/// # Errors
+/// The name and what was expected.
+pub fn check_name(name: &str) -> std::result::Result<(), String> {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.bytes().all(inner)
+    {
+        let expected = "expected letters, digits and '_', not beginning with a digit";
+        Err(format!("variable {}: {expected}", quoted(name)))
+    } else if is_reserved(name) {
+        let owner = "belongs to the shell or the system; choose another";
+        Err(format!("variable {name} {owner}"))
+    } else {
+        Ok(())
+    }
+}
+
+/// The value of the variable, `{port}@{host}` unless `--format` says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(String);
+
+impl Default for Template {
+    fn default() -> Template {
+        Template("{port}@{host}".to_owned())
+    }
+}
+
+impl Template {
+    /// Reads `{port}`, `{host}`, letters, digits and `@ : . , / _ - + % =`: the
+    /// value stands unquoted in a statement that a shell evaluates.
+    ///
+    /// # Errors
+    /// [`Code::Usage`], quoting the text and naming what is allowed.
+    pub fn parse(text: &str) -> Result<Template> {
+        Template::check(text).context(Code::Usage, || format!("--format {}", quoted(text)))?;
+        Ok(Template(text.to_owned()))
+    }
+
+    fn check(text: &str) -> Parsed<()> {
+        // A stand-in instead of nothing: "{ho{port}st}" must not become a field.
+        let literal = text.replace("{port}", "0").replace("{host}", "0");
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"@:.,/_-+%=".contains(&b);
+        if !literal.bytes().all(allowed) {
+            Err("expected {port}, {host}, letters, digits and @ : . , / _ - + % = only".to_owned())
+        } else if !text.contains("{port}") {
+            Err("expected {port} in it".to_owned())
+        } else if literal.starts_with('=') || literal.contains(":=") {
+            Err("zsh would look for a command after = at the start or after a colon".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The value for one server.
+    pub fn render(&self, port: u16, host: &str) -> String {
+        let text = self.0.replace("{port}", &port.to_string());
+        text.replace("{host}", host)
+    }
+}
+
+/// `text` in quotes and shortened, with everything escaped that could break the
+/// line or drive a terminal.
+pub fn quoted(text: &str) -> String {
+    const LIMIT: usize = 80;
+    match text.char_indices().nth(LIMIT) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// `host:port`, an IPv6 host in brackets.
+pub fn host_port(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+/// `host:port`, without the kept ports: what messages name.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&host_port(&self.host, self.port))
+    }
+}
+
+/// The whole target, as it could be typed.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        for (i, server) in self.servers.iter().enumerate() {
+            write!(f, "{}{server}", if i == 0 { '=' } else { ',' })?;
+            for port in &server.kept {
+                write!(f, "+{port}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ForwardSide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ForwardSide::Tcp { bind: None, port } => write!(f, "{port}"),
+            ForwardSide::Tcp {
+                bind: Some(bind),
+                port,
+            } => f.write_str(&host_port(bind, *port)),
+            ForwardSide::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Destination::Tcp { host, port } => f.write_str(&host_port(host, *port)),
+            Destination::Unix(path) => f.write_str(path),
+        }
+    }
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.listen, self.to)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! Asks a person at the terminal, or through SSH_ASKPASS.
+
+use crate::log::one_line;
+use crate::prompt::Prompter;
+use crate::sys;
+use std::env;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Read, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// A gateway waits that long for a login by default (sshd's LoginGraceTime).
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What control-C sends while the terminal does not turn it into a signal.
+const INTERRUPT: u8 = 3;
+const END: u8 = 4;
+const KILL_LINE: u8 = 21;
+
+/// The way to a person.
+pub enum Terminal {
+    /// /dev/tty.
+    Tty(File),
+    /// The program named by SSH_ASKPASS.
+    Askpass(String),
+}
+
+impl Terminal {
+    /// The way to the person who started this, if there is one: a terminal on
+    /// stdin, or SSH_ASKPASS by the rules of ssh(1), which in a batch job has to
+    /// be set on purpose. In a batch job nobody is asked and nothing hangs.
+    pub fn open() -> Option<Terminal> {
+        let require = env::var("SSH_ASKPASS_REQUIRE").unwrap_or_default();
+        let display = env::var_os("DISPLAY").is_some() || env::var_os("WAYLAND_DISPLAY").is_some();
+        let askpass = env::var("SSH_ASKPASS")
+            .ok()
+            .filter(|program| !program.is_empty() && require != "never")
+            .filter(|_| display || require == "force")
+            .map(Terminal::Askpass);
+        if askpass.is_some() && matches!(require.as_str(), "force" | "prefer") {
+            return askpass;
+        }
+        if !io::stdin().is_terminal() {
+            return askpass;
+        }
+        let tty = OpenOptions::new().read(true).write(true).open("/dev/tty");
+        tty.ok().map(Terminal::Tty).or(askpass)
+    }
+}
+
+impl Prompter for Terminal {
+    fn ask(&mut self, prompt: &str, echo: bool) -> Option<String> {
+        match self {
+            Terminal::Tty(tty) => ask_on_tty(tty, prompt, echo),
+            Terminal::Askpass(program) => ask_by_program(program, prompt),
+        }
+    }
+}
+
+fn ask_on_tty(tty: &mut File, prompt: &str, echo: bool) -> Option<String> {
+    // A signal must not leave the terminal silent: it waits until the end.
+    sys::hold_signals(true);
+    let raw = RawMode::enter(tty);
+    let answer = raw
+        .is_some()
+        .then(|| {
+            write!(tty, "{}", one_line(prompt)).ok()?;
+            read_line(tty, echo)
+        })
+        .flatten();
+    let _ = tty.write_all(b"\n");
+    drop(raw);
+    sys::hold_signals(false);
+    match answer {
+        Some(Line::Interrupted) => {
+            sys::interrupt_self();
+            None
+        }
+        Some(Line::Text(text)) => Some(text),
+        None => None,
+    }
+}
+
+enum Line {
+    Text(String),
+    Interrupted,
+}
+
+/// Reads one line by itself, with the two editing keys that a password needs.
+fn read_line(tty: &mut File, echo: bool) -> Option<Line> {
+    let mut typed = Vec::new();
+    loop {
+        if !sys::poll_readable(&*tty, PATIENCE).ok()? {
+            return None;
+        }
+        let mut byte = [0];
+        if tty.read(&mut byte).ok()? == 0 {
+            return None;
+        }
+        match byte[0] {
+            b'\n' | b'\r' => return Some(Line::Text(String::from_utf8(typed).ok()?)),
+            INTERRUPT => return Some(Line::Interrupted),
+            END if typed.is_empty() => return None,
+            8 | 127 => {
+                if typed.pop().is_some() && echo {
+                    let _ = tty.write_all(b"\x08 \x08");
+                }
+            }
+            KILL_LINE => typed.clear(),
+            key => {
+                typed.push(key);
+                if echo {
+                    let _ = tty.write_all(&byte);
+                }
+            }
+        }
+    }
+}
+
+/// The terminal gives each key at once, shows none and sends no signal, until
+/// this is dropped. stty(1) does it, by the layout of its own system.
+struct RawMode {
+    tty: File,
+    before: String,
+}
+
+impl RawMode {
+    fn enter(tty: &File) -> Option<RawMode> {
+        let tty = tty.try_clone().ok()?;
+        let before = stty(&tty, &["-g"])?;
+        let raw = RawMode { tty, before };
+        stty(&raw.tty, &["-icanon", "-echo", "-isig", "min", "1", "time", "0"])?;
+        Some(raw)
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        stty(&self.tty, &[&self.before]);
+    }
+}
+
+fn stty(tty: &File, words: &[&str]) -> Option<String> {
+    let output = Command::new("stty")
+        .args(words)
+        .stdin(tty.try_clone().ok()?)
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}
+
+/// SSH_ASKPASS prints the answer; a status other than 0 is the person's no.
+fn ask_by_program(program: &str, prompt: &str) -> Option<String> {
+    let mut command = Command::new(program);
+    command.arg(prompt).stdin(Stdio::null());
+    let output = sys::detached_short(&mut command).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let line = text.lines().next().unwrap_or_default();
+    output.status.success().then(|| line.to_owned())
+}

@@ -1,0 +1,114 @@
+//! Expands the tokens of ssh_config's values, which `ssh -G` leaves raw.
+
+use std::path::{self, Path, PathBuf};
+use std::{env, fs};
+
+use crate::sys;
+
+/// What a value may refer to besides the configuration itself.
+pub struct Here {
+    /// The home directory.
+    pub home: Option<PathBuf>,
+    /// The login name.
+    pub user: String,
+    /// The user's number.
+    pub uid: u32,
+    /// This machine's name.
+    pub host: String,
+    /// The working directory.
+    pub cwd: PathBuf,
+    /// The environment; a variable that is empty counts as unset.
+    pub env: fn(&str) -> Option<String>,
+}
+
+impl Here {
+    /// Home and user come from the password database, as ssh takes them, and
+    /// from the environment only where it has no entry.
+    pub fn find() -> Here {
+        let env = |name: &str| env::var(name).ok().filter(|v| !v.is_empty());
+        Here {
+            home: sys::home_dir().or_else(|| env("HOME").map(PathBuf::from)),
+            user: sys::user_name().or_else(|| env("USER")).unwrap_or_default(),
+            uid: sys::user_id(),
+            host: fs::read_to_string("/proc/sys/kernel/hostname")
+                .map_or_else(|_| String::new(), |name| name.trim().to_owned()),
+            cwd: env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            env,
+        }
+    }
+}
+
+/// The values of ssh_config's tokens (section TOKENS of its manual page).
+pub struct Tokens<'a> {
+    /// Where we are.
+    pub here: &'a Here,
+    /// The gateway as typed, without `user@`.
+    pub name: &'a str,
+    /// HostName.
+    pub host: &'a str,
+    /// Port.
+    pub port: u16,
+    /// User.
+    pub user: &'a str,
+    /// HostKeyAlias, else HostName.
+    pub alias: &'a str,
+    /// ProxyJump, or empty.
+    pub jump: &'a str,
+}
+
+impl Tokens<'_> {
+    /// Expands `~`, `%x` and `${VAR}`, in ssh's order, and makes the path
+    /// absolute, because the daemon's working directory is `/`.
+    pub fn path(&self, value: &str) -> PathBuf {
+        let home = self.here.home.as_deref().map(Path::to_string_lossy);
+        let value = match (value.strip_prefix('~'), &home) {
+            (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
+                format!("{home}{rest}")
+            }
+            _ => value.to_owned(),
+        };
+        let expanded = PathBuf::from(self.expand(&value, home.as_deref().unwrap_or("~")));
+        path::absolute(self.here.cwd.join(&expanded)).unwrap_or(expanded)
+    }
+
+    fn expand(&self, value: &str, home: &str) -> String {
+        let mut done = String::new();
+        let mut rest = value;
+        while let Some(at) = rest.find(['%', '$']) {
+            done.push_str(&rest[..at]);
+            rest = &rest[at..];
+            let (token, length) = self.token(rest, home).unwrap_or_else(|| {
+                // Not a token: stays as it stands.
+                (rest[..1].to_owned(), 1)
+            });
+            done.push_str(&token);
+            rest = &rest[length..];
+        }
+        done + rest
+    }
+
+    /// The value of the token that `text` begins with, and the token's length.
+    fn token(&self, text: &str, home: &str) -> Option<(String, usize)> {
+        if let Some(body) = text.strip_prefix("${") {
+            let (variable, _) = body.split_once('}')?;
+            return Some(((self.here.env)(variable)?, variable.len() + 3));
+        }
+        let here = self.here;
+        let value = match text.strip_prefix('%')?.chars().next()? {
+            '%' => "%".to_owned(),
+            'd' => home.to_owned(),
+            'h' => self.host.to_owned(),
+            'i' => here.uid.to_string(),
+            'j' => self.jump.to_owned(),
+            'k' => self.alias.to_owned(),
+            'L' => here.host.split('.').next().unwrap_or_default().to_owned(),
+            'l' => here.host.clone(),
+            'n' => self.name.to_owned(),
+            'p' => self.port.to_string(),
+            'r' => self.user.to_owned(),
+            'u' => here.user.clone(),
+            _ => return None,
+        };
+        Some((value, 2))
+    }
+}

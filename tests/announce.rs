@@ -1,0 +1,160 @@
+//! What reaches the calling shell, and that licfwd lets go of it.
+
+use std::fs;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Service, process, wait_until};
+
+/// Goal: with `2>&1` the shell evaluates what is meant for people, so there
+/// must be nothing of that kind.
+#[test]
+fn notes_are_dropped_where_they_would_be_evaluated() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    // An unknown key that is accepted is worth a note.
+    let call = "licfwd -F $CONFIG -o UserKnownHostsFile=/dev/null \
+                -o StrictHostKeyChecking=no gw 127.0.0.1:$PORT";
+    let job = Job::new();
+    let outcome = job.run(&mut job.script("sh", call, &gateway, server.port()));
+    outcome.port("MLM_LICENSE_FILE");
+    assert!(outcome.stderr.starts_with("licfwd: "), "{outcome:?}");
+
+    for both in ["2>&1", "2>&1 | cat", ">both 2>&1; cat both"] {
+        let job = Job::new();
+        let text = format!("{call} {both}");
+        let outcome = job.run(&mut job.script("sh", &text, &gateway, server.port()));
+        outcome.port("MLM_LICENSE_FILE");
+    }
+}
+
+/// Goal: the same for failures: only the statement with the code is left.
+#[test]
+fn errors_are_dropped_where_they_would_be_evaluated() {
+    let job = Job::new();
+    let outcome = job.run(job.command("sh").args(["-c", "licfwd gw :1 2>&1"]));
+    assert_eq!(outcome.code, 64);
+    assert_eq!(outcome.line(), "(exit 64)");
+}
+
+/// Goal: HUP, INT and TERM before the announcement end licfwd with the code
+/// that the shell expects, and the statement says so too.
+#[test]
+fn signals_before_the_announcement() {
+    let gateway = Gateway::start();
+    // A gateway that says nothing holds licfwd back.
+    let mute = LicenseServer::start(Service::Mute);
+    for (signal, code) in [("HUP", 129), ("INT", 130), ("TERM", 143)] {
+        let job = Job::new();
+        let mut call = job.licfwd(&gateway);
+        call.args(["-p", &mute.port().to_string(), "gw", "127.0.0.1:1"]);
+        let running = job.spawn(&mut call);
+        wait_until("licfwd connects", LIMIT, || mute.clients() == 1);
+        process::signal(signal, &[running.pid()]);
+        let outcome = running.wait(LIMIT);
+        assert_eq!(outcome.code, code, "{outcome:?}");
+        assert_eq!(outcome.line(), format!("(exit {code})"));
+        wait_until("its connection is closed", LIMIT, || mute.clients() == 0);
+    }
+}
+
+/// Goal: a signal that the caller ignores is not ignored by licfwd.
+#[test]
+fn inherited_dispositions_are_reset() {
+    let gateway = Gateway::start();
+    let mute = LicenseServer::start(Service::Mute);
+    let job = Job::new();
+    let text = format!(
+        "trap '' TERM; exec licfwd -F $CONFIG -p {} gw 127.0.0.1:1",
+        mute.port()
+    );
+    let running = job.spawn(&mut job.script("sh", &text, &gateway, 1));
+    wait_until("licfwd connects", LIMIT, || mute.clients() == 1);
+    process::signal("TERM", &[running.pid()]);
+    assert_eq!(running.wait(LIMIT).code, 143);
+}
+
+/// Goal: file names are the caller's, though the daemon's directory is `/`.
+#[test]
+fn relative_file_names() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let job = Job::new();
+    let mut call = job.command(crate::rig::job::licfwd());
+    call.current_dir(gateway.client().path());
+    call.args(["-F", "ssh_config", "-i", "id_ed25519"]);
+    call.args([
+        "-o",
+        "UserKnownHostsFile=known_hosts",
+        "--log",
+        "licfwd.log",
+    ]);
+    call.args(["gw", &format!("127.0.0.1:{}", server.port())]);
+    let outcome = job.run(&mut call);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    let daemon = job.daemon();
+    let directory = fs::read_link(format!("/proc/{daemon}/cwd")).expect("cwd");
+    assert_eq!(directory.to_str(), Some("/"));
+    assert_ne!(gateway.client().read("licfwd.log"), "");
+}
+
+/// Goal: the daemon keeps nothing open that it inherited: not the pipe of
+/// `$(...)` or of `| tee`, which would hang, and not the lock on descriptor 9.
+#[test]
+fn inherited_descriptors_are_closed() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let job = Job::new();
+    let text = "exec 9>lock\n\
+                flock 9 || exit\n\
+                eval $(licfwd -F $CONFIG gw 127.0.0.1:$PORT | tee copy) || exit\n\
+                lost=$(false || { licfwd -F $CONFIG gw 127.0.0.1:$PORT >other; exit 1; })\n\
+                test $? = 1 && cat copy";
+    let outcome = job.run(&mut job.script("sh", text, &gateway, server.port()));
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    outcome.port("MLM_LICENSE_FILE");
+    assert_eq!(job.processes().len(), 2, "both daemons run");
+    let lock = job.run(job.command("flock").args(["-n", "lock", "true"]));
+    assert_eq!(lock.code, 0, "somebody holds the lock: {lock:?}");
+}
+
+/// Goal: the daemon is nobody's child: its own session, its streams on
+/// `/dev/null`.
+#[test]
+fn daemon_has_let_go() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let job = Job::new();
+    let mut call = job.licfwd(&gateway);
+    let outcome = job.run(call.args(["gw", &format!("127.0.0.1:{}", server.port())]));
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    let daemon = process::look(job.daemon()).expect("the daemon");
+    let caller = process::look(std::process::id()).expect("this test");
+    assert_ne!(daemon.session, caller.session);
+    for descriptor in 0..3 {
+        let file = format!("/proc/{}/fd/{descriptor}", daemon.pid);
+        let file = fs::read_link(file).expect("an open descriptor");
+        assert_eq!(file.to_str(), Some("/dev/null"));
+    }
+}
+
+/// Goal: with `--foreground` the line comes when the tunnel is ready, from the
+/// process that goes on serving, and TERM ends it at once.
+#[test]
+fn foreground() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let job = Job::new();
+    let mut call = job.licfwd(&gateway);
+    call.args(["--foreground", "gw"]);
+    let mut running = job.spawn(call.arg(format!("127.0.0.1:{}", server.port())));
+    wait_until("the line", LIMIT, || running.stdout().ends_with('\n'));
+    assert!(!running.has_ended());
+    assert_eq!(job.daemon(), running.pid());
+    let line = running.stdout();
+    let value = line.trim().strip_prefix("export MLM_LICENSE_FILE=");
+    let port = crate::rig::job::port_of(value.expect("an export"));
+    drop(TcpStream::connect(("127.0.0.1", port)).expect("the tunnel"));
+    process::signal("TERM", &[running.pid()]);
+    running.wait(Duration::from_secs(10));
+}

@@ -1,0 +1,186 @@
+//! Whatever stands on the command line: a clear error, 64, and none of it on
+//! standard output, which the calling shell evaluates.
+
+use crate::rig::{Job, Outcome};
+
+/// Targets that mean nothing.
+const TARGETS: &[&str] = &[
+    "",
+    " ",
+    "host",
+    "host:",
+    ":1",
+    ":",
+    "host:0",
+    "host:65536",
+    "host:99999999999999999999",
+    "host:-1",
+    "host:+1",
+    "host: 1",
+    "host:1 ",
+    "host:0x10",
+    "host:1:2",
+    "host:1+",
+    "host:1++2",
+    "host:1,",
+    ",host:1",
+    "host:1,,host:1",
+    "[::1:1",
+    "::1]:1",
+    "[]:1",
+    "[[::1]]:1",
+    "[::1]",
+    "[::1]1",
+    "ho st:1",
+    "host\n:1",
+    "host:1\n",
+    "host\t:1",
+    "ho'st:1",
+    "ho\"st:1",
+    "ho`id`st:1",
+    "host;id:1",
+    "host&id:1",
+    "host|id:1",
+    "$(id):1",
+    "${HOME}:1",
+    "ho\\st:1",
+    "-host:1",
+    "=host:1",
+    "1NAME=host:1",
+    "A B=host:1",
+    "A;id=host:1",
+    "A$(id)=host:1",
+    "A'=host:1",
+    "A\n=host:1",
+    "A-B=host:1",
+    "\u{e9}=host:1",
+];
+
+/// Gateways that mean nothing.
+const GATEWAYS: &[&str] = &[
+    "", " ", "-gw", "user@", "@gw", "g w", "gw\n", "gw;id", "$(id)",
+];
+
+/// Templates with what the shell would see.
+const TEMPLATES: &[&str] = &[
+    "",
+    "{port}@{host};id",
+    "{port} {host}",
+    "$(id)",
+    "`id`",
+    "{port}'",
+    "{nothing}",
+    "{port",
+    "*",
+];
+
+/// Goal: each bad target is refused by name, before anything else happens.
+#[test]
+fn targets() {
+    for target in TARGETS {
+        refused(&["gw", target], &format!("target {target:?}"));
+        refused(
+            &["gw", "good:1", target],
+            &format!("second target {target:?}"),
+        );
+    }
+}
+
+/// Goal: a gateway that cannot be one is never passed on to ssh.
+#[test]
+fn gateways() {
+    for gateway in GATEWAYS {
+        refused(&["--", gateway, "host:1"], &format!("gateway {gateway:?}"));
+    }
+}
+
+/// Goal: a template gets nothing past the shell's quoting.
+#[test]
+fn templates() {
+    for template in TEMPLATES {
+        let arguments = ["--format", template, "gw", "host:1"];
+        refused(&arguments, &format!("template {template:?}"));
+    }
+}
+
+/// Goal: options with values that mean nothing.
+#[test]
+fn option_values() {
+    let calls: &[&[&str]] = &[
+        &["--tries", "0"],
+        &["--tries", "-1"],
+        &["--tries", ""],
+        &["--timeout", "soon"],
+        &["--timeout", "0"],
+        &["--deadline", "99999999999999999999"],
+        &["--shell", "perl"],
+        &["--shell", "sh;id"],
+        &["--pid-var", "A B"],
+        &["--pid-var", "$(id)"],
+        &["--watch", "me"],
+        &["-L", "0:host:1"],
+        &["-L", "1055:host"],
+        &["-L", "1055:host:65536"],
+        &["-L", ""],
+    ];
+    for call in calls {
+        let arguments = [*call, &["gw", "host:1"]].concat();
+        refused(&arguments, &format!("{call:?}"));
+    }
+}
+
+/// Goal: arguments of a megabyte altogether end as quickly as short ones, and
+/// the message stays readable.
+#[test]
+fn long_arguments() {
+    let long = "a".repeat(100_000);
+    let targets = [
+        long.clone(),
+        format!("{long}:1"),
+        format!("{long}=host:1"),
+        format!("host:{}", "1".repeat(100_000)),
+    ];
+    for target in &targets {
+        let outcome = refused(&["gw", target], "a long target");
+        assert!(
+            outcome.stderr.len() < 1000,
+            "{} bytes",
+            outcome.stderr.len()
+        );
+    }
+    refused(&["--", &long, "host:1"], "a long gateway");
+    let many = vec!["host:0"; 1000];
+    refused(&[&["gw"], many.as_slice()].concat(), "many targets");
+}
+
+/// Goal: arguments that are no text at all.
+#[test]
+fn not_utf8() {
+    use std::os::unix::ffi::OsStrExt;
+    let job = Job::new();
+    let bytes = std::ffi::OsStr::from_bytes(b"\xff\xfe:1");
+    let mut call = job.command(crate::rig::job::licfwd());
+    check(&job.run(call.arg("gw").arg(bytes)), "bytes");
+}
+
+#[track_caller]
+fn refused(arguments: &[&str], what: &str) -> Outcome {
+    let job = Job::new();
+    let mut call = job.command(crate::rig::job::licfwd());
+    let outcome = job.run(call.args(arguments));
+    check(&outcome, what);
+    outcome
+}
+
+#[track_caller]
+fn check(outcome: &Outcome, what: &str) {
+    assert_eq!(outcome.code, 64, "{what}: {outcome:?}");
+    assert_eq!(outcome.stdout, "(exit 64)\n", "{what}");
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    let told = lines.iter().all(|line| !line.contains(char::is_control));
+    assert!(told && lines.len() <= 2, "{what}: {outcome:?}");
+    assert!(
+        outcome.stderr.starts_with("licfwd: "),
+        "{what}: {outcome:?}"
+    );
+}

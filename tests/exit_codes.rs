@@ -1,0 +1,263 @@
+//! Every exit code of the contract, provoked for real.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::process::Command;
+
+use crate::rig::gateway::keygen;
+use crate::rig::license_server::{RefusingPort, SwallowingPort};
+use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Outcome, Service, process, skip, wait_until};
+
+/// A gateway with a license server behind it, and a job on this side.
+struct Site {
+    job: Job,
+    gateway: Gateway,
+    server: LicenseServer,
+}
+
+impl Site {
+    fn new() -> Site {
+        Site::with(&[])
+    }
+
+    fn with(sshd_lines: &[&str]) -> Site {
+        Site {
+            job: Job::new(),
+            gateway: Gateway::with(sshd_lines),
+            server: LicenseServer::start(Service::CheckOut),
+        }
+    }
+
+    /// `licfwd -F CONFIG OPTIONS gw 127.0.0.1:PORT`.
+    fn call(&self, options: &[&str]) -> Command {
+        let mut command = self.job.licfwd(&self.gateway);
+        let target = format!("127.0.0.1:{}", self.server.port());
+        command.args(options).args(["gw", &target]);
+        command
+    }
+
+    /// Runs that call, which must end with `code` and say all of `words`.
+    #[track_caller]
+    fn fails(&self, code: i32, options: &[&str], words: &[&str]) {
+        fails(code, &self.job.run(&mut self.call(options)), words);
+    }
+}
+
+/// Exit code, statement and message of a failure.
+#[track_caller]
+fn fails(code: i32, outcome: &Outcome, words: &[&str]) {
+    assert_eq!(outcome.code, code, "{outcome:?}");
+    assert_eq!(outcome.stdout, format!("(exit {code})\n"), "{outcome:?}");
+    let last = outcome.stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("licfwd: "), "{outcome:?}");
+    for word in words {
+        assert!(outcome.stderr.contains(word), "no {word:?}: {outcome:?}");
+    }
+}
+
+/// Goal: 0 is a working tunnel, at once.
+#[test]
+fn code_0_announced() {
+    let site = Site::new();
+    let outcome = site.job.run(&mut site.call(&[]));
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert_eq!(outcome.stderr, "");
+    let port = outcome.port("MLM_LICENSE_FILE");
+    TcpStream::connect(("127.0.0.1", port)).expect("connect to the tunnel");
+}
+
+/// Goal: 64 for what no retry can mend: the script has to be fixed.
+#[test]
+fn code_64_usage() {
+    let job = Job::new();
+    let calls: [&[&str]; 6] = [
+        &[],
+        &["gw"],
+        &["--no-such-option", "gw", "127.0.0.1:1"],
+        &["--tries", "many", "gw", "127.0.0.1:1"],
+        &["gw", "127.0.0.1:1", "hostname"],
+        &["-D", "1080", "gw", "127.0.0.1:1"],
+    ];
+    for arguments in calls {
+        let licfwd = crate::rig::job::licfwd();
+        fails(64, &job.run(job.command(licfwd).args(arguments)), &[]);
+    }
+}
+
+/// Goal: 69 names the license server that refuses, that nobody knows, or that
+/// swallows what it is sent.
+#[test]
+fn code_69_license_server_down() {
+    let (job, gateway) = (Job::new(), Gateway::start());
+    let (refusing, swallowing) = (RefusingPort::new(), SwallowingPort::new());
+    let targets = [
+        format!("127.0.0.1:{}", refusing.port()),
+        format!("127.0.0.1:{}", swallowing.port()),
+        "licserver.invalid:27000".into(),
+    ];
+    for target in targets {
+        let mut call = job.licfwd(&gateway);
+        call.args(["--tries", "2", "--timeout", "2", "gw", &target]);
+        fails(69, &job.run(&mut call), &[&target]);
+    }
+    assert!(job.processes().is_empty());
+}
+
+/// Goal: 71 when the system has no descriptors left for licfwd.
+#[test]
+fn code_71_no_descriptors() {
+    let site = Site::new();
+    // The loader needs one descriptor to get the program running at all.
+    let outcome = site.limited("ulimit -n 4");
+    fails(71, &outcome, &[]);
+}
+
+/// Goal: 71 when the system refuses a process.
+#[test]
+fn code_71_no_processes() {
+    if process::is_root() {
+        skip!("no limit of processes holds for root");
+    }
+    let site = Site::new();
+    fails(71, &site.limited("ulimit -u 1"), &[]);
+}
+
+/// Goal: 73 at once when a port that was asked for is taken.
+#[test]
+fn code_73_port_taken() {
+    let site = Site::new();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = taken.local_addr().expect("address").port();
+    let forward = format!("{port}:127.0.0.1:{}", site.server.port());
+    site.fails(73, &["-L", &forward], &[&port.to_string()]);
+}
+
+/// Goal: 74 when nobody can have read the line, and no daemon stays behind.
+#[test]
+fn code_74_line_not_written() {
+    let site = Site::new();
+    for redirection in [">&-", ">/dev/full", ">/dev/null"] {
+        let text = format!("licfwd -F $CONFIG gw 127.0.0.1:$PORT {redirection}");
+        let port = site.server.port();
+        let mut script = site.job.script("sh", &text, &site.gateway, port);
+        let outcome = site.job.run(&mut script);
+        assert_eq!(outcome.code, 74, "{redirection}: {outcome:?}");
+        assert!(outcome.stderr.starts_with("licfwd: "), "{outcome:?}");
+        let nobody = || site.job.processes().is_empty();
+        wait_until("the daemon is ended", LIMIT, nobody);
+    }
+}
+
+/// Goal: 75 when nothing listens where the gateway should be.
+#[test]
+fn code_75_gateway_gone() {
+    let mut site = Site::new();
+    site.gateway.kill();
+    let port = site.gateway.port().to_string();
+    site.fails(75, &["--tries", "2"], &["127.0.0.1", &port]);
+}
+
+/// Goal: 75 when the gateway accepts connections and never says a word.
+#[test]
+fn code_75_gateway_silent() {
+    let site = Site::new();
+    let mute = LicenseServer::start(Service::Mute);
+    let port = mute.port().to_string();
+    site.fails(75, &["-p", &port, "--tries", "2", "--timeout", "1"], &[]);
+    assert_eq!(mute.served(), 2);
+}
+
+/// Goal: 75 when the gateway sheds all load (MaxStartups): after all tries,
+/// each of which has a note.
+#[test]
+fn code_75_gateway_sheds_load() {
+    let site = Site::with(&["MaxStartups 1:100:1"]);
+    // One login that never gets on takes the only place.
+    let _slow = TcpStream::connect(("127.0.0.1", site.gateway.port())).expect("connect");
+    let taken = || !site.gateway.sessions().is_empty();
+    wait_until("sshd takes the slow login", LIMIT, taken);
+    let outcome = site.job.run(&mut site.call(&["--tries", "3"]));
+    fails(75, &outcome, &[]);
+    assert!(outcome.stderr.lines().count() >= 3, "{outcome:?}");
+}
+
+/// Goal: 76 for a host key that nobody knows, that has changed (naming file
+/// and line), or that is revoked, whatever else is known about it.
+#[test]
+fn code_76_host_key() {
+    let site = Site::new();
+    let empty = ["-o", "UserKnownHostsFile=/dev/null"];
+    site.fails(76, &empty, &[]);
+
+    let known = fs::read_to_string(site.gateway.known_hosts()).expect("known_hosts");
+    let other = keygen(&site.job.directory().file("other"), &["-t", "ed25519"]);
+    let changed = format!("# comment\n[127.0.0.1]:{} {other}", site.gateway.port());
+    let revoked = format!("{known}@revoked * {}", key_of(&known));
+    for (text, words) in [(changed, vec!["known_hosts:2"]), (revoked, vec!["revoked"])] {
+        fs::write(site.gateway.known_hosts(), text).expect("known_hosts");
+        site.fails(76, &[], &words);
+        // A changed or revoked key stays forbidden where unknown ones are let in.
+        site.fails(76, &["-o", "StrictHostKeyChecking=accept-new"], &words);
+    }
+}
+
+/// Goal: 77, at the first try, when the gateway does not take the key.
+#[test]
+fn code_77_login_refused() {
+    let site = Site::new();
+    site.gateway.authorize("");
+    site.fails(77, &[], &["publickey"]);
+    let logins = site.gateway.log().matches("Connection from").count();
+    assert_eq!(logins, 1, "a refused login must not be tried again");
+}
+
+/// Goal: 77 when the gateway forbids the forward, wholly or to this server.
+#[test]
+fn code_77_forward_forbidden() {
+    for rule in ["AllowTcpForwarding no", "PermitOpen 127.0.0.1:1"] {
+        let site = Site::with(&[rule]);
+        site.fails(77, &[], &[&site.server.port().to_string()]);
+    }
+}
+
+/// Goal: 78 with ssh's own words when its configuration is broken.
+#[test]
+fn code_78_bad_configuration() {
+    let site = Site::new();
+    let broken = site.job.directory().write("broken", "NoSuchOption yes\n");
+    let broken = broken.display().to_string();
+    site.fails(78, &["-F", &broken], &["nosuchoption"]);
+}
+
+/// Goal: 78 when nobody knows the gateway's name.
+#[test]
+fn code_78_unknown_gateway() {
+    let lookup = ("gateway.invalid", 22).to_socket_addrs();
+    if lookup.is_err_and(|e| e.to_string().contains("Temporary failure")) {
+        skip!("no name service answers");
+    }
+    let site = Site::new();
+    let host = ["-o", "HostName=gateway.invalid"];
+    site.fails(78, &host, &["gateway.invalid"]);
+}
+
+impl Site {
+    /// The same call under a limit that bash sets first.
+    fn limited(&self, limit: &str) -> Outcome {
+        let licfwd = crate::rig::job::licfwd();
+        let text = format!(
+            "{limit}; exec {} -F $CONFIG gw 127.0.0.1:$PORT",
+            licfwd.display()
+        );
+        let port = self.server.port();
+        let mut script = self.job.script("bash", &text, &self.gateway, port);
+        self.job.run(&mut script)
+    }
+}
+
+/// Type and base64 of the first line of a `known_hosts` file.
+fn key_of(known_hosts: &str) -> String {
+    let line = known_hosts.lines().next().expect("a line");
+    let (_, key) = line.split_once(' ').expect("names and a key");
+    format!("{key}\n")
+}

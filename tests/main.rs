@@ -1,0 +1,10 @@
+//! End-to-end tests: the real binary against a real sshd.
+
+#[allow(dead_code, unused_imports)]
+mod rig;
+
+mod announce;
+mod bad_input;
+mod exit_codes;
+mod job;
+mod rig_works;

@@ -1,0 +1,319 @@
+//! A real OpenSSH server on loopback, thrown away afterwards.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use super::{LIMIT, Scratch, process, wait_until};
+
+/// The name under which the gateway stands in its `ssh_config`.
+pub const NAME: &str = "gw";
+
+/// An sshd with fresh keys on a free port of 127.0.0.1.
+///
+/// It runs as the user of the test, or as `daemon` when that is root: such an
+/// sshd lets only its own user in, but needs no directory outside its own, and
+/// it does not mind a machine whose root account is locked (`nobody` counts as
+/// locked where systemd answers for it).
+pub struct Gateway {
+    port: u16,
+    /// Keys, configuration and log of sshd, owned by its user.
+    server: Scratch,
+    /// The key, `ssh_config` and `known_hosts` of the one who logs in.
+    client: Scratch,
+    sshd: Option<Child>,
+}
+
+impl Gateway {
+    /// A gateway that lets its user forward everything.
+    pub fn start() -> Gateway {
+        Gateway::with(&[])
+    }
+
+    /// A gateway with lines of `sshd_config` that come before the rig's own
+    /// (sshd takes the first of each kind). `ListenAddress ::1` adds that family.
+    pub fn with(lines: &[&str]) -> Gateway {
+        let (server, client) = (Scratch::new(), Scratch::new());
+        let host_key = keygen(&server.file("host_ed25519"), &["-t", "ed25519"]);
+        let user_key = keygen(&client.file("id_ed25519"), &["-t", "ed25519"]);
+        server.write("authorized_keys", &user_key);
+        for name in ["", "host_ed25519", "authorized_keys"] {
+            give_to_account(&server.file(name));
+        }
+        let mut gateway = Gateway {
+            port: 0,
+            server,
+            client,
+            sshd: None,
+        };
+        for _ in 0..10 {
+            gateway.port = free_port();
+            gateway.configure(lines, &host_key);
+            if gateway.try_start() {
+                return gateway;
+            }
+        }
+        panic!("no gateway after ten ports");
+    }
+
+    /// Its TCP port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The `ssh_config` file for `-F`, in which the gateway is called [`NAME`].
+    pub fn config(&self) -> PathBuf {
+        self.client.file("ssh_config")
+    }
+
+    /// The `known_hosts` file that holds its key.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.client.file("known_hosts")
+    }
+
+    /// The private key that it lets in.
+    pub fn identity(&self) -> PathBuf {
+        self.client.file("id_ed25519")
+    }
+
+    /// The directory with the three files above, for more of that kind.
+    pub fn client(&self) -> &Scratch {
+        &self.client
+    }
+
+    /// The user that may log in.
+    pub fn user(&self) -> &'static str {
+        &account().name
+    }
+
+    /// Lets in the given public keys (lines of `authorized_keys`) and no others.
+    pub fn authorize(&self, public_keys: &str) {
+        fs::write(self.server.file("authorized_keys"), public_keys).expect("authorized_keys");
+    }
+
+    /// What sshd has logged since the gateway was made.
+    pub fn log(&self) -> String {
+        self.server.read("log")
+    }
+
+    /// Processes of its sessions, logged in or not yet.
+    pub fn sessions(&self) -> Vec<process::Process> {
+        let listener = self.sshd.as_ref().map(Child::id);
+        listener.map(process::descendants).unwrap_or_default()
+    }
+
+    /// Ends listener and sessions without warning.
+    pub fn kill(&mut self) {
+        let Some(mut sshd) = self.sshd.take() else {
+            return;
+        };
+        let listener = sshd.id();
+        let pids = process::stop_all("sshd", || {
+            let mut family = process::descendants(listener);
+            family.extend(process::look(listener));
+            family
+        });
+        process::signal("KILL", &pids);
+        sshd.wait().expect("wait for sshd");
+        let gone = || !pids.iter().any(|pid| process::alive(*pid));
+        wait_until("sshd is gone", LIMIT, gone);
+        let _ = fs::remove_file(self.server.file("sshd.pid"));
+    }
+
+    /// Ends the sessions without warning; the listener goes on.
+    pub fn kill_sessions(&self) {
+        let pids = process::stop_all("sessions of sshd", || self.sessions());
+        process::signal("KILL", &pids);
+    }
+
+    /// Freezes the sessions: their connections stay open and say nothing.
+    pub fn stop_sessions(&self) {
+        process::stop_all("sessions of sshd", || self.sessions());
+    }
+
+    /// Lets frozen sessions go on.
+    pub fn cont_sessions(&self) {
+        let pids: Vec<u32> = self.sessions().iter().map(|p| p.pid).collect();
+        process::signal("CONT", &pids);
+    }
+
+    /// Starts a killed gateway again, on the same port with the same keys.
+    pub fn restart(&mut self) {
+        self.kill();
+        wait_until("sshd binds its port again", LIMIT, || self.try_start());
+    }
+
+    fn configure(&self, lines: &[&str], host_key: &str) {
+        let server = self.server.path().display();
+        let client = self.client.path().display();
+        let port = self.port;
+        let rules = [
+            "ListenAddress 127.0.0.1".into(),
+            format!("Port {port}"),
+            format!("HostKey {server}/host_ed25519"),
+            format!("AuthorizedKeysFile {server}/authorized_keys"),
+            "PidFile none".into(),
+            "StrictModes no".into(),
+            "UsePAM no".into(),
+            "UseDNS no".into(),
+            "PasswordAuthentication no".into(),
+            "KbdInteractiveAuthentication no".into(),
+            // A crowd of logins is what most tests make; one wants to see it shed.
+            "MaxStartups 1000".into(),
+            "LogLevel VERBOSE".into(),
+        ];
+        let mut text = lines.join("\n") + "\n" + &rules.join("\n") + "\n";
+        // Since 9.8 sshd locks out addresses whose logins fail.
+        if knows_penalties() {
+            text += "PerSourcePenalties no\n";
+        }
+        let config = self.server.write("sshd_config", &text);
+        give_to_account(&config);
+        self.client.write(
+            "known_hosts",
+            &format!("[127.0.0.1]:{port} {host_key}[::1]:{port} {host_key}"),
+        );
+        let user = self.user();
+        self.client.write(
+            "ssh_config",
+            &format!(
+                "Host {NAME}\n\
+                 HostName 127.0.0.1\n\
+                 Port {port}\n\
+                 User {user}\n\
+                 IdentityFile {client}/id_ed25519\n\
+                 IdentitiesOnly yes\n\
+                 IdentityAgent none\n\
+                 UserKnownHostsFile {client}/known_hosts\n\
+                 GlobalKnownHostsFile /dev/null\n"
+            ),
+        );
+        let check = self.sshd(&["-t"]).output().expect("run sshd -t");
+        assert!(check.status.success(), "sshd -t: {check:?}\n{text}");
+    }
+
+    /// Whether sshd got its port.
+    fn try_start(&mut self) -> bool {
+        let before = self.times_ready();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.server.file("log"))
+            .expect("sshd's log");
+        let mut sshd = self
+            .sshd(&["-D", "-e"])
+            .stderr(log)
+            .spawn()
+            .expect("run sshd");
+        self.server.write("sshd.pid", &format!("{}\n", sshd.id()));
+        let mut ended = false;
+        wait_until("sshd listens", LIMIT, || {
+            ended = sshd.try_wait().expect("wait for sshd").is_some();
+            ended || self.times_ready() > before
+        });
+        self.sshd = (!ended).then_some(sshd);
+        !ended
+    }
+
+    fn times_ready(&self) -> usize {
+        self.log().matches("Server listening on 127.0.0.1").count()
+    }
+
+    fn sshd(&self, arguments: &[&str]) -> Command {
+        let mut command = sshd();
+        command.arg("-f").arg(self.server.file("sshd_config"));
+        command.args(arguments);
+        command
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("---- sshd on port {}\n{}", self.port, self.log());
+        }
+    }
+}
+
+/// Makes a key pair without passphrase; returns the public half as one line.
+pub fn keygen(path: &Path, kind: &[&str]) -> String {
+    let output = Command::new("ssh-keygen")
+        .args(["-q", "-N", "", "-C", "licfwd-rig"])
+        .args(kind)
+        .arg("-f")
+        .arg(path)
+        .output()
+        .expect("run ssh-keygen");
+    assert!(output.status.success(), "ssh-keygen: {output:?}");
+    let public = PathBuf::from(format!("{}.pub", path.display()));
+    fs::read_to_string(public).expect("read the public key")
+}
+
+/// A port that nobody has, below those that the system gives to clients: it
+/// must still be free when a killed gateway comes back.
+pub fn free_port() -> u16 {
+    for _ in 0..100 {
+        let port = rand::random_range(20_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port");
+}
+
+/// The account that sshd runs as and lets in.
+struct Account {
+    name: String,
+    /// User and group, when they are not our own.
+    ids: Option<(u32, u32)>,
+}
+
+fn account() -> &'static Account {
+    static ACCOUNT: OnceLock<Account> = OnceLock::new();
+    ACCOUNT.get_or_init(|| {
+        let number = |option| process::id(&[option, "daemon"]).parse().expect("a number");
+        match process::is_root() {
+            true => Account {
+                name: "daemon".into(),
+                ids: Some((number("-u"), number("-g"))),
+            },
+            false => Account {
+                name: process::id(&["-un"]),
+                ids: None,
+            },
+        }
+    })
+}
+
+fn give_to_account(path: &Path) {
+    if let Some((user, group)) = account().ids {
+        chown(path, Some(user), Some(group)).expect("chown");
+    }
+}
+
+fn sshd() -> Command {
+    let places = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/sbin/sshd"];
+    let place = places.into_iter().find(|place| Path::new(place).exists());
+    let mut command = Command::new(place.expect("sshd is not installed (openssh-server)"));
+    command.env_clear().current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    if let Some((user, group)) = account().ids {
+        command.uid(user).gid(group);
+    }
+    command
+}
+
+fn knows_penalties() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let mut check = sshd();
+        check.args(["-t", "-f", "/dev/null", "-o", "PerSourcePenalties=no"]);
+        let output = check.output().expect("run sshd -t");
+        !String::from_utf8_lossy(&output.stderr).contains("Bad configuration option")
+    })
+}

@@ -1,0 +1,143 @@
+//! The client's side: what licensed software and bulk traffic do to a port.
+
+use std::io::{self, BufRead, BufReader, Error, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+
+/// A seat that was checked out; dropping it gives it back.
+pub struct Seat {
+    /// Which seat it is, from 1.
+    pub number: usize,
+    _connection: TcpStream,
+}
+
+/// Checks a feature out of a license server, as licensed software does.
+pub fn check_out(port: u16, feature: &str) -> io::Result<Seat> {
+    let mut connection = TcpStream::connect(("127.0.0.1", port))?;
+    writeln!(connection, "CHECKOUT {feature}")?;
+    let answer = read_line(&mut BufReader::new(&connection))?;
+    let number = answer
+        .strip_prefix("GRANTED ")
+        .and_then(|number| number.parse().ok());
+    Ok(Seat {
+        number: number.ok_or_else(|| Error::other(format!("denied: {answer:?}")))?,
+        _connection: connection,
+    })
+}
+
+/// How a client tells the server that it has sent everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It has named the number of bytes before.
+    Counted,
+    /// It closes its sending half and goes on reading.
+    HalfClose,
+}
+
+/// Sends `up` bytes while it receives `down` bytes; both sides compare every
+/// byte with what the seed makes, so a lost, doubled or misplaced byte is an
+/// error here, whichever direction it was in.
+pub fn exchange(port: u16, up: usize, down: usize, seed: u64, end: End) -> io::Result<()> {
+    let connection = TcpStream::connect(("127.0.0.1", port))?;
+    let mut sender = connection.try_clone()?;
+    let sending = thread::spawn(move || {
+        let count = match end {
+            End::Counted => up.to_string(),
+            End::HalfClose => "eof".into(),
+        };
+        writeln!(sender, "{count} {down} {seed}")?;
+        send(&mut sender, Pattern::up(seed), up)?;
+        match end {
+            End::Counted => Ok(()),
+            End::HalfClose => sender.shutdown(Shutdown::Write),
+        }
+    });
+    let mut receiver = BufReader::new(&connection);
+    receive(&mut receiver, Pattern::down(seed), down)?;
+    let verdict = read_line(&mut receiver)?;
+    sending.join().expect("the sending thread")?;
+    let rest = io::copy(&mut receiver, &mut io::sink())?;
+    match (verdict == format!("RECEIVED {up}"), rest) {
+        (true, 0) => Ok(()),
+        _ => Err(Error::other(format!("verdict {verdict:?}, rest {rest}"))),
+    }
+}
+
+/// A line without its end; an error when the connection ends first.
+pub fn read_line(from: &mut impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    from.read_line(&mut line)?;
+    match line.strip_suffix('\n') {
+        Some(text) => Ok(text.to_string()),
+        None => Err(Error::other(format!("closed after {line:?}"))),
+    }
+}
+
+/// An endless sequence of bytes that both sides can make: a block of random
+/// bytes over and over. Its length is a prime, so that no buffer's size
+/// divides it.
+pub struct Pattern(Vec<u8>);
+
+const BLOCK: usize = 65_521;
+
+impl Pattern {
+    /// What the client sends.
+    pub fn up(seed: u64) -> Pattern {
+        Pattern::new(seed.wrapping_mul(2))
+    }
+
+    /// What the server sends.
+    pub fn down(seed: u64) -> Pattern {
+        Pattern::new(seed.wrapping_mul(2).wrapping_add(1))
+    }
+
+    /// The bytes at `position` and after it, as many as lie in one block.
+    pub fn at(&self, position: usize) -> &[u8] {
+        &self.0[position % BLOCK..]
+    }
+
+    fn new(seed: u64) -> Pattern {
+        // Marsaglia's xorshift64.
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        Pattern(std::iter::repeat_with(next).take(BLOCK).collect())
+    }
+}
+
+/// Sends the first `count` bytes of a pattern.
+pub fn send(to: &mut impl Write, pattern: Pattern, count: usize) -> io::Result<()> {
+    let mut sent = 0;
+    while sent < count {
+        let block = pattern.at(sent);
+        let block = &block[..block.len().min(count - sent)];
+        to.write_all(block)?;
+        sent += block.len();
+    }
+    Ok(())
+}
+
+/// Receives the first `count` bytes of a pattern, or all until the end of file
+/// for `usize::MAX`; returns how many they were.
+pub fn receive(from: &mut impl Read, pattern: Pattern, count: usize) -> io::Result<usize> {
+    let mut buffer = vec![0; BLOCK];
+    let mut received = 0;
+    while received < count {
+        let expected = pattern.at(received);
+        let wanted = expected.len().min(count - received);
+        let got = from.read(&mut buffer[..wanted])?;
+        match got {
+            0 if count == usize::MAX => break,
+            0 => return Err(Error::other(format!("closed after {received} bytes"))),
+            _ if buffer[..got] != expected[..got] => {
+                return Err(Error::other(format!("wrong bytes after {received}")));
+            }
+            _ => received += got,
+        }
+    }
+    Ok(received)
+}

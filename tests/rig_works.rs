@@ -1,0 +1,79 @@
+//! The rig itself: it does what the tests rely on.
+
+use crate::rig::gateway::free_port;
+use crate::rig::license_server::{RefusingPort, SwallowingPort};
+use crate::rig::traffic::{End, check_out, exchange};
+use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Service, process, wait_until};
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// Goal: the tests' own client and server agree without a tunnel between them.
+#[test]
+fn client_and_server_agree() {
+    let server = LicenseServer::start(Service::Exchange);
+    for (seed, end) in [(1, End::Counted), (2, End::HalfClose)] {
+        exchange(server.port(), 3_000_000, 2_000_000, seed, end).expect("an exchange");
+    }
+    exchange(server.port(), 0, 0, 3, End::HalfClose).expect("an empty exchange");
+
+    let server = LicenseServer::start(Service::CheckOut);
+    let seat = check_out(server.port(), "MATLAB").expect("a seat");
+    assert_eq!((seat.number, server.seats()), (1, 1));
+    drop(seat);
+    wait_until("the seat is back", LIMIT, || server.seats() == 0);
+}
+
+/// Goal: the ports that refuse and that swallow do so.
+#[test]
+fn dead_ports_are_dead() {
+    let connect = |port: u16| {
+        let address = ([127, 0, 0, 1], port).into();
+        let result = TcpStream::connect_timeout(&address, Duration::from_millis(200));
+        result.expect_err("nobody should answer").kind()
+    };
+    let refusing = RefusingPort::new();
+    assert_eq!(connect(refusing.port()), ErrorKind::ConnectionRefused);
+    let swallowing = SwallowingPort::new();
+    assert_eq!(connect(swallowing.port()), ErrorKind::TimedOut);
+}
+
+/// Goal: OpenSSH's own client gets through the gateway, which can be killed
+/// with all its sessions, frozen, and started again on the same port.
+#[test]
+fn gateway_comes_and_goes() {
+    let mut gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let (job, port) = (Job::new(), free_port());
+    let ssh = |gateway: &Gateway| {
+        let mut ssh = job.command("ssh");
+        ssh.args(["-N", "-L", &format!("{port}:127.0.0.1:{}", server.port())]);
+        job.spawn(ssh.arg("-F").arg(gateway.config()).arg("gw"))
+    };
+    let gets_through = || {
+        let mut seat = None;
+        wait_until("ssh gets through", LIMIT, || {
+            seat = check_out(port, "MATLAB").ok();
+            seat.is_some()
+        });
+        seat
+    };
+    let first = ssh(&gateway);
+    let _seat = gets_through();
+    gateway.stop_sessions();
+    gateway.cont_sessions();
+    let sessions = gateway.sessions();
+    assert!(!sessions.is_empty());
+    gateway.kill();
+    assert!(!sessions.iter().any(|s| process::alive(s.pid)));
+    let outcome = first.wait(LIMIT);
+    assert_eq!(outcome.code, 255, "{outcome:?}");
+
+    gateway.restart();
+    let _second = ssh(&gateway);
+    let _seat = gets_through();
+    assert_eq!(job.processes().len(), 1);
+    job.end();
+    let ended = || gateway.sessions().is_empty();
+    wait_until("sshd ends the session", LIMIT, ended);
+}
