@@ -54,7 +54,8 @@ pub fn fail(shell: Shell, status: i32) {
 /// # Errors
 /// [`Code::Output`].
 pub fn show(text: &str) -> Result<()> {
-    write_whole(text).map_err(|e| Error::new(Code::Output, format!("standard output: {}", cause(&e))))
+    write_whole(text)
+        .map_err(|e| Error::new(Code::Output, format!("standard output: {}", cause(&e))))
 }
 
 /// Writes the statement to standard output.
@@ -107,13 +108,11 @@ fn same_as(fd: i32, path: &str) -> bool {
 /// Whether standard error is the same pipe or file as standard output (`2>&1`):
 /// whatever is said there would be evaluated.
 pub fn stderr_is_evaluated() -> bool {
-    let stat = |fd: std::os::fd::BorrowedFd<'_>| {
-        File::from(fd.try_clone_to_owned().ok()?).metadata().ok()
-    };
+    let stat =
+        |fd: std::os::fd::BorrowedFd<'_>| File::from(fd.try_clone_to_owned().ok()?).metadata().ok();
     match (stat(io::stdout().as_fd()), stat(io::stderr().as_fd())) {
         (Some(out), Some(err)) => {
-            !out.file_type().is_char_device()
-                && (out.dev(), out.ino()) == (err.dev(), err.ino())
+            !out.file_type().is_char_device() && (out.dev(), out.ino()) == (err.dev(), err.ino())
         }
         _ => false,
     }

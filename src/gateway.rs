@@ -175,7 +175,10 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
         let local = local.map(|ip| SocketAddr::new(ip, 0));
         match sys::connect_from(local, address, limits.next_step()) {
             Ok(stream) => {
-                log.detail(format_args!("gateway {}: connected to {address}", gateway.name));
+                log.detail(format_args!(
+                    "gateway {}: connected to {address}",
+                    gateway.name
+                ));
                 return Ok(stream);
             }
             Err(e) => last = Some((address, e)),
@@ -189,9 +192,10 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
                 limits.step.as_secs()
             ),
         ),
-        Some((address, e)) => {
-            gateway_down(gateway, format!("cannot connect to {address}: {}", cause(&e)))
-        }
+        Some((address, e)) => gateway_down(
+            gateway,
+            format!("cannot connect to {address}: {}", cause(&e)),
+        ),
         None => Error::new(
             Code::Config,
             format!(
@@ -279,7 +283,9 @@ fn proxy(gateway: &Gateway, interactive: bool) -> Option<Command> {
 /// libssh2 as ssh2 builds it does not do this itself, and without it none of its
 /// time-outs holds.
 fn be_nonblocking(set: std::io::Result<()>) -> Result<()> {
-    set.context(Code::System, || "cannot prepare the socket to the gateway".into())
+    set.context(Code::System, || {
+        "cannot prepare the socket to the gateway".into()
+    })
 }
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`.
@@ -365,7 +371,9 @@ fn handshake(
     prefer(&session, MethodType::MacCs, &gateway.macs);
     prefer(&session, MethodType::MacSc, &gateway.macs);
     prefer(&session, MethodType::Kex, &gateway.kex_algorithms);
-    let supported = session.supported_algs(MethodType::HostKey).map_err(internal)?;
+    let supported = session
+        .supported_algs(MethodType::HostKey)
+        .map_err(internal)?;
     let preferred = known_hosts.preferred(&supported, &gateway.host_key_algorithms);
     if !preferred.is_empty() {
         let _ = session.method_pref(MethodType::HostKey, &preferred.join(","));

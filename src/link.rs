@@ -138,8 +138,8 @@ impl Core {
         );
         let left = |patience: Duration| Some(patience.saturating_sub(since.elapsed()));
         let [ready, urgent] = sys::wait_any([room, event], left(self.patience))?;
-        let ready =
-            ready || (urgent && sys::wait_any([room], left(URGENT_PATIENCE.min(self.patience)))?[0]);
+        let ready = ready
+            || (urgent && sys::wait_any([room], left(URGENT_PATIENCE.min(self.patience)))?[0]);
         if ready {
             Ok(())
         } else {
@@ -322,12 +322,15 @@ pub struct Stream {
 impl Stream {
     /// Reads the session dry; false when this stream has ended and cannot.
     fn read_dry(&self) -> io::Result<bool> {
-        self.core.finish(None, &mut || match read_dry(&self.channel) {
-            None => Ok(false),
-            // A reply to the gateway's own request may be on its way out.
-            Some(Ok(())) if self.core.packet_in_flight() => Err(ssh2::Error::from_errno(EAGAIN)),
-            Some(outcome) => outcome.map(|()| true),
-        })
+        self.core
+            .finish(None, &mut || match read_dry(&self.channel) {
+                None => Ok(false),
+                // A reply to the gateway's own request may be on its way out.
+                Some(Ok(())) if self.core.packet_in_flight() => {
+                    Err(ssh2::Error::from_errno(EAGAIN))
+                }
+                Some(outcome) => outcome.map(|()| true),
+            })
     }
 }
 

@@ -198,11 +198,7 @@ fn bind_for_this_node(server: &Server, draw: &Draw, log: &Log) -> Result<(String
     ))
 }
 
-fn bind_for_other_nodes(
-    server: &Server,
-    address: IpAddr,
-    draw: &Draw,
-) -> Result<(String, Ports)> {
+fn bind_for_other_nodes(server: &Server, address: IpAddr, draw: &Draw) -> Result<(String, Ports)> {
     let mut ports: Ports = vec![draw.bind(|port| Ok(vec![bind_one(address, port)?]))?];
     for port in &server.kept {
         let socket = bind_one(address, *port).map_err(|e| {
@@ -247,7 +243,10 @@ impl Draw {
     }
 
     /// A random free port, by `bind`, which takes it or says why not.
-    fn bind(&self, bind: impl Fn(u16) -> io::Result<Vec<Listener>>) -> Result<(Vec<Listener>, u16)> {
+    fn bind(
+        &self,
+        bind: impl Fn(u16) -> io::Result<Vec<Listener>>,
+    ) -> Result<(Vec<Listener>, u16)> {
         let mut refusal = None;
         for _ in 0..DRAWS {
             let port = self.number();
@@ -272,7 +271,11 @@ impl Draw {
         let mut rng = rand::rng();
         let mut port = rng.random_range(1024..=65535);
         for _ in 0..100_000 {
-            if !self.avoid.iter().any(|(low, high)| (*low..=*high).contains(&port)) {
+            if !self
+                .avoid
+                .iter()
+                .any(|(low, high)| (*low..=*high).contains(&port))
+            {
                 break;
             }
             port = rng.random_range(1024..=65535);
@@ -477,7 +480,10 @@ mod tests {
 
     #[test]
     fn reserved_ranges() {
-        assert_eq!(parse_ranges("8080,9148-9150\n"), [(8080, 8080), (9148, 9150)]);
+        assert_eq!(
+            parse_ranges("8080,9148-9150\n"),
+            [(8080, 8080), (9148, 9150)]
+        );
         assert_eq!(parse_ranges("\n"), []);
     }
 

@@ -1,18 +1,17 @@
 //! Runs the program once: parse, start, one error line, one exit code.
 
+mod agent;
 mod announce;
 mod auth;
+mod base64;
 mod cli;
 mod daemon;
 mod error;
 mod gateway;
-mod base64;
-mod agent;
+mod host_key;
 mod identities;
 mod keys;
 mod known_hosts;
-mod refusal;
-mod host_key;
 mod lane;
 mod lifeline;
 mod link;
@@ -23,6 +22,7 @@ mod probe;
 mod prompt;
 mod public_key;
 mod reconnect;
+mod refusal;
 mod relay;
 mod retry;
 mod ssh_config;

@@ -56,7 +56,11 @@ impl Access {
             let addresses = (host.as_str(), 0)
                 .to_socket_addrs()
                 .map_err(|e| Error::new(Code::Usage, format!("--allow {host}: {}", cause(&e))))?;
-            guests.extend(addresses.map(|a| a.ip().to_canonical()).filter(|a| !is_ours(*a)));
+            guests.extend(
+                addresses
+                    .map(|a| a.ip().to_canonical())
+                    .filter(|a| !is_ours(*a)),
+            );
         }
         let owner = if any_user { None } else { Some(Owner::new()?) };
         Ok(Access { owner, guests })
@@ -244,9 +248,7 @@ fn same(text: &str, address: SocketAddr) -> bool {
         .map(|words| words.concat());
     let ip = match words.as_deref().map(|w| (w.len(), w)) {
         Some((4, w)) => IpAddr::from(<[u8; 4]>::try_from(w).unwrap_or_default()),
-        Some((16, w)) => {
-            Ipv6Addr::from(<[u8; 16]>::try_from(w).unwrap_or_default()).to_canonical()
-        }
+        Some((16, w)) => Ipv6Addr::from(<[u8; 16]>::try_from(w).unwrap_or_default()).to_canonical(),
         _ => return false,
     };
     ip == address.ip().to_canonical()

@@ -60,7 +60,10 @@ impl Findings {
         }
         for server in &bound.servers {
             if let Some(why) = refusal(server.doors.start) {
-                log.note(format_args!("warning: license server {} {why}", server.name));
+                log.note(format_args!(
+                    "warning: license server {} {why}",
+                    server.name
+                ));
                 continue;
             }
             for door in server.doors.clone().skip(1) {

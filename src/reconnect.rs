@@ -131,12 +131,7 @@ impl Reconnect {
         }
     }
 
-    fn start(
-        &mut self,
-        epoll: &Epoll,
-        token: u64,
-        log: &Arc<Log>,
-    ) -> std::io::Result<Attempt> {
+    fn start(&mut self, epoll: &Epoll, token: u64, log: &Arc<Log>) -> std::io::Result<Attempt> {
         let (done, end) = UnixStream::pair()?;
         let read = Interest {
             read: true,

@@ -59,7 +59,10 @@ pub fn run(invocation: &Invocation, inherited: Inherited) -> Result<()> {
         &log,
     )?;
     gateway.compression |= invocation.compress;
-    let step = invocation.timeout.or(gateway.connect_timeout).unwrap_or(STEP);
+    let step = invocation
+        .timeout
+        .or(gateway.connect_timeout)
+        .unwrap_or(STEP);
     let mut credentials = Credentials::load(&gateway, &log)?;
     let bound = Bound::bind(
         &invocation.forwards,
@@ -88,7 +91,11 @@ pub fn run(invocation: &Invocation, inherited: Inherited) -> Result<()> {
         .iter()
         .map(|variable| {
             let group = |group: &Vec<usize>| {
-                let server = |i: &usize| invocation.format.render(servers[*i].port, &servers[*i].host);
+                let server = |i: &usize| {
+                    invocation
+                        .format
+                        .render(servers[*i].port, &servers[*i].host)
+                };
                 group.iter().map(server).collect::<Vec<_>>().join(",")
             };
             let groups: Vec<String> = variable.groups.iter().map(group).collect();
@@ -122,7 +129,12 @@ pub fn run(invocation: &Invocation, inherited: Inherited) -> Result<()> {
         Tunnel::new(parts, connection).context(Code::System, || "cannot start to serve".into())
     };
     let mut announce = |pid: u32| {
-        values.extend(invocation.pid_var.clone().map(|name| (name, pid.to_string())));
+        values.extend(
+            invocation
+                .pid_var
+                .clone()
+                .map(|name| (name, pid.to_string())),
+        );
         if announces {
             announce::print(&announce::statement(invocation.shell, &values))
         } else {
@@ -246,7 +258,10 @@ impl Way<'_> {
             if n == tries {
                 return Err(Error::new(
                     error.code,
-                    format!("{error}; gave up after {n} {}", if n == 1 { "try" } else { "tries" }),
+                    format!(
+                        "{error}; gave up after {n} {}",
+                        if n == 1 { "try" } else { "tries" }
+                    ),
                 ));
             }
             let wait = Backoff::START.wait(n - 1, &mut rand::rng());

@@ -278,7 +278,11 @@ pub fn share_one_heap() {
 /// # Errors
 /// ENOSYS before Linux 3.17.
 pub fn nameless_file() -> io::Result<File> {
-    const SYS_MEMFD_CREATE: c_long = if cfg!(target_arch = "x86_64") { 319 } else { 279 };
+    const SYS_MEMFD_CREATE: c_long = if cfg!(target_arch = "x86_64") {
+        319
+    } else {
+        279
+    };
     const MFD_CLOEXEC: c_long = 1;
     // SAFETY: the name is a NUL-terminated string that the kernel copies.
     let fd = unsafe { syscall(SYS_MEMFD_CREATE, c"licfwd".as_ptr(), MFD_CLOEXEC) };
@@ -560,15 +564,8 @@ impl Epoll {
             token,
         };
         // SAFETY: the event outlives the call, which copies it.
-        check(unsafe {
-            epoll_ctl(
-                self.0.as_raw_fd(),
-                op,
-                fd.as_fd().as_raw_fd(),
-                &mut event,
-            )
-        })
-        .map(drop)
+        check(unsafe { epoll_ctl(self.0.as_raw_fd(), op, fd.as_fd().as_raw_fd(), &mut event) })
+            .map(drop)
     }
 
     /// Fills `events` with what is ready, waiting for `limit` at most, and

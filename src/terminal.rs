@@ -129,7 +129,10 @@ impl RawMode {
         let tty = tty.try_clone().ok()?;
         let before = stty(&tty, &["-g"])?;
         let raw = RawMode { tty, before };
-        stty(&raw.tty, &["-icanon", "-echo", "-isig", "min", "1", "time", "0"])?;
+        stty(
+            &raw.tty,
+            &["-icanon", "-echo", "-isig", "min", "1", "time", "0"],
+        )?;
         Some(raw)
     }
 }

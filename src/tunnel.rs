@@ -217,7 +217,8 @@ impl Tunnel {
             };
             match verdict {
                 Verdict::Welcome if self.reconnect.has_given_up() && self.no_lane() => {
-                    self.log.detail(format_args!("client {who}: closed, the gateway is lost"));
+                    self.log
+                        .detail(format_args!("client {who}: closed, the gateway is lost"));
                     client.reset();
                 }
                 Verdict::Welcome => self.line.push_back(Waiting {
@@ -237,8 +238,9 @@ impl Tunnel {
 
     fn refuse(&mut self, whom: String) {
         if self.refused.len() < 1000 && self.refused.insert(whom.clone()) {
-            self.log
-                .event(format_args!("refused a client: {whom} may not use this tunnel"));
+            self.log.event(format_args!(
+                "refused a client: {whom} may not use this tunnel"
+            ));
         }
     }
 
@@ -260,7 +262,10 @@ impl Tunnel {
     /// Gives free lanes to waiting clients, first come first served, but only
     /// one at a time to each license server.
     fn seat_clients(&mut self) {
-        let young = |lane: &Lane| lane.opening().is_some_and(|(_, since)| since.elapsed() < SLOW);
+        let young = |lane: &Lane| {
+            lane.opening()
+                .is_some_and(|(_, since)| since.elapsed() < SLOW)
+        };
         if self.lanes.iter().flatten().all(young) {
             return;
         }
@@ -311,8 +316,9 @@ impl Tunnel {
             && self.reconnect.is_idle()
             && self.reconnect.can_log_in_alone()
         {
-            self.log
-                .event("a license server is slow to connect: opening another session for the others");
+            self.log.event(
+                "a license server is slow to connect: opening another session for the others",
+            );
             self.reconnect.want_now();
         }
     }
@@ -338,9 +344,9 @@ impl Tunnel {
     fn tell(&mut self, news: News) {
         match news {
             News::Served(who) => self.log.detail(format_args!("client {who}: connected")),
-            News::Left(who, up, down) => self
-                .log
-                .detail(format_args!("client {who}: ended, {up} bytes up, {down} down")),
+            News::Left(who, up, down) => self.log.detail(format_args!(
+                "client {who}: ended, {up} bytes up, {down} down"
+            )),
             News::Refused(waiting, since, why) => {
                 let to = &self.doors[waiting.door].to;
                 self.log.detail(format_args!(
@@ -363,8 +369,10 @@ impl Tunnel {
     fn dismiss(&mut self, which: impl Fn(&[Door], &Waiting) -> bool) {
         for waiting in std::mem::take(&mut self.line) {
             if which(&self.doors, &waiting) {
-                self.log
-                    .detail(format_args!("client {}: closed, it waited in vain", waiting.who));
+                self.log.detail(format_args!(
+                    "client {}: closed, it waited in vain",
+                    waiting.who
+                ));
                 waiting.client.reset();
             } else {
                 self.line.push_back(waiting);
@@ -373,7 +381,13 @@ impl Tunnel {
     }
 
     fn clients(&self) -> usize {
-        self.line.len() + self.lanes.iter().flatten().map(Lane::clients).sum::<usize>()
+        self.line.len()
+            + self
+                .lanes
+                .iter()
+                .flatten()
+                .map(Lane::clients)
+                .sum::<usize>()
     }
 
     // ---- the gateway -----------------------------------------------------
@@ -387,7 +401,8 @@ impl Tunnel {
             return Ok(());
         };
         let link = Link::new(connection, Rc::clone(&self.urgent), self.silence.limit);
-        self.epoll.add(link.socket(), SESSION | index as u64, READ)?;
+        self.epoll
+            .add(link.socket(), SESSION | index as u64, READ)?;
         let mut lane = Lane::new(link, CLIENT | (index as u64) << UPPER);
         // Packets may have come with the login already.
         lane.has_spoken();
@@ -410,8 +425,9 @@ impl Tunnel {
             self.lost = Some((Instant::now(), why.to_owned()));
             self.reconnect.want();
         } else {
-            self.log
-                .event(format_args!("lost a session: {why}; closed {clients} clients"));
+            self.log.event(format_args!(
+                "lost a session: {why}; closed {clients} clients"
+            ));
         }
     }
 
@@ -426,7 +442,8 @@ impl Tunnel {
                     ));
                 }
                 if let Err(e) = self.add_lane(connection) {
-                    self.log.event(format_args!("cannot use the new connection: {e}"));
+                    self.log
+                        .event(format_args!("cannot use the new connection: {e}"));
                     self.reconnect.want();
                 }
             }
@@ -534,16 +551,26 @@ impl Tunnel {
         let until = |since: Instant, span: Duration| span.saturating_sub(since.elapsed());
         let mut due = vec![self.life.next_look(), self.reconnect.due()];
         due.push(self.term.map(|since| until(since, LAST_ORDERS)));
-        due.push(self.paused.map(|then| then.saturating_duration_since(Instant::now())));
+        due.push(
+            self.paused
+                .map(|then| then.saturating_duration_since(Instant::now())),
+        );
         if self.no_lane() {
-            due.push(self.line.front().map(|waiting| until(waiting.since, PATIENCE)));
+            due.push(
+                self.line
+                    .front()
+                    .map(|waiting| until(waiting.since, PATIENCE)),
+            );
         }
         for lane in self.lanes.iter().flatten() {
             let silence = lane.link.silence();
             let next = match lane.opening() {
-                Some((_, since)) if !self.line.is_empty() && since.elapsed() < SLOW => SLOW - since.elapsed(),
-                Some((_, since)) => until(since, SWALLOWED)
-                    .max(self.silence.limit.saturating_sub(silence)),
+                Some((_, since)) if !self.line.is_empty() && since.elapsed() < SLOW => {
+                    SLOW - since.elapsed()
+                }
+                Some((_, since)) => {
+                    until(since, SWALLOWED).max(self.silence.limit.saturating_sub(silence))
+                }
                 None if lane.link.is_free() => self.silence.ask().saturating_sub(silence),
                 None => self.silence.limit.saturating_sub(silence),
             };
@@ -559,8 +586,5 @@ fn out_of_something(e: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     const ENOBUFS: i32 = 105;
-    matches!(
-        e.raw_os_error(),
-        Some(ENOMEM | ENFILE | EMFILE | ENOBUFS)
-    )
+    matches!(e.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOBUFS))
 }

@@ -1,0 +1,255 @@
+//! Tables of verdicts, messages and orders of algorithms.
+
+use super::*;
+use crate::log::Verbosity;
+use crate::public_key::tests::blob;
+use std::fs;
+
+fn ed25519(seed: u8) -> Vec<u8> {
+    blob(&[b"ssh-ed25519", &[seed; 32]])
+}
+
+fn rsa(seed: u8) -> Vec<u8> {
+    blob(&[b"ssh-rsa", &[1, 0, 1], &[seed; 256]])
+}
+
+fn line(names: &str, key: &[u8]) -> String {
+    let length = usize::from(key[3]);
+    let key_type = str::from_utf8(&key[4..4 + length]).expect("a type");
+    format!("{names} {key_type} {}\n", base64_encode(key))
+}
+
+/// A private directory that goes away with the test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Dir {
+        let dir = std::env::temp_dir().join(format!("licfwd-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("create a private directory");
+        Dir(dir)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What is made of `key` when the user's file holds `user` and the global one `global`.
+fn verdict(rules: Rules<'_>, user: &str, global: &str, key: &[u8]) -> Result<()> {
+    let name = format!("host-key-{:?}", std::thread::current().id());
+    let dir = Dir::new(&name.replace(['(', ')'], ""));
+    let files = ["user", "global"].map(|name| dir.0.join(name));
+    fs::write(&files[0], user).expect("write known_hosts");
+    fs::write(&files[1], global).expect("write known_hosts");
+    let rules = Rules {
+        user_files: &files[..1],
+        global_files: &files[1..],
+        ..rules
+    };
+    let log = Log::new(Verbosity::Quiet, false);
+    KnownHosts::load(&rules).verify(&rules, key, &[7; 32], &log)
+}
+
+const RULES: Rules<'_> = Rules {
+    host: "Gate",
+    port: 2222,
+    alias: None,
+    strict: Strict::Yes,
+    hash_known_hosts: false,
+    user_files: &[],
+    global_files: &[],
+};
+
+#[test]
+fn verdicts() {
+    let key = ed25519(1);
+    let right = |names| line(names, &ed25519(1));
+    let wrong = |names| line(names, &ed25519(2));
+    let revoked = |names| format!("@revoked {}", right(names));
+    let with = |strict| Rules { strict, ..RULES };
+    let alias = Rules {
+        alias: Some("TRI"),
+        ..RULES
+    };
+    let port_22 = Rules { port: 22, ..RULES };
+    let none = String::new;
+    for (rules, user, global, trusted) in [
+        (RULES, right("[gate]:2222"), none(), true),
+        (RULES, none(), right("[gate]:2222"), true),
+        (RULES, right("[gate]:2223"), none(), false),
+        // Another key of the same name does not matter beside the right one.
+        (RULES, wrong("[gate]:2222"), right("*"), true),
+        (RULES, wrong("[gate]:2222"), none(), false),
+        // Without the port only where nothing is known with it.
+        (RULES, right("gate"), none(), true),
+        (RULES, right("gate"), wrong("[gate]:2222"), false),
+        (RULES, wrong("gate"), none(), false),
+        (port_22, right("gate"), none(), true),
+        (port_22, right("[gate]:22"), none(), false),
+        (alias, right("tri"), none(), true),
+        (alias, right("gate,[gate]:2222,[tri]:2222"), none(), false),
+        (RULES, right("*"), revoked("[gate]:2222"), false),
+        (RULES, right("[gate]:2222"), revoked("gate"), true),
+        (with(Strict::No), none(), none(), true),
+        (with(Strict::No), wrong("gate"), none(), true),
+        (with(Strict::No), wrong("[gate]:2222"), none(), false),
+        (with(Strict::No), none(), revoked("*"), false),
+        (with(Strict::AcceptNew), none(), none(), true),
+        (with(Strict::AcceptNew), wrong("gate"), none(), true),
+        (with(Strict::AcceptNew), wrong("[gate]:2222"), none(), false),
+        (with(Strict::AcceptNew), none(), revoked("gate"), false),
+    ] {
+        let result = verdict(rules, &user, &global, &key);
+        let code = result.as_ref().err().map(|e| e.code);
+        let expected = (!trusted).then_some(Code::HostKey);
+        assert_eq!(code, expected, "{rules:?}\n{user}{global}{result:?}");
+    }
+}
+
+#[test]
+fn messages_name_place_and_way_out() {
+    let comment = "# one line before\n";
+    let old = format!("{comment}{}", line("[gate]:2222", &ed25519(2)));
+    let revoked = format!("{comment}@revoked {}", line("*", &ed25519(1)));
+    let authority = format!("{comment}@cert-authority {}", line("*", &ed25519(1)));
+    let changed = ["user:2", "ssh-keygen -f ", "-R '[gate]:2222'"];
+    for (user, global, parts) in [
+        (old.as_str(), "", changed.as_slice()),
+        ("", &old, &["global:2", "administrator of this machine"]),
+        (&revoked, "", &["user:2", "@revoked"]),
+        ("", &authority, &["global:2", "certificate authority"]),
+        (
+            "",
+            "",
+            &["is unknown", "ssh-keyscan -p 2222 Gate", "'[gate]:2222'"],
+        ),
+    ] {
+        let error = verdict(RULES, user, global, &ed25519(1)).expect_err("refused");
+        let text = error.to_string();
+        for part in ["gateway Gate port 2222", "SHA256:BwcH"]
+            .iter()
+            .chain(parts)
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains('\n') && !text.ends_with('.'), "{text}");
+    }
+    let short = blob(&[b"ssh-rsa", &[1, 0, 1], &[1; 64]]);
+    let trusting = Rules {
+        strict: Strict::No,
+        ..RULES
+    };
+    assert!(verdict(trusting, "", "", &short).is_err(), "512 bits");
+}
+
+#[test]
+fn an_accepted_key_is_known_the_next_time() {
+    let dir = Dir::new("accept-new");
+    let log = Log::new(Verbosity::Quiet, false);
+    for (hash_known_hosts, alias) in [(false, None), (true, None), (true, Some("tri"))] {
+        let file = [dir.0.join(format!("{hash_known_hosts}-{alias:?}"))];
+        let rules = |strict| Rules {
+            strict,
+            hash_known_hosts,
+            alias,
+            user_files: &file,
+            ..RULES
+        };
+        let verify = |strict, key: &[u8]| {
+            KnownHosts::load(&rules(strict)).verify(&rules(strict), key, &[], &log)
+        };
+        assert!(verify(Strict::Yes, &ed25519(1)).is_err());
+        assert!(verify(Strict::AcceptNew, &ed25519(1)).is_ok());
+        assert!(verify(Strict::AcceptNew, &ed25519(1)).is_ok());
+        assert!(verify(Strict::Yes, &ed25519(1)).is_ok());
+        assert!(verify(Strict::AcceptNew, &ed25519(2)).is_err());
+        let text = fs::read_to_string(&file[0]).expect("written");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert_eq!(text.contains("gate"), !hash_known_hosts, "{text}");
+    }
+    let nowhere = Rules {
+        strict: Strict::AcceptNew,
+        ..RULES
+    };
+    assert!(
+        verdict(
+            Rules {
+                host: "a*",
+                ..nowhere
+            },
+            "",
+            "",
+            &ed25519(1)
+        )
+        .is_err()
+    );
+    let known = KnownHosts::load(&nowhere);
+    assert!(known.verify(&nowhere, &ed25519(1), &[], &log).is_err());
+}
+
+#[test]
+fn algorithms_of_known_keys_come_first() {
+    let supported = [
+        "ssh-ed25519-cert-v01@openssh.com",
+        "ssh-ed25519",
+        "ecdsa-sha2-nistp256",
+        "rsa-sha2-512",
+        "rsa-sha2-256",
+        "ssh-rsa",
+    ];
+    let rsa_known = line("[gate]:2222", &rsa(1));
+    let both = rsa_known.clone() + &line("[gate]:2222", &ed25519(1));
+    let revoked = format!("@revoked {rsa_known}{rsa_known}");
+    let all = "ssh-ed25519 ecdsa-sha2-nistp256 rsa-sha2-512 rsa-sha2-256 ssh-rsa";
+    for (lines, wanted, expected) in [
+        (String::new(), "", all),
+        (both.clone(), "", all),
+        (line("gate", &rsa(1)), "", all),
+        (revoked, "", all),
+        (
+            rsa_known.clone(),
+            "",
+            "rsa-sha2-512 rsa-sha2-256 ssh-rsa ssh-ed25519 ecdsa-sha2-nistp256",
+        ),
+        (
+            rsa_known.clone(),
+            "ssh-ed25519 sk-ssh-ed25519@openssh.com rsa-sha2-256",
+            "rsa-sha2-256 ssh-ed25519",
+        ),
+        (
+            both,
+            "ecdsa-sha2-nistp256 rsa-sha2-256 ssh-ed25519",
+            "rsa-sha2-256 ssh-ed25519 ecdsa-sha2-nistp256",
+        ),
+        (rsa_known, "ssh-dss", ""),
+    ] {
+        let dir = Dir::new("preferred");
+        let files = [dir.0.join("known_hosts")];
+        fs::write(&files[0], &lines).expect("write known_hosts");
+        let known = KnownHosts::load(&Rules {
+            user_files: &files,
+            ..RULES
+        });
+        let wanted: Vec<String> = wanted.split_whitespace().map(str::to_owned).collect();
+        let order = known.preferred(&supported, &wanted).join(" ");
+        assert_eq!(order, expected, "{lines}");
+    }
+}
+
+#[test]
+fn strictness_as_configured_and_as_printed_by_ssh() {
+    for (word, strict) in [
+        ("yes", Strict::Yes),
+        ("true", Strict::Yes),
+        ("ask", Strict::Yes),
+        ("?", Strict::Yes),
+        ("Accept-New", Strict::AcceptNew),
+        ("no", Strict::No),
+        ("off", Strict::No),
+        ("false", Strict::No),
+    ] {
+        assert_eq!(Strict::parse(word), strict, "{word}");
+    }
+}
