@@ -23,9 +23,9 @@ use crate::ssh_config::Gateway;
 /// without a `prompter` nobody is ever asked.
 ///
 /// # Errors
-/// [`Code::Refused`]: no method worked, or the gateway closed the connection;
-/// [`Code::Config`]: refused, and an identity that was named is unreadable;
-/// [`Code::GatewayDown`]: no answer in time.
+/// [`Code::Refused`](crate::error::Code): no method worked, or the gateway closed the connection;
+/// [`Code::Config`](crate::error::Code): refused, and an identity that was named is unreadable;
+/// [`Code::GatewayDown`](crate::error::Code): no answer in time.
 pub fn login(
     session: &Session,
     gw: &Gateway,
@@ -158,7 +158,10 @@ impl Login<'_, '_> {
     /// the login.
     fn refresh_methods(&mut self) -> Result<bool> {
         match self.session.auth_methods(&self.gw.user) {
-            Ok(methods) => self.offered = methods.split(',').map(str::to_owned).collect(),
+            Ok(methods) => {
+                let methods = methods.split(',').filter(|m| !m.is_empty());
+                self.offered = methods.map(str::to_owned).collect();
+            }
             Err(e) => drop(self.outcome(Err(e))?),
         }
         Ok(self.session.authenticated())
@@ -179,12 +182,12 @@ impl Login<'_, '_> {
             // Named before it is shown: the gateway may close the connection.
             self.tried.push(name.clone());
             let outcome = match (offer, &agent) {
-                (Offer::Agent(key), Some(agent)) => {
+                (Offer::Agent(key), Some(agent)) if !self.used.contains(&key.blob) => {
                     let outcome = self.outcome(agent.login(&self.gw.user, &key.blob))?;
                     self.note_used(Some(key.blob), outcome)
                 }
                 (Offer::File(at, certificate), _) => self.offer_file(at, certificate)?,
-                (Offer::Agent(..), None) => Outcome::Skipped,
+                (Offer::Agent(..), _) => Outcome::Skipped,
             };
             match outcome {
                 Outcome::In => return Ok(Step::In),
@@ -230,12 +233,15 @@ impl Login<'_, '_> {
     fn offers(&self, agent: Option<&Agent>) -> Vec<Offer> {
         let identities = &self.creds.identities;
         let mut offers = Vec::new();
-        let usable = |at: &usize| identities[*at].private.is_some();
-        for at in (0..identities.len()).filter(usable) {
-            for certificate in &identities[at].certificates {
-                offers.push(Offer::File(at, Some(certificate.clone())));
-            }
-        }
+        // A locked certificate comes after the agent, which may hold it unlocked.
+        let (locked, open): (Vec<usize>, Vec<usize>) = (0..identities.len())
+            .filter(|&at| identities[at].private.is_some())
+            .partition(|&at| identities[at].is_locked());
+        let certificates = |at: usize| {
+            let certificates = identities[at].certificates.iter();
+            certificates.map(move |c| Offer::File(at, Some(c.clone())))
+        };
+        offers.extend(open.into_iter().flat_map(certificates));
         let held = agent.map_or(&[][..], |agent| &agent.keys);
         // An agent's certificate belongs to the identity whose key it certifies.
         let place = |blob: &[u8]| {
@@ -247,11 +253,8 @@ impl Login<'_, '_> {
         held.retain(|(place, _)| place.is_some() || !self.gw.identities_only);
         held.sort_by_key(|(place, _)| place.unwrap_or(usize::MAX));
         offers.extend(held.into_iter().map(|(_, key)| Offer::Agent(key.clone())));
-        offers.extend(
-            (0..identities.len())
-                .filter(usable)
-                .map(|at| Offer::File(at, None)),
-        );
+        offers.extend(locked.into_iter().flat_map(certificates));
+        offers.extend((0..identities.len()).map(|at| Offer::File(at, None)));
         offers
     }
 
@@ -283,15 +286,11 @@ impl Login<'_, '_> {
         let identity = &self.creds.identities[at];
         let certified = cert.is_some();
         let blob = cert.or_else(|| identity.public.clone());
-        let locked = match &identity.private {
-            Some(key) => key.encrypted && identity.passphrase.is_none(),
-            None => return Ok(Outcome::Skipped),
-        };
         if blob.as_ref().is_some_and(|blob| self.used.contains(blob)) {
             return Ok(Outcome::Skipped);
         }
         let line = blob.as_deref().map(keys::public_line);
-        let outcome = if locked {
+        let outcome = if identity.is_locked() {
             self.unlock(at, line.as_deref())?
         } else {
             // libssh2 derives the public key itself, whatever the .pub file says.
@@ -372,13 +371,15 @@ impl Login<'_, '_> {
                 result
             };
             let (asked, gave_up) = (dialogue.asked, dialogue.gave_up);
-            self.creds.typed |= asked;
             if !tried {
                 self.tried.push(method.to_owned());
                 tried = true;
             }
             match self.outcome(result)? {
-                Outcome::In => return Ok(Step::In),
+                Outcome::In => {
+                    self.creds.typed |= asked;
+                    return Ok(Step::In);
+                }
                 Outcome::Unusable(why) => {
                     self.flaws.push(format!("{method}: {why}"));
                     break;
@@ -387,6 +388,7 @@ impl Login<'_, '_> {
                 _ => {}
             }
             if self.was_partial()? {
+                self.creds.typed |= asked;
                 return Ok(Step::Partial);
             }
             // Refused without a question: asking again would change nothing.

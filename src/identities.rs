@@ -34,6 +34,14 @@ pub struct Identity {
     pub certificates: Vec<Vec<u8>>,
 }
 
+impl Identity {
+    /// Whether a passphrase protects the private key and nobody has typed it yet.
+    pub fn is_locked(&self) -> bool {
+        let encrypted = self.private.as_ref().is_some_and(|key| key.encrypted);
+        encrypted && self.passphrase.is_none()
+    }
+}
+
 impl Credentials {
     /// Reads the identity files and certificates that `gw` names. Those that are
     /// missing or of no use are skipped, as ssh skips them, and named when the
@@ -73,6 +81,9 @@ impl Credentials {
     }
 
     fn add_identity(&mut self, path: &Path, log: &Log) {
+        if self.identities.iter().any(|known| known.path == path) {
+            return;
+        }
         let name = path.display();
         let (private, public) = match keys::read(path) {
             Ok(Content::Private(key, public)) => (Some(key), public),
@@ -124,8 +135,58 @@ impl Credentials {
 
 /// Whether ssh looks for this file without being told to.
 fn is_default(path: &Path) -> bool {
-    let kinds = ["rsa", "dsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk"];
+    let kinds = [
+        "rsa",
+        "dsa",
+        "ecdsa",
+        "ecdsa_sk",
+        "ed25519",
+        "ed25519_sk",
+        "xmss",
+    ];
     kinds
         .iter()
         .any(|kind| path.ends_with(format!(".ssh/id_{kind}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Verbosity;
+    use crate::ssh_config::tests::gateway;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn files_are_sorted_into_keys_and_flaws() {
+        let dir = std::env::temp_dir().join(format!("licfwd-identities-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let line = |name: &str, text: &str, mode: u32| {
+            let path = dir.join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            format!("identityfile {}\n", path.display())
+        };
+        let pem = "-----BEGIN PRIVATE KEY-----\nMII=\n-----END PRIVATE KEY-----";
+        let public =
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS";
+        let key = line("key", pem, 0o600);
+        line("key.pub", public, 0o644);
+        let open = line("open", pem, 0o640);
+        let text = format!("{key}{key}{open}identityfile {}/none", dir.display());
+        let log = Log::new(Verbosity::Quiet, false);
+        let found = Credentials::load(&gateway(&text), &log).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+
+        let [key] = found.identities.as_slice() else {
+            panic!("one usable key");
+        };
+        assert!(key.private.as_ref().is_some_and(|k| !k.encrypted));
+        assert!(key.public.is_some() && !found.needs_a_person());
+        // The open one; a configured file that is missing is no flaw.
+        assert_eq!(found.flaws.len(), 1);
+        assert!(found.flaws[0].contains("permissions 0640") && found.unreadable);
+        fn sendable(_: impl Send) {}
+        sendable(found);
+    }
 }

@@ -69,7 +69,10 @@ impl Failure<'_> {
             let accepted = self.accepted.join(" and ");
             text += &format!("; the gateway took {accepted} and wants more");
         }
-        text += &format!("; the gateway offers {}", self.offered.join(", "));
+        text += &match self.offered {
+            [] => "; the gateway offers no method".to_owned(),
+            offered => format!("; the gateway offers {}", offered.join(", ")),
+        };
         text += &self.flaws();
         if !self.attended && (offers("password") || offers("keyboard-interactive")) {
             text += "; nobody is here to type a password or a second factor";
@@ -113,5 +116,70 @@ impl Failure<'_> {
                 let path = path.display();
                 format!("; ssh itself would reuse the connection at {path}, licfwd cannot")
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ssh_config::tests::gateway;
+
+    fn owned(words: &[&str]) -> Vec<String> {
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_refusal_says_what_and_how() {
+        let mut gw = gateway("");
+        let offered = owned(&["publickey", "hostbased", "password"]);
+        let tried = owned(&["key /a", "agent key b\n (ssh-rsa)"]);
+        let flaw = "key /c: encrypted".to_owned();
+        let mut failure = Failure {
+            gw: &gw,
+            offered: &offered,
+            tried: &tried,
+            accepted: &[],
+            flaws: vec![&flaw],
+            unreadable: false,
+            attended: false,
+        };
+        let error = failure.refused();
+        assert_eq!(error.code, Code::Refused);
+        let text = error.to_string();
+        for part in [
+            "login at bob@gw (bob@gw.example, port 2222): refused: tried key /a, ",
+            "agent key b  (ssh-rsa); the gateway offers publickey, hostbased, password; ",
+            "unusable: key /c: encrypted; nobody is here",
+            "cannot log in by hostbased or gssapi; make a key",
+            "ssh-keygen -t ed25519 -N '' -f ~/.ssh/id_licfwd && cat",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(failure.closed().to_string().contains("MaxAuthTries"));
+        failure.unreadable = true;
+        assert_eq!(failure.refused().code, Code::Config);
+        assert_eq!(failure.closed().code, Code::Refused);
+        assert_eq!(failure.timed_out(1500).code, Code::GatewayDown);
+        failure.tried = &tried[..1];
+        assert!(!failure.closed().to_string().contains("MaxAuthTries"));
+        failure.tried = &[];
+        assert!(failure.refused().to_string().contains("no usable key"));
+
+        gw.control_path = Some("/run/mux".into());
+        let failure = Failure {
+            gw: &gw,
+            offered: &offered[2..],
+            tried: &[],
+            accepted: &["publickey"],
+            flaws: Vec::new(),
+            unreadable: false,
+            attended: true,
+        };
+        let text = failure.refused().to_string();
+        assert!(text.contains("the gateway took publickey and wants more"));
+        assert!(
+            text.ends_with("; ssh itself would reuse the connection at /run/mux, licfwd cannot")
+        );
+        assert!(!text.contains("nobody") && !text.contains("make a key"));
     }
 }

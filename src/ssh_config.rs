@@ -297,7 +297,7 @@ fn split_paths(value: &str) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn here() -> Here {
@@ -315,7 +315,8 @@ mod tests {
         }
     }
 
-    fn gateway(text: &str) -> Gateway {
+    /// A gateway as `ssh -G` would describe it with these lines.
+    pub(crate) fn gateway(text: &str) -> Gateway {
         let text = format!("{text}\nhostname gw.example\nuser bob\nport 2222\n");
         parse(&text, "bob@gw", &here()).unwrap()
     }

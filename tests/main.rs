@@ -7,4 +7,5 @@ mod announce;
 mod bad_input;
 mod exit_codes;
 mod job;
+mod known_hosts;
 mod rig_works;
