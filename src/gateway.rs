@@ -173,7 +173,8 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
             continue;
         }
         let local = local.map(|ip| SocketAddr::new(ip, 0));
-        match sys::connect_from(local, address, limits.next_step()) {
+        let device = gateway.bind_interface.as_deref();
+        match sys::connect_from(local, device, address, limits.next_step()) {
             Ok(stream) => {
                 log.detail(format_args!(
                     "gateway {}: connected to {address}",

@@ -97,11 +97,6 @@ impl Reconnect {
         }
     }
 
-    /// Ends for good, for the reason given.
-    pub fn give_up(&mut self) {
-        self.state = State::GivenUp;
-    }
-
     fn backoff(&self) -> Duration {
         Backoff::GATEWAY.wait(self.failures, &mut rand::rng())
     }

@@ -58,11 +58,6 @@ impl Deadline {
     pub fn left(&self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
-
-    /// Whether it has passed.
-    pub fn passed(&self) -> bool {
-        self.left().is_zero()
-    }
 }
 
 /// How long to wait after each login that was refused while reconnecting: 1, 5,

@@ -234,11 +234,7 @@ fn parse(text: &str, name: &str, here: &Here) -> Result<Gateway> {
         identities_only: on("identitiesonly", false),
         user_known_hosts: file_list("userknownhostsfile"),
         global_known_hosts: file_list("globalknownhostsfile"),
-        strict: match get("stricthostkeychecking") {
-            Some("no" | "off" | "false") => Strict::No,
-            Some("accept-new") => Strict::AcceptNew,
-            _ => Strict::Yes,
-        },
+        strict: Strict::parse(get("stricthostkeychecking").unwrap_or("ask")),
         hash_known_hosts: on("hashknownhosts", false),
         host_key_algorithms: list("hostkeyalgorithms"),
         ciphers: list("ciphers"),

@@ -167,12 +167,6 @@ pub fn set_umask(mask: u32) {
     umask(mask);
 }
 
-/// Whether a process of that id exists (also one that we may not signal).
-pub fn process_exists(pid: i32) -> bool {
-    kill(pid, 0) == 0 || io::Error::last_os_error().raw_os_error() != Some(ESRCH)
-}
-const ESRCH: i32 = 3;
-
 /// Ends a helper that we started, and everything in its session's first group.
 pub fn kill_group(leader: u32) {
     if let Ok(pid) = c_int::try_from(leader)
@@ -516,11 +510,6 @@ impl Event {
     pub fn writable(&self) -> bool {
         self.events & (EPOLLOUT | EPOLLHUP | EPOLLERR) != 0
     }
-
-    /// The connection was reset.
-    pub fn broken(&self) -> bool {
-        self.events & EPOLLERR != 0
-    }
 }
 
 /// An epoll instance: a wait costs what is ready, not what is watched.
@@ -715,26 +704,36 @@ pub fn set_backlog(listener: impl AsFd, backlog: i32) -> io::Result<()> {
     check(listen(listener.as_fd().as_raw_fd(), backlog)).map(drop)
 }
 
-/// Connects within `limit`, from a given local address where one is wanted
-/// (ssh's BindAddress), which std cannot.
+/// Connects within `limit`, from a given local address (ssh's BindAddress) or
+/// through a given interface (BindInterface) where one is wanted, which std cannot.
 ///
 /// # Errors
 /// Those of socket, bind and connect; `TimedOut` after `limit`.
 pub fn connect_from(
     local: Option<SocketAddr>,
+    interface: Option<&str>,
     remote: SocketAddr,
     limit: Duration,
 ) -> io::Result<TcpStream> {
-    let Some(local) = local else {
+    if local.is_none() && interface.is_none() {
         return TcpStream::connect_timeout(&remote, limit);
-    };
+    }
     const SOCK_STREAM: c_int = 1;
     let family = if remote.is_ipv4() { 2 } else { 10 };
     let stream = TcpStream::from(own(socket(family, SOCK_STREAM | CLOEXEC | NONBLOCK, 0))?);
     let fd = stream.as_raw_fd();
-    let (address, len) = sockaddr(local);
-    // SAFETY: the kernel reads `len` bytes of a buffer that is at least as long.
-    check(unsafe { bind(fd, address.as_ptr().cast(), len) })?;
+    if let Some(name) = interface {
+        const SO_BINDTODEVICE: c_int = 25;
+        let (level, option) = (SOL_SOCKET, SO_BINDTODEVICE);
+        // SAFETY: the kernel reads `len` bytes of the name.
+        let set = unsafe { setsockopt(fd, level, option, name.as_ptr().cast(), name.len() as u32) };
+        check(set)?;
+    }
+    if let Some(local) = local {
+        let (address, len) = sockaddr(local);
+        // SAFETY: the kernel reads `len` bytes of a buffer that is at least as long.
+        check(unsafe { bind(fd, address.as_ptr().cast(), len) })?;
+    }
     let (address, len) = sockaddr(remote);
     let deadline = Instant::now() + limit;
     // SAFETY: as above.
