@@ -98,10 +98,28 @@ impl Lane {
         self.unfinished = true;
     }
 
-    /// Asks whether the gateway is still there. The link must be free.
-    pub fn ask_for_life(&mut self) {
-        self.link.ask_for_life();
+    /// Whether [`Lane::ask_for_life`] would ask: not while an answer is owed.
+    pub fn can_ask_for_life(&self) -> bool {
+        let mut passengers = self.slots.iter().flatten().peekable();
+        self.link.is_free()
+            || (self.opening.is_some()
+                && passengers.peek().is_some()
+                && !passengers.any(|passenger| passenger.relay.remote.is_asking()))
+    }
+
+    /// Asks whether the gateway is still there: on the link, or through a client's
+    /// stream while the link waits for a slow license server.
+    ///
+    /// # Errors
+    /// The link is lost.
+    pub fn ask_for_life(&mut self) -> io::Result<()> {
+        if self.link.is_free() {
+            self.link.ask_for_life();
+        } else if let Some(passenger) = self.slots.iter_mut().flatten().next() {
+            passenger.relay.remote.ask_for_life()?;
+        }
         self.unfinished = true;
+        Ok(())
     }
 
     /// Notes that the gateway has sent something.
@@ -152,6 +170,9 @@ impl Lane {
             self.link.read(streams)?;
             for passenger in self.slots.iter_mut().flatten() {
                 passenger.relay.notice_hang_up()?;
+                if passenger.relay.remote.is_asking() {
+                    passenger.relay.remote.ask_for_life()?;
+                }
             }
         }
         if self.spoken || self.unfinished {

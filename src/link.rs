@@ -26,6 +26,9 @@ const EAGAIN: ErrorCode = ErrorCode::Session(-37);
 /// The gateway has answered that it could not open the channel.
 const CHANNEL_FAILURE: ErrorCode = ErrorCode::Session(-21);
 
+/// The gateway has answered a request on a channel with no.
+const REQUEST_DENIED: ErrorCode = ErrorCode::Session(-22);
+
 /// An authenticated session and what it runs over.
 pub struct Connection {
     /// The session, authenticated.
@@ -281,6 +284,7 @@ impl Link {
             (Some(channel), _) => Some(Opened::Stream(Stream {
                 channel,
                 core: Rc::clone(&self.core),
+                asking: false,
             })),
             (None, Some(e)) => Some(Opened::Refused(e)),
             (None, None) => None,
@@ -317,9 +321,39 @@ impl Drop for Link {
 pub struct Stream {
     channel: Channel,
     core: Rc<Core>,
+    /// The gateway owes this stream an answer to [`Stream::ask_for_life`].
+    asking: bool,
 }
 
 impl Stream {
+    /// Whether the gateway is still there, asked through this stream while the
+    /// link waits for another answer: a request that a forwarded connection
+    /// cannot grant, so that sshd has to refuse it. To be called again when the
+    /// gateway has spoken, to take the answer.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn ask_for_life(&mut self) -> io::Result<()> {
+        let channel = &mut self.channel;
+        let answer = self
+            .core
+            .finish(None, &mut || match channel.setenv("ARE_YOU_THERE", "") {
+                Err(e) if e.code() == REQUEST_DENIED => Ok(()),
+                answer => answer,
+            });
+        self.asking = match answer {
+            Ok(()) => false,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => true,
+            Err(e) => return Err(e),
+        };
+        Ok(())
+    }
+
+    /// Whether the gateway owes this stream an answer.
+    pub fn is_asking(&self) -> bool {
+        self.asking
+    }
+
     /// Reads the session dry; false when this stream has ended and cannot.
     fn read_dry(&self) -> io::Result<bool> {
         self.core

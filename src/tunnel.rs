@@ -42,16 +42,13 @@ pub struct Parts {
     pub log: Arc<Log>,
 }
 
-/// New clients wait that long while there is no gateway.
+/// New clients wait that long for a gateway that is lost.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After TERM connected clients are served that much longer: Slurm sends TERM
 /// 30 s before KILL, which is when a solver returns its seat.
 const LAST_ORDERS: Duration = Duration::from_secs(30);
 /// A question to the gateway that takes longer holds up other servers' clients.
 const SLOW: Duration = Duration::from_millis(250);
-/// The gateway's own time-out for a connection that is swallowed is two
-/// minutes; one that has not said no by then is dead itself.
-const SWALLOWED: Duration = Duration::from_secs(150);
 /// How long accepting pauses when the system is out of descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Clients accepted from one socket before others have their turn.
@@ -416,7 +413,11 @@ impl Tunnel {
         };
         self.epoll.remove(lane.link.socket());
         let (clients, waiting) = lane.break_off();
-        self.line.extend(waiting);
+        match waiting {
+            Some(waiting) if waiting.since.elapsed() < PATIENCE => self.line.push_front(waiting),
+            Some(waiting) => waiting.client.reset(),
+            None => {}
+        }
         sys::trim_memory();
         if self.no_lane() {
             self.log.event(format_args!(
@@ -473,20 +474,15 @@ impl Tunnel {
             let Some(lane) = &mut self.lanes[index] else {
                 continue;
             };
+            let Silence { limit, .. } = self.silence;
             let silence = lane.link.silence();
-            let limit = match lane.opening() {
-                Some((_, since)) => {
-                    if since.elapsed() >= SWALLOWED && silence >= self.silence.limit {
-                        self.lose(index, "the gateway does not answer");
-                    }
-                    continue;
-                }
-                None => self.silence.limit,
-            };
             if silence >= limit {
                 self.lose(index, &format!("no sign of life for {} s", limit.as_secs()));
-            } else if silence >= self.silence.ask() && lane.link.is_free() {
-                lane.ask_for_life();
+            } else if silence >= self.silence.ask()
+                && lane.can_ask_for_life()
+                && let Err(e) = lane.ask_for_life()
+            {
+                self.lose(index, &e.to_string());
             }
         }
         self.reconnect.carry_on(&self.epoll, ATTEMPT, &self.log);
@@ -564,17 +560,18 @@ impl Tunnel {
         }
         for lane in self.lanes.iter().flatten() {
             let silence = lane.link.silence();
-            let next = match lane.opening() {
-                Some((_, since)) if !self.line.is_empty() && since.elapsed() < SLOW => {
-                    SLOW - since.elapsed()
-                }
-                Some((_, since)) => {
-                    until(since, SWALLOWED).max(self.silence.limit.saturating_sub(silence))
-                }
-                None if lane.link.is_free() => self.silence.ask().saturating_sub(silence),
-                None => self.silence.limit.saturating_sub(silence),
+            let next = if lane.can_ask_for_life() {
+                self.silence.ask()
+            } else {
+                self.silence.limit
             };
-            due.push(Some(next));
+            due.push(Some(next.saturating_sub(silence)));
+            // Somebody may wait behind a slow one.
+            if let Some((_, since)) = lane.opening().filter(|_| !self.line.is_empty())
+                && since.elapsed() < SLOW
+            {
+                due.push(Some(SLOW - since.elapsed()));
+            }
         }
         due.into_iter().flatten().min()
     }
