@@ -35,18 +35,17 @@ pub fn failing(shell: Shell, status: i32) -> String {
 }
 
 /// What to write to standard output when licfwd fails: the failing statement,
-/// or nothing where a person reads.
-pub fn last_statement(shell: Shell, status: i32) -> String {
-    if io::stdout().is_terminal() {
-        String::new()
-    } else {
-        failing(shell, status)
+/// or nothing where no shell evaluates it (`None`) or a person reads.
+pub fn last_statement(caller: Option<Shell>, status: i32) -> String {
+    match caller {
+        Some(shell) if !io::stdout().is_terminal() => failing(shell, status),
+        _ => String::new(),
     }
 }
 
 /// Writes the failing statement. There is nobody to tell if that fails too.
-pub fn fail(shell: Shell, status: i32) {
-    let _ = write_whole(&last_statement(shell, status));
+pub fn fail(caller: Option<Shell>, status: i32) {
+    let _ = write_whole(&last_statement(caller, status));
 }
 
 /// Writes help or version.

@@ -110,11 +110,15 @@ pub enum Shell {
 pub fn parse(args: &[OsString]) -> Result<Request> {
     let words: Vec<String> = args.iter().map(|arg| encode(arg)).collect();
     let line = Line::read(&words)?;
-    if line.has("help") {
-        return Ok(Request::Help);
-    }
-    if line.has("version") {
-        return Ok(Request::Version);
+    // By themselves only: a script that evaluates what stands on stdout must
+    // not get a page of text because of a slip such as `gw -host:1`.
+    for (name, request) in [("help", Request::Help), ("version", Request::Version)] {
+        if line.has(name) {
+            return match args.len() {
+                1 => Ok(request),
+                _ => Err(usage(format!("--{name} stands alone"))),
+            };
+        }
     }
     line.refuse(&words)?;
     let (gateway, targets) = line.operands()?;

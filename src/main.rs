@@ -36,19 +36,21 @@ mod tunnel;
 
 use cli::{Request, Shell};
 use error::Code;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     sys::close_inherited();
     let (ignores_hup, ignores_int) = sys::reset_signals();
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let shell = cli::shell_hint(&arguments);
-    be_ready_to_fail(shell);
     let inherited = start::Inherited {
         ignores_hup,
         ignores_int,
     };
-    let result = cli::parse(&arguments).and_then(|request| match request {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let request = cli::parse(&arguments);
+    let caller = evaluating_shell(&arguments, &request);
+    be_ready_to_fail(caller);
+    let result = request.and_then(|request| match request {
         Request::Help => announce::show(&cli::help()),
         Request::Version => announce::show(concat!("licfwd ", env!("CARGO_PKG_VERSION"), "\n")),
         Request::Run(invocation) => start::run(&invocation, inherited),
@@ -57,19 +59,31 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             log::last_words(&e);
-            announce::fail(shell, e.code as i32);
+            announce::fail(caller, e.code as i32);
             ExitCode::from(e.code as u8)
         }
     }
 }
 
+/// The shell that evaluates what stands on stdout: nobody does with `-L` alone.
+fn evaluating_shell(arguments: &[OsString], request: &error::Result<Request>) -> Option<Shell> {
+    match request {
+        Ok(Request::Run(invocation)) if invocation.targets.is_empty() => None,
+        _ => Some(cli::shell_hint(arguments)),
+    }
+}
+
 /// A panic, and a signal before the announcement, must not look like success
 /// to `eval $(licfwd ...)` either.
-fn be_ready_to_fail(shell: Shell) {
-    sys::on_deadly_signal(|status| announce::last_statement(shell, status));
+fn be_ready_to_fail(caller: Option<Shell>) {
+    sys::on_deadly_signal(|status| announce::last_statement(caller, status));
     std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() != Some("main") {
+            // The reconnecting thread: the tunnel finds it dead, and lives on.
+            return;
+        }
         log::last_words(&format_args!("internal error, please report it: {panic}"));
-        announce::fail(shell, Code::Internal as i32);
+        announce::fail(caller, Code::Internal as i32);
         sys::exit_now(Code::Internal as i32);
     }));
 }

@@ -162,11 +162,14 @@ impl Gateway {
             "UseDNS no".into(),
             "PasswordAuthentication no".into(),
             "KbdInteractiveAuthentication no".into(),
-            // A crowd of logins is what most tests make; one wants to see it shed.
-            "MaxStartups 1000".into(),
             "LogLevel VERBOSE".into(),
         ];
         let mut text = lines.join("\n") + "\n" + &rules.join("\n") + "\n";
+        // A crowd of logins is what most tests make. Of this keyword sshd takes
+        // the last one, not the first.
+        if !lines.iter().any(|line| line.starts_with("MaxStartups")) {
+            text += "MaxStartups 1000\n";
+        }
         // Since 9.8 sshd locks out addresses whose logins fail.
         if knows_penalties() {
             text += "PerSourcePenalties no\n";
