@@ -78,9 +78,9 @@ const TEMPLATES: &[&str] = &[
 #[test]
 fn targets() {
     for target in TARGETS {
-        refused(&["gw", target], &format!("target {target:?}"));
+        refused(&["--", "gw", target], &format!("target {target:?}"));
         refused(
-            &["gw", "good:1", target],
+            &["--", "gw", "good:1", target],
             &format!("second target {target:?}"),
         );
     }

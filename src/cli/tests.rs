@@ -181,9 +181,13 @@ fn values_of_our_own() {
 }
 
 #[test]
-fn help_and_version_need_nothing_else() {
-    for line in ["-h", "--help", "-Nh -D 5", "gw --help --tries 0"] {
+fn help_and_version_stand_alone() {
+    for line in ["-h", "--help"] {
         assert!(matches!(parse(&words(line)), Ok(Request::Help)), "{line}");
+    }
+    for line in ["gw -host:1", "gw h:1 --help", "-V gw h:1"] {
+        let error = parse(&words(line)).expect_err(line);
+        assert!(error.to_string().ends_with("stands alone"), "{error}");
     }
     assert!(matches!(parse(&words("-V")), Ok(Request::Version)));
     let help = help();

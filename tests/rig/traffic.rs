@@ -4,6 +4,8 @@ use std::io::{self, BufRead, BufReader, Error, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
+use super::LIMIT;
+
 /// A seat that was checked out; dropping it gives it back.
 pub struct Seat {
     /// Which seat it is, from 1.
@@ -13,7 +15,7 @@ pub struct Seat {
 
 /// Checks a feature out of a license server, as licensed software does.
 pub fn check_out(port: u16, feature: &str) -> io::Result<Seat> {
-    let mut connection = TcpStream::connect(("127.0.0.1", port))?;
+    let mut connection = connect(port)?;
     writeln!(connection, "CHECKOUT {feature}")?;
     let answer = read_line(&mut BufReader::new(&connection))?;
     let number = answer
@@ -38,7 +40,7 @@ pub enum End {
 /// byte with what the seed makes, so a lost, doubled or misplaced byte is an
 /// error here, whichever direction it was in.
 pub fn exchange(port: u16, up: usize, down: usize, seed: u64, end: End) -> io::Result<()> {
-    let connection = TcpStream::connect(("127.0.0.1", port))?;
+    let connection = connect(port)?;
     let mut sender = connection.try_clone()?;
     let sending = thread::spawn(move || {
         let count = match end {
@@ -61,6 +63,15 @@ pub fn exchange(port: u16, up: usize, down: usize, seed: u64, end: End) -> io::R
         (true, 0) => Ok(()),
         _ => Err(Error::other(format!("verdict {verdict:?}, rest {rest}"))),
     }
+}
+
+/// Connects to a port of 127.0.0.1, on which nothing may stall for longer than
+/// [`LIMIT`].
+pub fn connect(port: u16) -> io::Result<TcpStream> {
+    let connection = TcpStream::connect(("127.0.0.1", port))?;
+    connection.set_read_timeout(Some(LIMIT))?;
+    connection.set_write_timeout(Some(LIMIT))?;
+    Ok(connection)
 }
 
 /// A line without its end; an error when the connection ends first.
