@@ -33,7 +33,6 @@ pub fn login(
     log: &Log,
     prompter: Option<&mut dyn Prompter>,
 ) -> Result<()> {
-    creds.typed = false;
     let mut login = Login {
         session,
         gw,
@@ -45,8 +44,12 @@ pub fn login(
         tried: Vec::new(),
         flaws: Vec::new(),
         accepted: Vec::new(),
+        typed: false,
     };
-    login.run()
+    login.run()?;
+    // Only a login that succeeded tells what the next one will need.
+    login.creds.typed = login.typed;
+    Ok(())
 }
 
 /// What became of one attempt.
@@ -87,6 +90,8 @@ struct Login<'a, 'p> {
     flaws: Vec<String>,
     /// Methods that succeeded as one step of several.
     accepted: Vec<&'static str>,
+    /// A password or a second factor was typed for one of them.
+    typed: bool,
 }
 
 const METHODS: [&str; 3] = ["publickey", "keyboard-interactive", "password"];
@@ -377,7 +382,7 @@ impl Login<'_, '_> {
             }
             match self.outcome(result)? {
                 Outcome::In => {
-                    self.creds.typed |= asked;
+                    self.typed |= asked;
                     return Ok(Step::In);
                 }
                 Outcome::Unusable(why) => {
@@ -388,7 +393,7 @@ impl Login<'_, '_> {
                 _ => {}
             }
             if self.was_partial()? {
-                self.creds.typed |= asked;
+                self.typed |= asked;
                 return Ok(Step::Partial);
             }
             // Refused without a question: asking again would change nothing.

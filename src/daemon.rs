@@ -40,6 +40,9 @@ pub fn detach<T>(
         "cannot go to the background: fork failed".into()
     })? {
         Fork::Parent(child) => {
+            // The session in `build` is the child's now: dropping it here would
+            // end the program that carries it.
+            std::mem::forget((build, serve));
             drop(theirs);
             let mut word = Vec::new();
             let mut byte = [0];

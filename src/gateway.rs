@@ -99,7 +99,7 @@ pub fn open(
     ));
     Ok(Connection {
         session,
-        socket: wire.socket,
+        socket: Arc::clone(&wire.socket),
         helper: wire.helper.take(),
     })
 }
@@ -132,10 +132,39 @@ impl Wire {
             let _ = file.rewind();
             let _ = file.take(4096).read_to_string(&mut words);
         }
-        match words.lines().rfind(|line| !line.trim().is_empty()) {
-            Some(line) => Error::new(e.code, format!("{e}; the proxy said: {}", line.trim())),
-            None => e,
+        if words.trim().is_empty() {
+            return e;
         }
+        let code = blame(&words).unwrap_or(e.code);
+        Error::new(code, format!("{e}; the proxy said: {}", gist(&words)))
+    }
+}
+
+/// What an ssh on the way to the gateway has failed at. Tried again and again,
+/// its refused logins would lock an account as well.
+fn blame(words: &str) -> Option<Code> {
+    if words.contains("Host key verification failed") {
+        Some(Code::HostKey)
+    } else if words.contains(": Permission denied (") {
+        Some(Code::Refused)
+    } else {
+        None
+    }
+}
+
+/// The last lines of what a proxy said, on one line: ssh names the cause first and
+/// then that the connection is closed.
+fn gist(words: &str) -> String {
+    let lines = words.lines().map(str::trim);
+    let lines: Vec<&str> = lines
+        .filter(|line| line.contains(char::is_alphanumeric))
+        .collect();
+    lines[lines.len().saturating_sub(3)..].join("; ")
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        sys::end_with_us(None);
     }
 }
 
@@ -346,6 +375,7 @@ fn start_proxy(mut command: Command, log: &Log) -> Result<Wire> {
         .stdout(OwnedFd::from(theirs))
         .stderr(stderr);
     let child = sys::detached(&mut command).spawn().map_err(refuse)?;
+    sys::end_with_us(Some(child.id()));
     log.detail(format_args!("proxy started: process {}", child.id()));
     Ok(Wire {
         socket: Arc::new(ours.into()),

@@ -160,6 +160,9 @@ impl Lane {
     /// The link is lost.
     pub fn turn(&mut self, epoll: &Epoll, buffer: &mut [u8]) -> io::Result<Vec<News>> {
         let mut news = Vec::new();
+        if !self.spoken && !self.unfinished {
+            return Ok(news);
+        }
         if self.spoken {
             let streams = self
                 .slots
@@ -168,28 +171,41 @@ impl Lane {
                 .map(|passenger| &passenger.relay.remote)
                 .chain(&self.closing);
             self.link.read(streams)?;
+            self.spoken = false;
+        }
+        // Any call that sends or waits for the gateway also reads, and may queue
+        // what another is waiting for, of which no event would tell. So all
+        // those come first, and the last sweep, which then only looks at what
+        // is queued, has to find nothing to do.
+        for _ in 0..SWEEPS {
             for passenger in self.slots.iter_mut().flatten() {
                 passenger.relay.notice_hang_up()?;
                 if passenger.relay.remote.is_asking() {
                     passenger.relay.remote.ask_for_life()?;
                 }
             }
-        }
-        if self.spoken || self.unfinished {
+            self.close_streams()?;
             self.ask(epoll, &mut news)?;
-        }
-        self.spoken = false;
-        // The last sweep has to find nothing to do: any call that sends also
-        // reads, and may queue data for a client already passed by, of which
-        // no event would tell.
-        self.unfinished = false;
-        for _ in 0..SWEEPS {
             self.unfinished = self.sweep(epoll, buffer, &mut news)?;
             if !self.unfinished {
                 break;
             }
         }
         Ok(news)
+    }
+
+    /// Goes on with saying goodbye, until the gateway has agreed.
+    fn close_streams(&mut self) -> io::Result<()> {
+        let mut failure = None;
+        self.closing.retain_mut(|stream| match stream.close() {
+            Ok(()) => false,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => true,
+            Err(e) => {
+                failure = Some(e);
+                true
+            }
+        });
+        failure.map_or(Ok(()), Err)
     }
 
     /// Goes on with the client that is being connected.
@@ -254,20 +270,7 @@ impl Lane {
                 acted = true;
             }
         }
-        let mut failure = None;
-        let before = self.closing.len();
-        self.closing.retain_mut(|stream| match stream.close() {
-            Ok(()) => false,
-            Err(e) if e.kind() == ErrorKind::WouldBlock => true,
-            Err(e) => {
-                failure = Some(e);
-                true
-            }
-        });
-        match failure {
-            Some(e) => Err(e),
-            None => Ok(acted || self.closing.len() < before),
-        }
+        Ok(acted)
     }
 
     fn retire(&mut self, slot: usize, news: &mut Vec<News>) {

@@ -77,39 +77,44 @@ impl Lifeline {
         })
     }
 
-    /// Bound to the session that this process was started in, or, where it is
-    /// alone in it (`setsid`, `su -c`), to the process that started it.
+    /// Bound to the session that this process was started in. Where it is alone
+    /// in that (`setsid`, `su -c`), to the session of the process that started
+    /// it, or to that process itself when nobody there is this user's.
     ///
     /// # Errors
-    /// [`Code::Usage`] when neither tells the job: the starter has ended already.
+    /// [`Code::Usage`] when none of them tells the job: the starter has ended already.
     pub fn of_caller() -> Result<Lifeline> {
-        let id = sys::session_id();
-        if id == 0 {
+        let uid = sys::user_id();
+        let own = sys::session_id();
+        if own == 0 {
             // The session's leader is outside this PID namespace, whose end
             // ends everything in it.
             return Ok(Lifeline::unbounded());
         }
-        let me = std::process::id() as i32;
-        let session = Bound::Session {
-            id,
-            uid: sys::user_id(),
+        let session_of_ours = |id: i32| {
+            let session = Bound::Session { id, uid };
+            find_witness(&session).map(|_| session)
         };
-        if id != me && find_witness(&session).is_some() {
-            return Ok(Lifeline::new(session));
-        }
-        let parent = sys::parent_id();
-        match Stat::read(parent).filter(Stat::runs) {
-            Some(stat) if parent > 1 => Ok(Lifeline::new(Bound::Process {
-                pid: parent,
+        let bound = session_of_ours(own).or_else(|| {
+            let (pid, stat) = starter()?;
+            let process = Bound::Process {
+                pid,
                 start: stat.start,
-            })),
-            _ => Err(Error::new(
+            };
+            // Not just that process: it may be a shell that is passing by.
+            match stat.session {
+                0 => Some(process),
+                id => session_of_ours(id).or(Some(process)),
+            }
+        });
+        bound.map(Lifeline::new).ok_or_else(|| {
+            Error::new(
                 Code::Usage,
                 "cannot tell which job this tunnel belongs to: licfwd is alone in its session and \
                  the process that started it has ended; name a process with --watch PID (in a job \
                  script: --watch $$), or use --no-watch",
-            )),
-        }
+            )
+        })
     }
 
     fn new(bound: Bound) -> Lifeline {
@@ -154,6 +159,20 @@ impl Lifeline {
             None => self.misses += 1,
         }
         self.misses < 2
+    }
+}
+
+/// The process that started this one, unless it has ended; for one that only
+/// changes the user and then waits for us, the process that started that.
+fn starter() -> Option<(i32, Stat)> {
+    let mut pid = sys::parent_id();
+    loop {
+        // 1 has taken over from somebody, 0 is outside our PID namespace.
+        let stat = Stat::read(pid).filter(|stat| pid > 1 && stat.runs())?;
+        if !matches!(stat.name.as_str(), "su" | "sudo" | "runuser") {
+            return Some((pid, stat));
+        }
+        pid = stat.parent;
     }
 }
 
@@ -207,6 +226,7 @@ fn belongs(pid: i32, stat: &Stat, uid: u32) -> bool {
 struct Stat {
     name: String,
     state: u8,
+    parent: i32,
     session: i32,
     /// Clock ticks since boot.
     start: u64,
@@ -226,7 +246,8 @@ impl Stat {
         Some(Stat {
             name: head.split_once('(')?.1.to_owned(),
             state: *fields.next()?.as_bytes().first()?,
-            session: fields.nth(2)?.parse().ok()?,
+            parent: fields.next()?.parse().ok()?,
+            session: fields.nth(1)?.parse().ok()?,
             start: fields.nth(15)?.parse().ok()?,
         })
     }
@@ -250,6 +271,7 @@ mod tests {
             Some(Stat {
                 name: "a) b (c)".into(),
                 state: b'S',
+                parent: 1,
                 session: 70,
                 start: 123_456
             })

@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
@@ -103,6 +104,15 @@ impl Bound {
             .flat_map(|server| server.kept.iter().copied());
         let draw = Draw::new(kept.collect());
         for target in targets {
+            if !matches!(target.servers.len(), 1 | 3) {
+                log.note(format_args!(
+                    "warning: {}: {} servers joined by commas; FlexNet's redundant servers are exactly three, and independent ones are targets of their own ({}=a:1 {}=b:1)",
+                    target.name,
+                    target.servers.len(),
+                    target.name,
+                    target.name
+                ));
+            }
             let group = target
                 .servers
                 .iter()
@@ -328,6 +338,18 @@ fn bind_loopback(port: u16) -> io::Result<Vec<Listener>> {
 fn no_such_family(e: &io::Error) -> bool {
     const EAFNOSUPPORT: i32 = 97;
     e.kind() == ErrorKind::AddrNotAvailable || e.raw_os_error() == Some(EAFNOSUPPORT)
+}
+
+/// Removes the Unix sockets that stand where forwards want theirs, as ssh does
+/// with StreamLocalBindUnlink; nothing but sockets.
+pub fn make_way(forwards: &[Forward]) {
+    for forward in forwards {
+        if let ForwardSide::Unix(path) = &forward.listen
+            && fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+        {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// The local side of `-L`, as ssh binds it.

@@ -86,6 +86,8 @@ pub struct Gateway {
     pub family: Family,
     /// Compression.
     pub compression: bool,
+    /// StreamLocalBindUnlink: an old socket makes way for a new one.
+    pub unlink_sockets: bool,
     /// `-F`, for the jump hosts; absolute, because the daemon lives in `/`.
     pub config_file: Option<PathBuf>,
     /// ProxyJump.
@@ -256,6 +258,7 @@ fn parse(text: &str, name: &str, here: &Here) -> Result<Gateway> {
             _ => Family::Any,
         },
         compression: on("compression", false),
+        unlink_sockets: on("streamlocalbindunlink", false),
         config_file: None,
         proxy_jump: some("proxyjump").map(str::to_owned),
         proxy_command: some("proxycommand").map(str::to_owned),

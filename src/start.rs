@@ -8,7 +8,7 @@ use crate::error::{Code, Context, Error, Result};
 use crate::gateway::{self, Limits, Silence};
 use crate::lifeline::Lifeline;
 use crate::link::Connection;
-use crate::listener::{Bound, node_name};
+use crate::listener::{self, Bound, node_name};
 use crate::log::Log;
 use crate::peer::Access;
 use crate::probe::{self, Findings};
@@ -64,6 +64,9 @@ pub fn run(invocation: &Invocation, inherited: Inherited) -> Result<()> {
         .or(gateway.connect_timeout)
         .unwrap_or(STEP);
     let mut credentials = Credentials::load(&gateway, &log)?;
+    if gateway.unlink_sockets {
+        listener::make_way(&invocation.forwards);
+    }
     let bound = Bound::bind(
         &invocation.forwards,
         &invocation.targets,

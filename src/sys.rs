@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 #[cfg(not(target_os = "linux"))]
@@ -136,9 +137,29 @@ pub fn fork_process() -> io::Result<Fork> {
     })
 }
 
+/// The helper that a connection is being made through; 0: none.
+static HELPER: AtomicI32 = AtomicI32::new(0);
+
+/// From now on that helper, as [`kill_group`] ends one, ends with this process,
+/// killed by a signal or in [`exit_now`]; `None`: no longer. One that has its
+/// connection ends when its input does.
+pub fn end_with_us(helper: Option<u32>) {
+    let leader = helper.and_then(|pid| pid.try_into().ok());
+    HELPER.store(leader.unwrap_or(0), Ordering::Relaxed);
+}
+
+/// Async-signal-safe.
+fn end_helper() {
+    let leader = HELPER.load(Ordering::Relaxed);
+    if leader > 1 {
+        kill(-leader, SIGKILL);
+    }
+}
+
 /// Ends the process at once: no destructor runs and no buffer is flushed, so
 /// that the side of a fork that leaves does not touch what the other side uses.
 pub fn exit_now(status: i32) -> ! {
+    end_helper();
     _exit(status)
 }
 
@@ -384,6 +405,7 @@ extern "C" fn say_last_words(number: c_int) {
         // SAFETY: write is async-signal-safe; the bytes live in a static.
         let _ = unsafe { write(1, words[i].as_ptr().cast(), words[i].len()) };
     }
+    end_helper();
     _exit(128 + number)
 }
 

@@ -546,7 +546,11 @@ impl Tunnel {
         }
         let until = |since: Instant, span: Duration| span.saturating_sub(since.elapsed());
         let mut due = vec![self.life.next_look(), self.reconnect.due()];
-        due.push(self.term.map(|since| until(since, LAST_ORDERS)));
+        due.push(self.term.map(|since| match self.clients() {
+            // The last client has left since the job was looked after.
+            0 => Duration::ZERO,
+            _ => until(since, LAST_ORDERS),
+        }));
         due.push(
             self.paused
                 .map(|then| then.saturating_duration_since(Instant::now())),

@@ -8,4 +8,7 @@ mod bad_input;
 mod exit_codes;
 mod job;
 mod known_hosts;
+mod login;
+mod proxy;
 mod rig_works;
+mod terminal;

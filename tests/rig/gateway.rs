@@ -1,14 +1,13 @@
 //! A real OpenSSH server on loopback, thrown away afterwards.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use super::{LIMIT, Scratch, process, wait_until};
+use super::{LIMIT, Overlay, Scratch, process, wait_until};
 
 /// The name under which the gateway stands in its `ssh_config`.
 pub const NAME: &str = "gw";
@@ -25,8 +24,23 @@ pub struct Gateway {
     server: Scratch,
     /// The key, `ssh_config` and `known_hosts` of the one who logs in.
     client: Scratch,
+    /// What sshd sees in place of the system's files.
+    overlay: Overlay,
     sshd: Option<Child>,
 }
+
+/// The password of the account behind [`Gateway::asking`].
+pub const PASSWORD: &str = "a secret";
+/// Its second factor.
+pub const CODE: &str = "123456";
+
+/// The first as `crypt(3)` has it, in a line of /etc/shadow.
+const SHADOW: &str = "$6$licfwd$T.UEhTZh5WLzOBATUQsd8YEwvY5.PAIbfEAodzhGiehbqwj5dGprME/WY93RzXtmf7B2VnB/0phuirzwvFSZX/:19000:0:99999:7:::";
+/// One module asks for the password, the next for anything, and the last
+/// compares that with the second factor.
+const PAM: &str = "auth required pam_unix.so nodelay
+auth optional pam_ftp.so
+auth required pam_exec.so quiet expose_authtok ";
 
 impl Gateway {
     /// A gateway that lets its user forward everything.
@@ -37,7 +51,42 @@ impl Gateway {
     /// A gateway with lines of `sshd_config` that come before the rig's own
     /// (sshd takes the first of each kind). `ListenAddress ::1` adds that family.
     pub fn with(lines: &[&str]) -> Gateway {
-        let (server, client) = (Scratch::new(), Scratch::new());
+        Gateway::new(Scratch::new(), Overlay::default(), lines)
+    }
+
+    /// A gateway whose account has a [`PASSWORD`], and with `UsePAM yes` a
+    /// [`CODE`] as well; both only inside sshd's own mount namespace.
+    ///
+    /// # Errors
+    /// Why this machine cannot have one.
+    pub fn asking(lines: &[&str]) -> Result<Gateway, String> {
+        Overlay::check()?;
+        let with_pam = lines.contains(&"UsePAM yes");
+        if with_pam && !has_pam() {
+            return Err("no PAM, or not all of its modules".into());
+        }
+        let server = Scratch::new();
+        let name = &account().name;
+        let shadow = server.write("shadow", &format!("{name}:{SHADOW}\n"));
+        let check = format!("#!/bin/sh\n[ \"$(tr -d '\\0')\" = {CODE} ]\n");
+        let check = server.write("check", &check);
+        fs::set_permissions(&check, Permissions::from_mode(0o700)).expect("chmod");
+        let rest = "account required pam_permit.so\nsession required pam_permit.so";
+        let pam = format!("{PAM}{}\n{rest}\n", check.display());
+        let pam = server.write("pam", &pam);
+        for file in [&shadow, &check, &pam] {
+            give_to_account(file);
+        }
+        let mut overlay = Overlay::default();
+        overlay.add(shadow, "/etc/shadow");
+        if with_pam {
+            overlay.add(pam, "/etc/pam.d/sshd");
+        }
+        Ok(Gateway::new(server, overlay, lines))
+    }
+
+    fn new(server: Scratch, overlay: Overlay, lines: &[&str]) -> Gateway {
+        let client = Scratch::new();
         let host_key = keygen(&server.file("host_ed25519"), &["-t", "ed25519"]);
         let user_key = keygen(&client.file("id_ed25519"), &["-t", "ed25519"]);
         server.write("authorized_keys", &user_key);
@@ -48,6 +97,7 @@ impl Gateway {
             port: 0,
             server,
             client,
+            overlay,
             sshd: None,
         };
         for _ in 0..10 {
@@ -227,7 +277,8 @@ impl Gateway {
     }
 
     fn sshd(&self, arguments: &[&str]) -> Command {
-        let mut command = sshd();
+        let mut command = self.overlay.command(sshd_program(), account().ids);
+        tame(&mut command);
         command.arg("-f").arg(self.server.file("sshd_config"));
         command.args(arguments);
         command
@@ -269,14 +320,16 @@ pub fn free_port() -> u16 {
     panic!("no free port");
 }
 
-/// The account that sshd runs as and lets in.
-struct Account {
-    name: String,
+/// The account that a server runs as and lets in.
+pub struct Account {
+    /// Its name.
+    pub name: String,
     /// User and group, when they are not our own.
-    ids: Option<(u32, u32)>,
+    pub ids: Option<(u32, u32)>,
 }
 
-fn account() -> &'static Account {
+/// Our own account, or `daemon` when that is root.
+pub fn account() -> &'static Account {
     static ACCOUNT: OnceLock<Account> = OnceLock::new();
     ACCOUNT.get_or_init(|| {
         let number = |option| process::id(&[option, "daemon"]).parse().expect("a number");
@@ -293,28 +346,48 @@ fn account() -> &'static Account {
     })
 }
 
-fn give_to_account(path: &Path) {
+/// Makes the account the owner of a file.
+pub fn give_to_account(path: &Path) {
     if let Some((user, group)) = account().ids {
         chown(path, Some(user), Some(group)).expect("chown");
     }
 }
 
-fn sshd() -> Command {
+fn sshd_program() -> &'static Path {
     let places = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/sbin/sshd"];
-    let place = places.into_iter().find(|place| Path::new(place).exists());
-    let mut command = Command::new(place.expect("sshd is not installed (openssh-server)"));
+    let mut places = places.into_iter().map(Path::new);
+    let place = places.find(|place| place.exists());
+    place.expect("sshd is not installed (openssh-server)")
+}
+
+/// Nothing of the caller's reaches the command.
+fn tame(command: &mut Command) {
     command.env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null());
-    if let Some((user, group)) = account().ids {
-        command.uid(user).gid(group);
-    }
-    command
+}
+
+/// Whether [`PAM`]'s modules are installed, and PAM has a file to lay it over.
+fn has_pam() -> bool {
+    let places = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"];
+    let entries = places
+        .into_iter()
+        .filter_map(|place| fs::read_dir(place).ok());
+    let below = entries
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    let mut places = below.chain(places.map(PathBuf::from));
+    let complete = |place: PathBuf| {
+        let mut modules = ["unix", "ftp", "exec", "permit"].into_iter();
+        modules.all(|name| place.join(format!("security/pam_{name}.so")).exists())
+    };
+    Path::new("/etc/pam.d/sshd").exists() && places.any(complete)
 }
 
 fn knows_penalties() -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     *KNOWN.get_or_init(|| {
-        let mut check = sshd();
+        let mut check = Overlay::default().command(sshd_program(), account().ids);
+        tame(&mut check);
         check.args(["-t", "-f", "/dev/null", "-o", "PerSourcePenalties=no"]);
         let output = check.output().expect("run sshd -t");
         !String::from_utf8_lossy(&output.stderr).contains("Bad configuration option")

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -90,15 +90,21 @@ impl Job {
 
     /// Starts a program and collects what it prints.
     pub fn spawn(&self, command: &mut Command) -> Running {
+        self.spawn_typing(command.stdin(Stdio::null())).0
+    }
+
+    /// The same, with standard input as the command has it; returns the other
+    /// end where that is a pipe.
+    pub fn spawn_typing(&self, command: &mut Command) -> (Running, Option<ChildStdin>) {
         let mut child = command
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let stdout = Collector::new(child.stdout.take().expect("a pipe"));
         let stderr = Collector::new(child.stderr.take().expect("a pipe"));
-        Running {
+        let keys = child.stdin.take();
+        let running = Running {
             words: format!("{:?} {:?}", command.get_program(), command.get_args()),
             child,
             status: None,
@@ -106,7 +112,8 @@ impl Job {
             stderr,
             tag: self.tag(),
             transcript: self.transcript.clone(),
-        }
+        };
+        (running, keys)
     }
 
     /// Its processes that still run, daemons included.
@@ -114,15 +121,19 @@ impl Job {
         process::tagged(&self.tag())
     }
 
+    /// Those of them that run the program `name`.
+    pub fn processes_named(&self, name: &str) -> Vec<u32> {
+        let has_name = |pid: &u32| {
+            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+            comm.is_ok_and(|comm| comm.trim() == name)
+        };
+        self.processes().into_iter().filter(has_name).collect()
+    }
+
     /// The one licfwd of this job that runs.
     #[track_caller]
     pub fn daemon(&self) -> u32 {
-        let is_licfwd = |pid: &u32| {
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-            name.is_ok_and(|name| name.trim() == "licfwd")
-        };
-        let pids = self.processes();
-        let daemons: Vec<u32> = pids.into_iter().filter(is_licfwd).collect();
+        let daemons = self.processes_named("licfwd");
         assert_eq!(daemons.len(), 1, "how many licfwd processes");
         daemons[0]
     }

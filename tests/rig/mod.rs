@@ -5,17 +5,23 @@
 //! for it, and with the process at the latest, however that ends
 //! ([`scratch`]). Logs are shown when a test fails.
 
+pub mod dropbear;
 pub mod gateway;
 pub mod job;
 pub mod license_server;
+pub mod overlay;
 pub mod process;
+pub mod pty;
 pub mod scratch;
 pub mod traffic;
 pub mod wait;
 
+pub use dropbear::Dropbear;
 pub use gateway::Gateway;
 pub use job::{Job, Outcome, Running};
 pub use license_server::{LicenseServer, Service};
+pub use overlay::Overlay;
+pub use pty::Pty;
 pub use scratch::Scratch;
 pub use wait::{LIMIT, eventually, wait_until};
 

@@ -1,0 +1,238 @@
+//! ProxyCommand and ProxyJump: the way to a gateway that leads through a program.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::rig::traffic::check_out;
+use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Service, process, wait_until};
+
+/// Goal: ProxyCommand carries the tunnel, with all its tokens.
+#[test]
+fn proxy_command_and_its_tokens() {
+    let site = Site::new();
+    let seen = site.job.directory().file("seen");
+    let note = format!("echo %n %r %h %p 100%% >{}", seen.display());
+    let port = site.brings_up(&format!("sh -c '{note}; exec nc %h %p'"));
+    check_out(port, "MATLAB").expect("a seat");
+    let (user, port) = (site.gateway.user(), site.gateway.port());
+    let expected = format!("gw {user} 127.0.0.1 {port} 100%\n");
+    assert_eq!(fs::read_to_string(seen).expect("a note"), expected);
+    let connections = site.gateway.log().matches("Connection from").count();
+    assert_eq!(
+        connections, 1,
+        "going to the background must not cost the proxy"
+    );
+}
+
+/// Goal: neither `$(...)` nor `2>&1` waits for the proxy, which lives on, and
+/// holds none of the job's descriptors.
+#[test]
+fn proxy_lets_go_of_the_caller() {
+    for form in [
+        r#"eval $(licfwd -F $CONFIG -o "$PROXY" gw 127.0.0.1:$PORT)"#,
+        r#"eval "$(licfwd -F $CONFIG -o "$PROXY" gw 127.0.0.1:$PORT 2>&1)""#,
+        r#"lic=$(licfwd -F $CONFIG -o "$PROXY" gw 127.0.0.1:$PORT 2>log) && eval "$lic""#,
+    ] {
+        let site = Site::new();
+        let port = site.server.port();
+        let text = format!("exec 8>kept; {form} || exit; echo $MLM_LICENSE_FILE");
+        let mut script = site.job.script("bash", &text, &site.gateway, port);
+        script.env("PROXY", "ProxyCommand=nc %h %p");
+        let outcome = site.job.run(&mut script);
+        assert_eq!(outcome.code, 0, "{form}: {outcome:?}");
+        let kept = site.job.directory().file("kept");
+        for pid in site.proxies() {
+            let holds = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
+            let mut holds = holds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+            assert!(!holds.any(|file| file == kept), "{form}");
+        }
+    }
+}
+
+/// Goal: no proxy outlives the daemon, however that ends.
+#[test]
+fn proxy_ends_with_the_daemon() {
+    for signal in ["TERM", "KILL"] {
+        let site = Site::new();
+        site.brings_up("nc %h %p");
+        assert_eq!(site.proxies().len(), 1);
+        site.ends_by(signal);
+    }
+}
+
+/// Goal: when the proxy is killed, a new one brings the tunnel back.
+#[test]
+fn tunnel_comes_back_when_the_proxy_is_killed() {
+    let site = Site::new();
+    let port = site.brings_up("nc %h %p");
+    let killed = site.proxies();
+    process::signal("KILL", &killed);
+    wait_until("the tunnel is back", LIMIT, || {
+        check_out(port, "MATLAB").is_ok()
+    });
+    let proxies = site.proxies();
+    assert!(proxies.len() == 1 && proxies != killed, "{proxies:?}");
+}
+
+/// Goal: what a broken proxy says stands in the message, and no proxy is left.
+#[test]
+fn broken_proxy_is_quoted() {
+    let site = Site::new();
+    for (command, words) in [
+        (
+            "sh -c 'echo no route to the moon >&2; exit 1'",
+            "no route to the moon",
+        ),
+        ("nc 127.0.0.1 1; echo this never runs", "127.0.0.1"),
+        ("no-such-proxy-program", "no-such-proxy-program"),
+    ] {
+        let outcome = site.job.run(&mut site.call(command, &["--tries", "1"]));
+        assert_eq!(outcome.code, 75, "{outcome:?}");
+        assert!(outcome.stderr.contains(words), "no {words:?}: {outcome:?}");
+        assert!(site.job.processes().is_empty(), "{command}");
+    }
+}
+
+/// Goal: a proxy that never connects ends with the time limit, and leaves
+/// nothing, the processes below it included.
+#[test]
+fn hanging_proxy_ends_in_time() {
+    let site = Site::new();
+    for command in ["sleep 1000", "sh -c 'sleep 1000 & sleep 1000; :'"] {
+        let options = ["--tries", "1", "--timeout", "1"];
+        let running = site.job.spawn(&mut site.call(command, &options));
+        let outcome = running.wait(Duration::from_secs(8));
+        assert_eq!(outcome.code, 75, "{outcome:?}");
+        assert!(outcome.stderr.contains("within 1 s"), "{outcome:?}");
+        let nobody = || site.job.processes().is_empty();
+        wait_until("the proxy is gone", LIMIT, nobody);
+    }
+}
+
+/// Goal: two hops by -J, each with its own key and known_hosts entry; nothing
+/// is left of them, however the daemon ends; a lost hop is gone round again.
+#[test]
+fn two_hops() {
+    let mut hops = Hops::new();
+    for (signal, options) in [("TERM", "-J one,two gw"), ("KILL", "behind-both")] {
+        let mut call = hops.call(options);
+        let outcome = hops.site.job.run(&mut call);
+        let port = outcome.port("MLM_LICENSE_FILE");
+        check_out(port, "MATLAB").expect("a seat");
+        for hop in [&hops.one, &hops.two, &hops.site.gateway] {
+            let log = hop.log();
+            assert!(log.contains("Accepted publickey"), "{options}: {log}");
+        }
+        // One ssh to the first hop, through which the other one reaches the second.
+        let ssh = hops.site.job.processes_named("ssh");
+        assert_eq!(ssh.len(), 2, "{options}");
+        hops.two.restart();
+        wait_until("the tunnel is back", LIMIT, || {
+            check_out(port, "MATLAB").is_ok()
+        });
+        hops.site.ends_by(signal);
+    }
+}
+
+/// Goal: a hop that refuses, or that nobody knows, is named in ssh's own words,
+/// and not asked again.
+#[test]
+fn refusing_hop_is_quoted() {
+    let hops = Hops::new();
+    hops.two.authorize("");
+    let denied = hops.site.job.run(&mut hops.call("behind-both"));
+    assert_eq!(denied.code, 77, "{denied:?}");
+    assert!(denied.stderr.contains("Permission denied"), "{denied:?}");
+
+    fs::write(hops.one.known_hosts(), "").expect("known_hosts");
+    let unknown = hops.site.job.run(&mut hops.call("behind-both"));
+    assert_eq!(unknown.code, 76, "{unknown:?}");
+    let words = "Host key verification failed";
+    assert!(unknown.stderr.contains(words), "{unknown:?}");
+    assert!(hops.site.job.processes().is_empty());
+}
+
+/// A gateway, a license server behind it, and a job on this side.
+struct Site {
+    job: Job,
+    gateway: Gateway,
+    server: LicenseServer,
+}
+
+impl Site {
+    fn new() -> Site {
+        Site {
+            job: Job::new(),
+            gateway: Gateway::start(),
+            server: LicenseServer::start(Service::CheckOut),
+        }
+    }
+
+    fn target(&self) -> String {
+        format!("127.0.0.1:{}", self.server.port())
+    }
+
+    fn call(&self, proxy: &str, options: &[&str]) -> Command {
+        let mut call = self.job.licfwd(&self.gateway);
+        call.arg("-o").arg(format!("ProxyCommand={proxy}"));
+        call.args(options).args(["gw", &self.target()]);
+        call
+    }
+
+    /// Through that proxy; returns the local port.
+    #[track_caller]
+    fn brings_up(&self, proxy: &str) -> u16 {
+        let outcome = self.job.run(&mut self.call(proxy, &[]));
+        outcome.port("MLM_LICENSE_FILE")
+    }
+
+    /// The job's processes that are not licfwd.
+    fn proxies(&self) -> Vec<u32> {
+        let daemon = self.job.daemon();
+        let pids = self.job.processes();
+        pids.into_iter().filter(|pid| *pid != daemon).collect()
+    }
+
+    /// The daemon, and then nothing is left of the job or on the gateway.
+    #[track_caller]
+    fn ends_by(&self, signal: &str) {
+        process::signal(signal, &[self.job.daemon()]);
+        wait_until(&format!("all is gone after {signal}"), LIMIT, || {
+            self.job.processes().is_empty() && self.gateway.sessions().is_empty()
+        });
+    }
+}
+
+/// A site behind two more gateways, which nothing but their names joins.
+struct Hops {
+    one: Gateway,
+    two: Gateway,
+    site: Site,
+}
+
+impl Hops {
+    fn new() -> Hops {
+        let (one, two, site) = (Gateway::start(), Gateway::start(), Site::new());
+        let hosts = [
+            ("one", &one),
+            ("two", &two),
+            ("gw behind-both", &site.gateway),
+        ];
+        let mut config = String::from("Host behind-both\nProxyJump one,two\n");
+        for (names, gateway) in hosts {
+            let block = fs::read_to_string(gateway.config()).expect("ssh_config");
+            config += &block.replace("Host gw\n", &format!("Host {names}\n"));
+        }
+        site.job.directory().write("config", &config);
+        Hops { one, two, site }
+    }
+
+    /// licfwd with these words and the target.
+    fn call(&self, words: &str) -> Command {
+        let mut call = self.site.job.command(crate::rig::job::licfwd());
+        call.args(["-F", "config"]).args(words.split(' '));
+        call.arg(self.site.target());
+        call
+    }
+}

@@ -1,0 +1,393 @@
+//! A person at a terminal, and a batch job that must never wait for one.
+
+use std::fs::{self, Permissions};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::rig::gateway::{CODE, PASSWORD, keygen};
+use crate::rig::job::port_of;
+use crate::rig::traffic::check_out;
+use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Outcome, Pty, Service, skip, wait_until};
+
+/// The site, or the reason why this machine has none.
+macro_rules! ready {
+    ($site:expr) => {
+        match $site {
+            Ok(site) => site,
+            Err(why) => skip!("{why}"),
+        }
+    };
+}
+
+const PASSPHRASE: &str = "a passphrase";
+const WITH_PASSWORD: [&str; 1] = ["PasswordAuthentication yes"];
+const WITH_TWO_FACTORS: [&str; 2] = ["UsePAM yes", "KbdInteractiveAuthentication yes"];
+
+/// What people do at a prompt; the screen tells how it went, and whether the
+/// terminal shows again what is typed.
+const SCRIPT: &str = r#"
+    eval $(licfwd -F $CONFIG $OPTIONS gw 127.0.0.1:$PORT)
+    code=$?
+    case $(stty -a) in (*' -echo '* | *-icanon* | *-isig*) echo 'terminal: spoilt' ;; esac
+    echo "value: $MLM_LICENSE_FILE."
+    [ $code = 0 ] && read -r _
+    exit $code
+"#;
+
+/// Goal: a passphrase is asked for as ssh asks, is not shown, and may be
+/// mistyped twice.
+#[test]
+fn passphrase_of_an_encrypted_key() {
+    let site = ready!(Site::with_encrypted_key());
+    let mut pty = site.call();
+    let question = format!("Enter passphrase for key '{}': ", site.key().display());
+    pty.expect(&question);
+    pty.enter("not it");
+    pty.expect(&question);
+    pty.enter(PASSPHRASE);
+    site.works(pty);
+}
+
+/// Goal: after three wrong passphrases: 77.
+#[test]
+fn wrong_passphrases() {
+    let site = ready!(Site::with_encrypted_key());
+    let mut pty = site.call();
+    for _ in 0..3 {
+        pty.expect("Enter passphrase for key ");
+        pty.enter("not it");
+    }
+    fails(77, pty, "wrong passphrase");
+}
+
+/// Goal: a password, which is typed once and not shown.
+#[test]
+fn password() {
+    let site = ready!(Site::asking(&WITH_PASSWORD));
+    let mut pty = site.call();
+    pty.expect(&format!("{}@127.0.0.1's password: ", site.gateway.user()));
+    // Backspace and control-U mend what was mistyped.
+    pty.press("wrong\u{15}");
+    pty.enter(&format!("{PASSWORD}x\u{7f}"));
+    site.works(pty);
+}
+
+/// Goal: after as many wrong passwords as ssh would take: 77.
+#[test]
+fn wrong_passwords() {
+    let site = ready!(Site::asking(&WITH_PASSWORD));
+    let mut pty = site.call();
+    for _ in 0..3 {
+        pty.expect("'s password: ");
+        pty.enter("not it");
+    }
+    fails(77, pty, "password");
+    assert_eq!(site.failed_logins(), 3);
+}
+
+/// Goal: password and second factor, each asked for in the gateway's words.
+#[test]
+fn two_factors() {
+    let site = ready!(Site::asking(&WITH_TWO_FACTORS));
+    let mut pty = site.call();
+    pty.expect("Password: ");
+    pty.enter(PASSWORD);
+    pty.expect("Password required for ");
+    pty.enter(CODE);
+    site.works(pty);
+}
+
+/// Goal: a wrong second factor: 77, after as many rounds as ssh would take.
+#[test]
+fn wrong_second_factor() {
+    let site = ready!(Site::asking(&WITH_TWO_FACTORS));
+    let mut pty = site.call();
+    for _ in 0..3 {
+        pty.expect("Password: ");
+        pty.enter(PASSWORD);
+        pty.expect("Password required for ");
+        pty.enter("654321");
+    }
+    fails(77, pty, "keyboard-interactive");
+}
+
+/// Goal: a gateway that wants a key and then a password gets both.
+#[test]
+fn key_and_password() {
+    let lines = [
+        "PasswordAuthentication yes",
+        "AuthenticationMethods publickey,password",
+    ];
+    let site = ready!(Site::asking(&lines));
+    site.gateway.authorize(&site.public_key());
+    let mut pty = site.call();
+    pty.expect("'s password: ");
+    pty.enter(PASSWORD);
+    site.works(pty);
+}
+
+/// Goal: Ctrl-C at the question: 130 at once, and the terminal as it was.
+#[test]
+fn interrupt_at_the_question() {
+    let site = ready!(Site::asking(&WITH_PASSWORD));
+    let mut pty = site.call();
+    pty.expect("'s password: ");
+    pty.press("half a pass\u{3}");
+    fails(130, pty, "");
+    assert_eq!(site.failed_logins(), 0);
+}
+
+/// Goal: end of file at the question sends nothing: 77.
+#[test]
+fn end_of_file_at_the_question() {
+    let site = ready!(Site::asking(&WITH_PASSWORD));
+    let mut pty = site.call();
+    pty.expect("'s password: ");
+    pty.press("\u{4}");
+    fails(77, pty, "refused");
+    assert_eq!(site.failed_logins(), 0);
+}
+
+/// Goal: at the prompt of an interactive shell, which lives on with its tunnel;
+/// both end together.
+#[test]
+fn interactive_shell() {
+    let site = ready!(Site::asking(&WITH_PASSWORD));
+    let mut bash = site.job.command("bash");
+    let settings = site.job.directory().write("bashrc", "PS1='ready> '\n");
+    bash.arg("--rcfile").arg(settings).arg("-i");
+    site.describe(&mut bash);
+    let mut pty = Pty::start(&site.job, &bash);
+    pty.expect("ready> ");
+    pty.enter("eval $(licfwd -F $CONFIG gw 127.0.0.1:$PORT)");
+    pty.expect("'s password: ");
+    pty.enter(PASSWORD);
+    pty.expect("ready> ");
+    pty.enter("echo value: $MLM_LICENSE_FILE.");
+    pty.expect("\nvalue: ");
+    let port = port_of(&pty.expect("."));
+    check_out(port, "MATLAB").expect("a seat");
+    // Control-C at the prompt is not the daemon's.
+    pty.press("\u{3}");
+    pty.expect("ready> ");
+    check_out(port, "MATLAB").expect("a seat");
+    pty.enter("exit 0");
+    assert_eq!(pty.wait().code, 0);
+    let nobody = || site.job.processes().is_empty();
+    wait_until("the tunnel follows its shell", LIMIT, nobody);
+}
+
+/// Goal: what was typed is never sent twice: after the gateway's restart nobody
+/// tries it, and the ports stay bound.
+#[test]
+fn typed_password_is_not_sent_twice() {
+    for (lines, answers) in [
+        (&WITH_PASSWORD[..], &[PASSWORD][..]),
+        (&WITH_TWO_FACTORS[..], &[PASSWORD, CODE][..]),
+    ] {
+        let mut site = ready!(Site::asking(lines));
+        site.options = "--log log".into();
+        let mut pty = site.call();
+        for answer in answers {
+            pty.expect("assword");
+            pty.enter(answer);
+        }
+        pty.expect("value: ");
+        let port = port_of(&pty.expect("."));
+        let before = site.gateway.log().len();
+        site.gateway.restart();
+        wait_until("licfwd gives up", LIMIT, || {
+            site.job.directory().read("log").contains("giving up")
+        });
+        let log = site.gateway.log().split_off(before);
+        for word in ["Accepted", "Failed password", "keyboard-interactive"] {
+            assert!(!log.contains(word), "{word}: {log}");
+        }
+        TcpListener::bind(("127.0.0.1", port)).expect_err("a port that stays bound");
+        TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        let client = check_out(port, "MATLAB");
+        assert!(client.is_err(), "clients must be closed at once");
+        pty.enter("");
+        assert_eq!(pty.wait().code, 0);
+    }
+}
+
+/// Goal: a passphrase is kept, so that a tunnel comes back by itself.
+#[test]
+fn typed_passphrase_is_kept() {
+    let mut site = ready!(Site::with_encrypted_key());
+    let mut pty = site.call();
+    pty.expect("Enter passphrase for key ");
+    pty.enter(PASSPHRASE);
+    pty.expect("value: ");
+    let port = port_of(&pty.expect("."));
+    site.gateway.restart();
+    wait_until("the tunnel is back", LIMIT, || {
+        check_out(port, "MATLAB").is_ok()
+    });
+    pty.enter("");
+    assert_eq!(pty.wait().code, 0);
+}
+
+/// Goal: SSH_ASKPASS answers without a terminal where it is told to, and only
+/// there; its refusal is the person's.
+#[test]
+fn askpass() {
+    let site = ready!(Site::asking(&WITH_PASSWORD));
+    let asked = site.job.directory().file("asked");
+    let yes = format!("echo \"$1\" >>{}; echo '{PASSWORD}'", asked.display());
+    let (yes, no) = (site.program("yes", &yes), site.program("no", "exit 1"));
+    for (program, require, code) in [
+        (&yes, "force", 0),
+        (&yes, "never", 77),
+        (&yes, "prefer", 77),
+        (&no, "force", 77),
+        (&PathBuf::from("/nonexistent"), "force", 77),
+    ] {
+        let mut call = site.batch_call();
+        call.env("SSH_ASKPASS", program);
+        call.env("SSH_ASKPASS_REQUIRE", require);
+        let outcome = site.job.run(&mut call);
+        assert_eq!(outcome.code, code, "{program:?} {require}: {outcome:?}");
+        site.job.end();
+    }
+    let question = format!("{}@127.0.0.1's password: \n", site.gateway.user());
+    assert_eq!(fs::read_to_string(asked).expect("one question"), question);
+}
+
+/// Goal: a batch job is never asked and never hangs, with whatever on stdin.
+#[test]
+fn batch_job_is_never_asked() {
+    let site = ready!(Site::asking(&WITH_TWO_FACTORS));
+    let outcome = site.job.run(&mut site.batch_call());
+    assert_eq!(outcome.code, 77, "{outcome:?}");
+    assert!(outcome.stderr.contains("nobody is here"), "{outcome:?}");
+    // Neither is somebody who says so at a terminal.
+    for options in ["-o BatchMode=yes", "-o NumberOfPasswordPrompts=0"] {
+        let site = Site {
+            options: options.into(),
+            ..ready!(Site::asking(&WITH_TWO_FACTORS))
+        };
+        fails(77, site.call(), "refused");
+    }
+    let mut call = site.script(&format!("({SCRIPT}) </dev/null"));
+    call.env("OPTIONS", "--foreground");
+    fails(77, Pty::start(&site.job, &call), "nobody is here");
+}
+
+/// A gateway that wants something typed, a license server behind it, and a job.
+struct Site {
+    job: Job,
+    gateway: Gateway,
+    server: LicenseServer,
+    /// More of licfwd's.
+    options: String,
+}
+
+impl Site {
+    fn new(gateway: Gateway) -> Result<Site, String> {
+        Pty::check()?;
+        Ok(Site {
+            job: Job::new(),
+            gateway,
+            server: LicenseServer::start(Service::CheckOut),
+            options: String::new(),
+        })
+    }
+
+    /// No key gets in.
+    fn asking(lines: &[&str]) -> Result<Site, String> {
+        let site = Site::new(Gateway::asking(lines)?)?;
+        site.gateway.authorize("");
+        Ok(site)
+    }
+
+    fn with_encrypted_key() -> Result<Site, String> {
+        let site = Site::new(Gateway::start())?;
+        let public = keygen(&site.key(), &["-t", "ed25519", "-N", PASSPHRASE]);
+        site.gateway.authorize(&public);
+        Ok(Site {
+            options: format!("-i {}", site.key().display()),
+            ..site
+        })
+    }
+
+    fn key(&self) -> PathBuf {
+        self.gateway.client().file("encrypted")
+    }
+
+    fn public_key(&self) -> String {
+        self.gateway.client().read("id_ed25519.pub")
+    }
+
+    /// The script at a terminal.
+    fn call(&self) -> Pty {
+        Pty::start(&self.job, &self.script(SCRIPT))
+    }
+
+    fn script(&self, text: &str) -> Command {
+        let mut command = self.job.command("sh");
+        command.args(["-c", text]);
+        self.describe(&mut command);
+        command
+    }
+
+    fn describe(&self, command: &mut Command) {
+        command
+            .env("CONFIG", self.gateway.config())
+            .env("PORT", self.server.port().to_string())
+            .env("OPTIONS", &self.options);
+    }
+
+    /// licfwd without a terminal.
+    fn batch_call(&self) -> Command {
+        let mut call = self.job.licfwd(&self.gateway);
+        call.args(["gw", &format!("127.0.0.1:{}", self.server.port())]);
+        call
+    }
+
+    /// The tunnel stands, nothing that was typed stands on the screen, and the
+    /// script ends well.
+    #[track_caller]
+    fn works(&self, mut pty: Pty) {
+        pty.expect("value: ");
+        check_out(port_of(&pty.expect(".")), "MATLAB").expect("a seat");
+        pty.enter("");
+        let outcome = pty.wait();
+        assert_eq!(outcome.code, 0, "{outcome:?}");
+        is_clean(&outcome);
+    }
+
+    fn failed_logins(&self) -> usize {
+        self.gateway.log().matches("Failed password").count()
+    }
+
+    /// A shell script of that name.
+    fn program(&self, name: &str, text: &str) -> PathBuf {
+        let path = self
+            .job
+            .directory()
+            .write(name, &format!("#!/bin/sh\n{text}\n"));
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("chmod");
+        path
+    }
+}
+
+#[track_caller]
+fn fails(code: i32, pty: Pty, words: &str) {
+    let outcome = pty.wait();
+    assert_eq!(outcome.code, code, "{outcome:?}");
+    assert!(outcome.stdout.contains(words), "{outcome:?}");
+    assert!(outcome.stdout.contains("value: ."), "{outcome:?}");
+    is_clean(&outcome);
+}
+
+/// Nothing secret stands on the screen, and the terminal is as it was.
+#[track_caller]
+fn is_clean(outcome: &Outcome) {
+    for word in [PASSWORD, PASSPHRASE, CODE, "not it", "half a", "spoilt"] {
+        assert!(!outcome.stdout.contains(word), "{word}: {outcome:?}");
+    }
+}
