@@ -1,7 +1,7 @@
 //! One link with the clients that it carries.
 
+use crate::client::Client;
 use crate::link::{Link, Opened, Stream};
-use crate::listener::Client;
 use crate::relay::{Relay, Remote};
 use crate::sys::{Epoll, Event, Interest};
 use crate::target::Destination;

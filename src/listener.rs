@@ -1,17 +1,17 @@
 //! Binds a server's ports on every loopback family, and accepts clients there.
 
+use crate::client::Client;
+use crate::draw::{Draw, random_loopback};
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
-use crate::relay::Local;
 use crate::sys;
 use crate::target::{Destination, Forward, ForwardSide, Server, Target};
-use rand::Rng;
 use std::fs;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 /// One listening socket.
@@ -21,15 +21,6 @@ pub enum Listener {
     Tcp(TcpListener),
     /// A Unix socket, and its file, which is removed at the end.
     Unix(UnixListener, PathBuf),
-}
-
-/// A connected client.
-#[derive(Debug)]
-pub enum Client {
-    /// Over TCP.
-    Tcp(TcpStream),
-    /// Over a Unix socket.
-    Unix(UnixStream),
 }
 
 /// One forwarded port: its listening sockets and where they lead.
@@ -168,7 +159,7 @@ impl Bound {
 type Ports = Vec<(Vec<Listener>, u16)>;
 
 fn bind_for_this_node(server: &Server, draw: &Draw, log: &Log) -> Result<(String, Ports)> {
-    let mut ports: Ports = vec![draw.bind(bind_loopback)?];
+    let mut ports: Ports = vec![bind_random(draw, bind_loopback)?];
     let taken = server.kept.iter().find(|port| match bind_loopback(**port) {
         Ok(sockets) => {
             ports.push((sockets, **port));
@@ -209,7 +200,9 @@ fn bind_for_this_node(server: &Server, draw: &Draw, log: &Log) -> Result<(String
 }
 
 fn bind_for_other_nodes(server: &Server, address: IpAddr, draw: &Draw) -> Result<(String, Ports)> {
-    let mut ports: Ports = vec![draw.bind(|port| Ok(vec![bind_one(address, port)?]))?];
+    let mut ports: Ports = vec![bind_random(draw, |port| {
+        Ok(vec![bind_one(address, port)?])
+    })?];
     for port in &server.kept {
         let socket = bind_one(address, *port).map_err(|e| {
             Error::new(
@@ -236,85 +229,27 @@ pub fn node_name() -> String {
         .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }
 
-/// Draws random ports.
-struct Draw {
-    /// Ranges that the administrator keeps for others
-    /// (`net.ipv4.ip_local_reserved_ports`) and numbers this licfwd needs itself.
-    avoid: Vec<(u16, u16)>,
-}
-
-impl Draw {
-    fn new(kept: Vec<u16>) -> Draw {
-        let reserved =
-            fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
-        let mut avoid = parse_ranges(&reserved);
-        avoid.extend(kept.into_iter().map(|port| (port, port)));
-        Draw { avoid }
-    }
-
-    /// A random free port, by `bind`, which takes it or says why not.
-    fn bind(
-        &self,
-        bind: impl Fn(u16) -> io::Result<Vec<Listener>>,
-    ) -> Result<(Vec<Listener>, u16)> {
-        let mut refusal = None;
-        for _ in 0..DRAWS {
-            let port = self.number();
-            match bind(port) {
-                Ok(sockets) => return Ok((sockets, port)),
-                Err(e) => refusal = Some((port, e)),
-            }
-        }
-        let (port, e) = refusal.unwrap_or((0, ErrorKind::AddrInUse.into()));
-        Err(Error::new(
-            Code::NoPort,
-            format!(
-                "cannot bind a local port: {DRAWS} random ones were not to be had, the last was {port}: {}",
-                cause(&e)
-            ),
-        ))
-    }
-
-    /// Uniform over 1024-65535 without those to avoid. Should they leave next to
-    /// nothing, a kept one is drawn in the end and `bind` has the last word.
-    fn number(&self) -> u16 {
-        let mut rng = rand::rng();
-        let mut port = rng.random_range(1024..=65535);
-        for _ in 0..100_000 {
-            if !self
-                .avoid
-                .iter()
-                .any(|(low, high)| (*low..=*high).contains(&port))
-            {
-                break;
-            }
-            port = rng.random_range(1024..=65535);
-        }
-        port
-    }
-}
-
-/// `8080,9148-9150` as ranges.
-fn parse_ranges(text: &str) -> Vec<(u16, u16)> {
-    text.trim()
-        .split(',')
-        .filter_map(|part| {
-            let (low, high) = part.split_once('-').unwrap_or((part, part));
-            Some((low.parse().ok()?, high.parse().ok()?))
-        })
-        .collect()
-}
-
-/// 127.x.y.z, neither in 127.0.0.0/16, where people look for localhost, nor the
-/// broadcast address.
-fn random_loopback() -> Ipv4Addr {
-    let mut rng = rand::rng();
-    loop {
-        let address = Ipv4Addr::new(127, rng.random_range(1..=255), rng.random(), rng.random());
-        if address != Ipv4Addr::new(127, 255, 255, 255) {
-            return address;
+/// A random free port, by `bind`, which takes it or says why not.
+fn bind_random(
+    draw: &Draw,
+    bind: impl Fn(u16) -> io::Result<Vec<Listener>>,
+) -> Result<(Vec<Listener>, u16)> {
+    let mut refusal = None;
+    for _ in 0..DRAWS {
+        let port = draw.number();
+        match bind(port) {
+            Ok(sockets) => return Ok((sockets, port)),
+            Err(e) => refusal = Some((port, e)),
         }
     }
+    let (port, e) = refusal.unwrap_or((0, ErrorKind::AddrInUse.into()));
+    Err(Error::new(
+        Code::NoPort,
+        format!(
+            "cannot bind a local port: {DRAWS} random ones were not to be had, the last was {port}: {}",
+            cause(&e)
+        ),
+    ))
 }
 
 fn bind_one(address: IpAddr, port: u16) -> io::Result<Listener> {
@@ -448,88 +383,9 @@ impl AsFd for Listener {
     }
 }
 
-impl AsFd for Client {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Client::Tcp(stream) => stream.as_fd(),
-            Client::Unix(stream) => stream.as_fd(),
-        }
-    }
-}
-
-impl Client {
-    /// Whether the client has broken off while it waited in line.
-    pub fn is_broken(&self) -> bool {
-        match self {
-            Client::Tcp(stream) => stream.take_error().is_ok_and(|e| e.is_some()),
-            Client::Unix(stream) => stream.take_error().is_ok_and(|e| e.is_some()),
-        }
-    }
-
-    /// Closes with a reset: the client learns at once that its connection broke,
-    /// instead of taking what it got so far for the whole.
-    pub fn reset(self) {
-        let _ = sys::reset_on_close(&self);
-    }
-}
-
-impl Local for Client {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Client::Tcp(stream) => stream.read(buffer),
-            Client::Unix(stream) => stream.read(buffer),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Client::Tcp(stream) => stream.write(bytes),
-            Client::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn end_of_output(&mut self) {
-        let _ = match self {
-            Client::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Client::Unix(stream) => stream.shutdown(Shutdown::Write),
-        };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reserved_ranges() {
-        assert_eq!(
-            parse_ranges("8080,9148-9150\n"),
-            [(8080, 8080), (9148, 9150)]
-        );
-        assert_eq!(parse_ranges("\n"), []);
-    }
-
-    #[test]
-    fn draws_avoid_what_is_reserved_and_stay_in_range() {
-        let draw = Draw {
-            avoid: vec![(1024, 60_000)],
-        };
-        for _ in 0..1000 {
-            assert!(draw.number() > 60_000);
-        }
-    }
-
-    /// Every sixteenth of the range gets its share: 16,000 draws, 1,000 expected
-    /// in each, standard deviation 31.
-    #[test]
-    fn draws_are_uniform() {
-        let draw = Draw { avoid: Vec::new() };
-        let mut shares = [0; 16];
-        for _ in 0..16_000 {
-            shares[(usize::from(draw.number()) - 1024) * 16 / 64_512] += 1;
-        }
-        assert!(shares.iter().all(|n| (800..1200).contains(n)), "{shares:?}");
-    }
 
     /// A port taken on one family only is no port for us.
     #[test]
@@ -542,13 +398,5 @@ mod tests {
         assert!(bind_loopback(port).is_err());
         drop(other);
         assert_eq!(bind_loopback(port).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn random_loopback_addresses_are_out_of_the_way() {
-        for _ in 0..10_000 {
-            let [a, b, ..] = random_loopback().octets();
-            assert!(a == 127 && b != 0);
-        }
     }
 }

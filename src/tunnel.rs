@@ -8,18 +8,19 @@
 //! license server that swallows packets holds the question for minutes: only
 //! then does another server's client get a further lane, with a login of its own.
 
+use crate::ending::Ending;
 use crate::gateway::Silence;
 use crate::lane::{Lane, News, Waiting};
 use crate::lifeline::Lifeline;
 use crate::link::{Connection, Link};
 use crate::listener::Door;
 use crate::log::Log;
-use crate::peer::{Access, Verdict};
+use crate::peer::Access;
+use crate::reception::Reception;
 use crate::reconnect::{Outcome, Reconnect};
 use crate::sys::{self, Epoll, Event, Interest, SignalFd};
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,14 +45,9 @@ pub struct Parts {
 
 /// New clients wait that long for a gateway that is lost.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After TERM connected clients are served that much longer: Slurm sends TERM
-/// 30 s before KILL, which is when a solver returns its seat.
-const LAST_ORDERS: Duration = Duration::from_secs(30);
 /// A question to the gateway that takes longer holds up other servers' clients.
 const SLOW: Duration = Duration::from_millis(250);
-/// How long accepting pauses when the system is out of descriptors.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Clients accepted from one socket before others have their turn.
+/// Waiting clients looked at in one turn.
 const BATCH: usize = 64;
 /// Lanes at most, however many license servers there are.
 const LANES: usize = 8;
@@ -73,27 +69,16 @@ const READ: Interest = Interest {
 
 /// The running tunnel.
 pub struct Tunnel {
-    doors: Vec<Door>,
-    access: Access,
+    reception: Reception,
     reconnect: Reconnect,
     silence: Silence,
-    life: Lifeline,
-    signals: SignalFd,
+    ending: Ending,
     log: Arc<Log>,
     epoll: Epoll,
-    /// Signals and the job's witness, apart, so that a link that waits for a
-    /// stuck gateway sees them too.
-    urgent: Rc<Epoll>,
     lanes: [Option<Lane>; LANES],
     line: VecDeque<Waiting>,
     /// When the last lane was lost, and why.
     lost: Option<(Instant, String)>,
-    /// When TERM came.
-    term: Option<Instant>,
-    /// Accepting is off until then.
-    paused: Option<Instant>,
-    /// Users and hosts refused so far: each is logged once.
-    refused: HashSet<String>,
     most_clients: usize,
     buffer: Vec<u8>,
 }
@@ -105,30 +90,22 @@ impl Tunnel {
     /// The kernel refuses a descriptor.
     pub fn new(parts: Parts, connection: Connection) -> io::Result<Tunnel> {
         let mut tunnel = Tunnel {
-            doors: parts.doors,
-            access: parts.access,
+            reception: Reception::new(parts.doors, parts.access, DOOR, Arc::clone(&parts.log)),
             reconnect: parts.reconnect,
             silence: parts.silence,
-            life: parts.life,
-            signals: parts.signals,
+            ending: Ending::new(parts.life, parts.signals)?,
             log: parts.log,
             epoll: Epoll::new()?,
-            urgent: Rc::new(Epoll::new()?),
             lanes: Default::default(),
             line: VecDeque::new(),
             lost: None,
-            term: None,
-            paused: None,
-            refused: HashSet::new(),
             most_clients: 0,
             // libssh2 writes 32700 bytes at most in one call.
             buffer: vec![0; 32_700],
         };
-        tunnel.urgent.add(&tunnel.signals, 0, READ)?;
-        tunnel.epoll.add(&*tunnel.urgent, URGENT, READ)?;
-        tunnel.open_doors(true)?;
-        tunnel.life.look();
-        tunnel.watch_witness()?;
+        let urgent = tunnel.ending.urgent();
+        tunnel.epoll.add(&**urgent, URGENT, READ)?;
+        tunnel.reception.open(&tunnel.epoll)?;
         tunnel.add_lane(connection)?;
         Ok(tunnel)
     }
@@ -145,7 +122,7 @@ impl Tunnel {
             for event in &events[..ready] {
                 self.dispatch(event);
             }
-            if let Some(why) = self.look_after_the_job() {
+            if let Some(why) = self.ending.reason(self.clients()) {
                 break why;
             }
             self.look_after_the_gateway();
@@ -153,9 +130,7 @@ impl Tunnel {
             self.carry();
             self.seat_clients();
         };
-        for door in &self.doors {
-            door.sockets.iter().for_each(|socket| socket.clean_up());
-        }
+        self.reception.clean_up();
         why
     }
 
@@ -187,73 +162,18 @@ impl Tunnel {
     // ---- clients ---------------------------------------------------------
 
     fn accept(&mut self, door: usize, socket: usize) {
-        for _ in 0..BATCH {
-            let accepted = self.doors[door].sockets[socket].accept();
-            let (client, addresses) = match accepted {
-                Ok(accepted) => accepted,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(e) if out_of_something(&e) => {
-                    self.log.event(format_args!(
-                        "cannot accept clients: {e}; trying again in {} s",
-                        PAUSE.as_secs()
-                    ));
-                    let _ = self.open_doors(false);
-                    self.paused = Some(Instant::now() + PAUSE);
-                    return;
-                }
-                // This client has gone already.
-                Err(_) => continue,
-            };
-            let who = match addresses {
-                Some((peer, _)) => peer.to_string(),
-                None => "a Unix socket".into(),
-            };
-            let verdict = match addresses {
-                Some((peer, ours)) => self.access.judge(peer, ours),
-                None => Verdict::Welcome,
-            };
-            match verdict {
-                Verdict::Welcome if self.reconnect.has_given_up() && self.no_lane() => {
-                    self.log
-                        .detail(format_args!("client {who}: closed, the gateway is lost"));
-                    client.reset();
-                }
-                Verdict::Welcome => self.line.push_back(Waiting {
-                    client,
-                    door,
-                    since: Instant::now(),
-                    who,
-                }),
-                Verdict::Gone => self
-                    .log
-                    .detail(format_args!("client {who}: gone before it was served")),
-                Verdict::Stranger(uid) => self.refuse(format!("user {uid} of this node")),
-                Verdict::Outsider(ip) => self.refuse(format!("host {ip}")),
+        let hopeless = self.reconnect.has_given_up() && self.no_lane();
+        for waiting in self.reception.welcome(door, socket, &self.epoll) {
+            if hopeless {
+                self.log.detail(format_args!(
+                    "client {}: closed, the gateway is lost",
+                    waiting.who
+                ));
+                waiting.client.reset();
+            } else {
+                self.line.push_back(waiting);
             }
         }
-    }
-
-    fn refuse(&mut self, whom: String) {
-        if self.refused.len() < 1000 && self.refused.insert(whom.clone()) {
-            self.log.event(format_args!(
-                "refused a client: {whom} may not use this tunnel"
-            ));
-        }
-    }
-
-    /// Listens, or stops to.
-    fn open_doors(&mut self, open: bool) -> io::Result<()> {
-        for (d, door) in self.doors.iter().enumerate() {
-            for (s, socket) in door.sockets.iter().enumerate() {
-                let token = DOOR | (d as u64) << UPPER | s as u64;
-                if open {
-                    self.epoll.add(socket, token, READ)?;
-                } else {
-                    self.epoll.remove(socket);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Gives free lanes to waiting clients, first come first served, but only
@@ -272,10 +192,10 @@ impl Tunnel {
                 self.line.remove(waiting);
                 continue;
             }
-            let to = self.doors[self.line[waiting].door].to.clone();
+            let to = self.reception.leads_to(self.line[waiting].door).clone();
             let busy = self.lanes.iter().flatten().any(|lane| {
                 lane.opening()
-                    .is_some_and(|(door, _)| self.doors[door].to == to)
+                    .is_some_and(|(door, _)| *self.reception.leads_to(door) == to)
             });
             let lane = self
                 .lanes
@@ -345,7 +265,7 @@ impl Tunnel {
                 "client {who}: ended, {up} bytes up, {down} down"
             )),
             News::Refused(waiting, since, why) => {
-                let to = &self.doors[waiting.door].to;
+                let to = self.reception.leads_to(waiting.door).clone();
                 self.log.detail(format_args!(
                     "client {}: {to} cannot be reached from the gateway: {why}",
                     waiting.who
@@ -353,9 +273,8 @@ impl Tunnel {
                 waiting.client.reset();
                 if since.elapsed() > SLOW {
                     // Those behind would wait as long for the same answer.
-                    let to = to.clone();
-                    self.dismiss(|doors, waiting| {
-                        doors[waiting.door].to == to && waiting.since <= since
+                    self.dismiss(|reception, waiting| {
+                        *reception.leads_to(waiting.door) == to && waiting.since <= since
                     });
                 }
             }
@@ -363,9 +282,9 @@ impl Tunnel {
     }
 
     /// Closes the waiting clients that `which` names.
-    fn dismiss(&mut self, which: impl Fn(&[Door], &Waiting) -> bool) {
+    fn dismiss(&mut self, which: impl Fn(&Reception, &Waiting) -> bool) {
         for waiting in std::mem::take(&mut self.line) {
-            if which(&self.doors, &waiting) {
+            if which(&self.reception, &waiting) {
                 self.log.detail(format_args!(
                     "client {}: closed, it waited in vain",
                     waiting.who
@@ -397,7 +316,11 @@ impl Tunnel {
         let Some(index) = self.lanes.iter().position(Option::is_none) else {
             return Ok(());
         };
-        let link = Link::new(connection, Rc::clone(&self.urgent), self.silence.limit);
+        let link = Link::new(
+            connection,
+            Rc::clone(self.ending.urgent()),
+            self.silence.limit,
+        );
         self.epoll
             .add(link.socket(), SESSION | index as u64, READ)?;
         let mut lane = Lane::new(link, CLIENT | (index as u64) << UPPER);
@@ -486,55 +409,7 @@ impl Tunnel {
             }
         }
         self.reconnect.carry_on(&self.epoll, ATTEMPT, &self.log);
-        if self.paused.is_some_and(|until| until <= Instant::now()) {
-            self.paused = None;
-            let _ = self.open_doors(true);
-        }
-    }
-
-    // ---- the job ---------------------------------------------------------
-
-    fn watch_witness(&mut self) -> io::Result<()> {
-        if let Some(fd) = self.life.fd() {
-            self.urgent.add(fd, 0, READ)?;
-        }
-        Ok(())
-    }
-
-    /// Why to end, if so.
-    fn look_after_the_job(&mut self) -> Option<String> {
-        while let Some(number) = self.signals.take() {
-            if number != sys::SIGTERM {
-                return Some(format!("signal {number}"));
-            }
-            if self.term.replace(Instant::now()).is_some() {
-                return Some("TERM, twice".into());
-            }
-        }
-        if let Some(since) = self.term {
-            if self.clients() == 0 {
-                return Some("TERM".into());
-            }
-            if since.elapsed() >= LAST_ORDERS {
-                return Some(format!("TERM, {} s ago", LAST_ORDERS.as_secs()));
-            }
-        }
-        let before = self.life.fd().map(|fd| fd.as_fd().as_raw_fd());
-        let woken = match self.life.fd() {
-            Some(fd) => sys::poll_readable(fd, Duration::ZERO).unwrap_or(true),
-            None => self.life.next_look() == Some(Duration::ZERO),
-        };
-        if woken {
-            if !self.life.look() {
-                return Some("the job has ended".into());
-            }
-            if self.life.fd().map(|fd| fd.as_fd().as_raw_fd()) != before
-                && let Err(e) = self.watch_witness()
-            {
-                return Some(format!("cannot watch the job: {e}"));
-            }
-        }
-        None
+        self.reception.carry_on(&self.epoll);
     }
 
     // ---- time ------------------------------------------------------------
@@ -545,16 +420,11 @@ impl Tunnel {
             return Some(Duration::ZERO);
         }
         let until = |since: Instant, span: Duration| span.saturating_sub(since.elapsed());
-        let mut due = vec![self.life.next_look(), self.reconnect.due()];
-        due.push(self.term.map(|since| match self.clients() {
-            // The last client has left since the job was looked after.
-            0 => Duration::ZERO,
-            _ => until(since, LAST_ORDERS),
-        }));
-        due.push(
-            self.paused
-                .map(|then| then.saturating_duration_since(Instant::now())),
-        );
+        let mut due = vec![
+            self.ending.due(self.clients()),
+            self.reconnect.due(),
+            self.reception.due(),
+        ];
         if self.no_lane() {
             due.push(
                 self.line
@@ -579,13 +449,4 @@ impl Tunnel {
         }
         due.into_iter().flatten().min()
     }
-}
-
-/// Out of descriptors or memory: accepting again at once would spin.
-fn out_of_something(e: &io::Error) -> bool {
-    const ENOMEM: i32 = 12;
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    const ENOBUFS: i32 = 105;
-    matches!(e.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOBUFS))
 }

@@ -9,10 +9,12 @@ pub mod dropbear;
 pub mod gateway;
 pub mod job;
 pub mod license_server;
+pub mod other_user;
 pub mod overlay;
 pub mod process;
 pub mod pty;
 pub mod scratch;
+pub mod slurm;
 pub mod traffic;
 pub mod wait;
 

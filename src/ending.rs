@@ -1,0 +1,111 @@
+//! Knows when the tunnel has to end: with the job, or on a signal.
+
+use crate::lifeline::Lifeline;
+use crate::sys::{self, Epoll, Interest, SignalFd};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// After TERM connected clients are served that much longer: Slurm sends TERM
+/// 30 s before KILL, which is when a solver returns its seat.
+const LAST_ORDERS: Duration = Duration::from_secs(30);
+
+const READ: Interest = Interest {
+    read: true,
+    write: false,
+};
+
+/// The job's life and the signals, and what is waited for to learn of them.
+pub struct Ending {
+    life: Lifeline,
+    signals: SignalFd,
+    /// Apart from the main loop's descriptors, so that a link that waits for a
+    /// stuck gateway sees them too.
+    urgent: Rc<Epoll>,
+    /// When TERM came.
+    term: Option<Instant>,
+}
+
+impl Ending {
+    /// Takes over both.
+    ///
+    /// # Errors
+    /// The kernel refuses a descriptor.
+    pub fn new(mut life: Lifeline, signals: SignalFd) -> io::Result<Ending> {
+        let urgent = Rc::new(Epoll::new()?);
+        urgent.add(&signals, 0, READ)?;
+        life.look();
+        let ending = Ending {
+            life,
+            signals,
+            urgent,
+            term: None,
+        };
+        ending.watch_witness()?;
+        Ok(ending)
+    }
+
+    /// Readable when it is time for [`Ending::reason`].
+    pub fn urgent(&self) -> &Rc<Epoll> {
+        &self.urgent
+    }
+
+    fn watch_witness(&self) -> io::Result<()> {
+        match self.life.fd() {
+            Some(fd) => self.urgent.add(fd, 0, READ),
+            None => Ok(()),
+        }
+    }
+
+    /// Why to end now, if so, with that many clients left.
+    pub fn reason(&mut self, clients: usize) -> Option<String> {
+        while let Some(number) = self.signals.take() {
+            if number != sys::SIGTERM {
+                return Some(format!("signal {number}"));
+            }
+            if self.term.replace(Instant::now()).is_some() {
+                return Some("TERM, twice".into());
+            }
+        }
+        if let Some(since) = self.term {
+            if clients == 0 {
+                return Some("TERM".into());
+            }
+            if since.elapsed() >= LAST_ORDERS {
+                return Some(format!("TERM, {} s ago", LAST_ORDERS.as_secs()));
+            }
+        }
+        self.job_has_ended()
+    }
+
+    fn job_has_ended(&mut self) -> Option<String> {
+        let number = |life: &Lifeline| life.fd().map(|fd| fd.as_raw_fd());
+        let woken = match self.life.fd() {
+            Some(fd) => sys::poll_readable(fd, Duration::ZERO).unwrap_or(true),
+            None => self.life.next_look() == Some(Duration::ZERO),
+        };
+        if !woken {
+            return None;
+        }
+        let before = number(&self.life);
+        if !self.life.look() {
+            return Some("the job has ended".into());
+        }
+        if number(&self.life) == before {
+            return None;
+        }
+        let watched = self.watch_witness();
+        watched.err().map(|e| format!("cannot watch the job: {e}"))
+    }
+
+    /// How long until [`Ending::reason`] has to be asked without being woken.
+    pub fn due(&self, clients: usize) -> Option<Duration> {
+        let term = self.term.map(|since| match clients {
+            // The last client has left since it was asked.
+            0 => Duration::ZERO,
+            _ => LAST_ORDERS.saturating_sub(since.elapsed()),
+        });
+        [self.life.next_look(), term].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,182 @@
+//! A real Slurm with one node, this machine, thrown away afterwards.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use super::gateway::free_port;
+use super::{Job, LIMIT, Outcome, Running, process, wait_until};
+
+/// What it consists of (Debian: slurmctld, slurmd, slurm-client, munge).
+const PROGRAMS: [&str; 8] = [
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "sinfo",
+    "sbatch",
+    "srun",
+    "scancel",
+    "scontrol",
+];
+
+/// munged, slurmctld and slurmd in a directory of their own: nothing in /etc,
+/// /run or /var is read or written. They are ended on drop, with every step.
+pub struct Slurm {
+    daemons: Vec<Running>,
+    /// The daemons' directory, and their environment.
+    home: Job,
+}
+
+impl Slurm {
+    /// Why this machine cannot run it, if so.
+    pub fn obstacle() -> Option<String> {
+        if !process::is_root() {
+            return Some("only root can run slurmd".into());
+        }
+        let job = Job::new();
+        let looked = |program: &&str| {
+            let look = format!("command -v {program}");
+            job.run(job.command("sh").args(["-c", &look])).code != 0
+        };
+        let missing: Vec<&str> = PROGRAMS.into_iter().filter(looked).collect();
+        (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
+    }
+
+    /// Starts it; when this returns, its node takes jobs of every user.
+    pub fn start() -> Slurm {
+        let home = Job::new();
+        let directory = home.directory();
+        // The commands within a job read the configuration, and talk to munged.
+        open(directory.path(), 0o711);
+        let version = home.run(home.command("slurmd").arg("-V")).stdout;
+        open(
+            &directory.write("slurm.conf", &configuration(directory.path())),
+            0o644,
+        );
+        open(&directory.write("cgroup.conf", cgroups(&version)), 0o644);
+        open(&directory.write("plugstack.conf", ""), 0o644);
+        directory.write(
+            "key-file",
+            &format!("{:032x}", rand::random::<u128>()).repeat(4),
+        );
+        for name in ["state", "spool"] {
+            fs::create_dir(directory.file(name)).expect("create a directory");
+        }
+        let mut slurm = Slurm {
+            daemons: Vec::new(),
+            home,
+        };
+        let file = |name| format!("--{name}={}", slurm.home.directory().file(name).display());
+        let munged = ["socket", "key-file", "pid-file", "log-file", "seed-file"].map(file);
+        let mut munged: Vec<&str> = munged.iter().map(String::as_str).collect();
+        // It would rather have its directory in /run.
+        munged.extend(["--foreground", "--force"]);
+        slurm.run_daemon("munged", &munged);
+        let socket = slurm.home.directory().file("socket");
+        wait_until("munged listens", LIMIT, || socket.exists());
+        slurm.run_daemon("slurmctld", &["-D"]);
+        slurm.run_daemon("slurmd", &["-D"]);
+        wait_until("the node is idle", LIMIT, || {
+            let mut sinfo = slurm.command(&slurm.home, "sinfo");
+            let output = sinfo.args(["-h", "-o", "%T"]).output();
+            output.expect("run sinfo").stdout == b"idle\n"
+        });
+        slurm
+    }
+
+    /// One of Slurm's programs in the environment of a job.
+    pub fn command(&self, job: &Job, program: &str) -> Command {
+        let mut command = job.command(program);
+        command.env("SLURM_CONF", self.home.directory().file("slurm.conf"));
+        command
+    }
+
+    /// The same run to its end, which must be a good one.
+    #[track_caller]
+    pub fn run(&self, job: &Job, words: &[&str]) -> Outcome {
+        let outcome = job.run(self.command(job, words[0]).args(&words[1..]));
+        assert_eq!(outcome.code, 0, "{words:?}: {outcome:?}");
+        outcome
+    }
+
+    /// The state of a job, such as `COMPLETED`.
+    #[track_caller]
+    pub fn state(&self, id: &str) -> String {
+        let mut scontrol = self.command(&self.home, "scontrol");
+        let shown = scontrol.args(["show", "job", id]).output();
+        let shown = shown.expect("run scontrol").stdout;
+        let shown = String::from_utf8_lossy(&shown);
+        let mut words = shown.split_whitespace();
+        let state = words.find_map(|word| word.strip_prefix("JobState="));
+        state
+            .unwrap_or_else(|| panic!("no job {id}: {shown}"))
+            .into()
+    }
+
+    fn run_daemon(&mut self, program: &str, options: &[&str]) {
+        let mut command = self.command(&self.home, program);
+        self.daemons.push(self.home.spawn(command.args(options)));
+    }
+}
+
+impl Drop for Slurm {
+    fn drop(&mut self) {
+        self.home.end();
+        for daemon in &mut self.daemons {
+            wait_until("Slurm's daemons end", LIMIT, || daemon.has_ended());
+        }
+    }
+}
+
+fn open(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect("chmod");
+}
+
+fn configuration(directory: &Path) -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").expect("the host's name");
+    let host = host.trim().split('.').next().unwrap_or_default();
+    let directory = directory.display();
+    let (controller, node) = (free_port(), free_port());
+    format!(
+        "ClusterName=rig\n\
+         SlurmctldHost={host}(127.0.0.1)\n\
+         SlurmctldPort={controller}\n\
+         SlurmdPort={node}\n\
+         SlurmUser=root\n\
+         SlurmdUser=root\n\
+         AuthType=auth/munge\n\
+         CredType=cred/munge\n\
+         AuthInfo=socket={directory}/socket\n\
+         StateSaveLocation={directory}/state\n\
+         SlurmdSpoolDir={directory}/spool\n\
+         SlurmctldPidFile={directory}/slurmctld.pid\n\
+         SlurmdPidFile={directory}/slurmd.pid\n\
+         PlugStackConfig={directory}/plugstack.conf\n\
+         ProctrackType=proctrack/linuxproc\n\
+         TaskPlugin=task/none\n\
+         JobAcctGatherType=jobacct_gather/none\n\
+         AccountingStorageType=accounting_storage/none\n\
+         MpiDefault=none\n\
+         MailProg=/bin/true\n\
+         ReturnToService=2\n\
+         KillWait=5\n\
+         SchedulerParameters=sched_interval=1,batch_sched_delay=0\n\
+         SelectType=select/cons_tres\n\
+         SelectTypeParameters=CR_CPU\n\
+         SlurmdParameters=config_overrides\n\
+         NodeName={host} NodeAddr=127.0.0.1 CPUs=32\n\
+         PartitionName=rig Nodes=ALL Default=YES\n"
+    )
+}
+
+/// Not needed for linuxproc, but slurmd wants to know: old ones cannot do
+/// without, and the plugin of the old kind touches nothing unasked.
+fn cgroups(version: &str) -> &'static str {
+    let number = version.split_whitespace().last().unwrap_or_default();
+    let major = number.split('.').next().and_then(|n| n.parse().ok());
+    match major {
+        Some(24..) => "CgroupPlugin=disabled\n",
+        _ => "CgroupPlugin=cgroup/v1\n",
+    }
+}
