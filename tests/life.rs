@@ -2,6 +2,7 @@
 
 use crate::rig::job::port_of;
 use crate::rig::other_user::hand_over;
+use crate::rig::pty::Pty;
 use crate::rig::traffic::read_line;
 use crate::rig::{
     Gateway, Job, LIMIT, LicenseServer, Running, Service, eventually, process, skip, wait_until,
@@ -197,40 +198,50 @@ fn proxy_helper_ends_with_the_tunnel() {
 /// keyboard's signals nor job control touch it, and it ends when the shell exits.
 #[test]
 fn tunnel_called_at_a_prompt_ends_with_the_shell() {
-    let site = Site::new();
-    if !site.has("script") {
-        skip!("script (util-linux, bsdutils) is not installed");
+    if let Err(reason) = Pty::check() {
+        skip!("{reason}");
     }
-    let mut sessions = Vec::new();
-    for shell in ["bash", "dash"].into_iter().filter(|shell| site.has(shell)) {
-        // `script` gives the shell a terminal, and types what comes out of the gate.
-        let terminal = format!("exec script -qec '{shell} -i' typescript <gate");
-        let mut session = site.begin(&["sh", "-c", &terminal]);
-        session.type_in("eval $($CALL)\necho \"$MLM_LICENSE_FILE\" >port\n");
-        session.reads_port(|session| session.job.directory().read("port"));
+    let site = Site::new();
+    let shells = [&["bash", "--norc", "-i"][..], &["dash", "-i"]];
+    let (mut sessions, mut prompts) = (Vec::new(), Vec::new());
+    for shell in shells.into_iter().filter(|shell| site.has(shell[0])) {
+        let mut session = site.prepare(shell);
+        let mut command = session.job.command(shell[0]);
+        command.args(&shell[1..]).env("CALL", site.call());
+        let mut prompt = Pty::start(&session.job, &command);
+        // What is typed must not look like it.
+        prompt.enter("PS1='rea''dy> '");
+        prompt.expect("ready> ");
+        prompt.enter("eval $($CALL); echo \"<$MLM_LICENSE_FILE>\"");
+        prompt.expect("\n<");
+        session.port = port_of(&prompt.expect(">"));
+        prompt.expect("ready> ");
 
-        session.type_in("\x03");
-        session.prompts_again();
-        session.type_in("cat\n");
-        session.waits_for_cat("the shell has survived", "RS");
-        session.type_in("\x1a");
-        session.waits_for_cat("Ctrl-Z stops", "T");
-        session.type_in("fg\n");
-        session.waits_for_cat("fg continues", "RS");
-        session.type_in("\x1c");
-        session.waits_for_cat("Ctrl-\\ ends", "");
-        session.type_in("cat &\n");
-        session.waits_for_cat("the terminal stops a reader in the background", "T");
-        session.type_in("fg\n");
+        prompt.press("\x03");
+        prompt.expect("ready> ");
+        prompt.enter("cat");
+        session.waits_for_cat("a program in the foreground", "RS");
+        prompt.press("\x1a");
+        prompt.expect("ready> ");
+        session.waits_for_cat("Ctrl-Z stops it", "T");
+        prompt.enter("fg");
         session.waits_for_cat("fg continues it", "RS");
-        session.type_in("\x03");
-        session.waits_for_cat("Ctrl-C ends", "");
+        prompt.press("\x1c");
+        prompt.expect("ready> ");
+        session.waits_for_cat("Ctrl-\\ ends it", "");
+        prompt.enter("cat &");
+        session.waits_for_cat("the terminal stops a reader in the background", "T");
+        prompt.enter("fg");
+        session.waits_for_cat("fg continues that too", "RS");
+        prompt.press("\x03");
+        session.waits_for_cat("Ctrl-C ends it", "");
         sessions.push(session);
+        prompts.push(prompt);
     }
     live_on(&sessions);
-    for session in &mut sessions {
-        session.type_in("exit 0\n");
-        session.script_ends();
+    for mut prompt in prompts {
+        prompt.enter("exit 0");
+        assert_eq!(prompt.wait().code, 0);
     }
     are_gone(&sessions);
 }
@@ -314,16 +325,24 @@ impl Site {
         self.start(&["sh", "-c", &format!("{CALL}; {HOLD}")])
     }
 
-    /// The same for any command, which prints its `PORT@localhost`.
+    /// The same for any command, which prints its `PORT@localhost`: starts it
+    /// in a session of its own, as a batch system does, with the call of
+    /// licfwd in `$CALL`.
     fn start(&self, command: &[&str]) -> Session {
-        let mut session = self.begin(command);
-        session.reads_port(|session| session.script.as_ref().expect("a script").stdout());
+        let mut session = self.prepare(command);
+        let mut setsid = session.job.command("setsid");
+        let script = session
+            .job
+            .spawn(setsid.args(command).env("CALL", self.call()));
+        let announced = eventually(LIMIT, || script.stdout().ends_with('\n'));
+        assert!(announced, "no port: {}", session.name);
+        session.port = port_of(&script.stdout());
+        session.script = Some(script);
         session
     }
 
-    /// Starts a command in a session of its own, as a batch system does, with
-    /// the call of licfwd in `$CALL` and the FIFO `gate` in its directory.
-    fn begin(&self, command: &[&str]) -> Session {
+    /// A directory with the FIFO `gate` in it.
+    fn prepare(&self, command: &[&str]) -> Session {
         let job = Job::new();
         let made = job.run(job.command("mkfifo").arg("gate"));
         assert_eq!(made.code, 0, "{made:?}");
@@ -331,16 +350,18 @@ impl Site {
         let mut gate = File::options();
         let gate = gate.read(true).write(true);
         let gate = gate.open(job.directory().file("gate")).expect("the gate");
-        let (config, port) = (self.gateway.config(), self.server.port());
-        let call = format!("licfwd -F {} gw 127.0.0.1:{port}", config.display());
-        let script = job.spawn(job.command("setsid").args(command).env("CALL", call));
         Session {
             name: command.join(" "),
-            script: Some(script),
+            script: None,
             gate,
             port: 0,
             job,
         }
+    }
+
+    fn call(&self) -> String {
+        let (config, port) = (self.gateway.config(), self.server.port());
+        format!("licfwd -F {} gw 127.0.0.1:{port}", config.display())
     }
 }
 
@@ -355,14 +376,6 @@ struct Session {
 }
 
 impl Session {
-    /// Waits for the line that `read` is going to see.
-    #[track_caller]
-    fn reads_port(&mut self, read: impl Fn(&Session) -> String) {
-        let announced = eventually(LIMIT, || read(self).ends_with('\n'));
-        assert!(announced, "no port: {}", self.name);
-        self.port = port_of(&read(self));
-    }
-
     /// The script's process, which leads the session.
     fn leader(&self) -> u32 {
         self.script.as_ref().expect("a script").pid()
@@ -384,11 +397,7 @@ impl Session {
 
     /// Opens the gate: the script ends.
     fn let_go(&mut self) {
-        self.type_in("\n");
-    }
-
-    fn type_in(&mut self, keys: &str) {
-        self.gate.write_all(keys.as_bytes()).expect("the gate");
+        self.gate.write_all(b"\n").expect("the gate");
     }
 
     /// Waits until the script has ended and nobody has its output open.
@@ -396,17 +405,6 @@ impl Session {
     fn script_ends(&mut self) {
         let outcome = self.script.take().expect("a script").wait(LIMIT);
         assert_eq!(outcome.code, 0, "{}: {outcome:?}", self.name);
-    }
-
-    /// Waits until Ctrl-C has thrown away what was typed, which takes the shell a while.
-    #[track_caller]
-    fn prompts_again(&self) {
-        let script = self.script.as_ref().expect("a script");
-        wait_until("a new prompt", LIMIT, || {
-            let text = script.stdout();
-            let rest = text.rsplit_once("^C").map(|(_, rest)| rest.trim_end());
-            rest.is_some_and(|rest| rest.ends_with(['#', '$']))
-        });
     }
 
     /// The session's processes of that name.

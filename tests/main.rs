@@ -4,13 +4,24 @@
 mod rig;
 
 mod announce;
+mod applications;
 mod bad_input;
+mod crowd;
+mod dropin;
 mod exit_codes;
+mod forward;
 mod job;
 mod known_hosts;
 mod life;
+mod licenses;
+mod log;
 mod login;
+mod other_nodes;
+mod owner;
 mod proxy;
+mod reconnect;
 mod rig_works;
+mod shells;
+mod silence;
 mod slurm;
 mod terminal;

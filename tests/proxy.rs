@@ -110,6 +110,22 @@ fn hanging_proxy_ends_in_time() {
     }
 }
 
+/// Goal: a signal while the proxy hangs leaves nothing of it either.
+#[test]
+fn hanging_proxy_ends_with_licfwd() {
+    let site = Site::new();
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let running = site.job.spawn(&mut site.call("sleep 1000", &[]));
+        let proxy_runs = || site.job.processes_named("sleep").len() == 1;
+        wait_until("the proxy runs", LIMIT, proxy_runs);
+        process::signal(signal, &[running.pid()]);
+        let outcome = running.wait(LIMIT);
+        assert_eq!(outcome.code, code, "{outcome:?}");
+        let nobody = || site.job.processes().is_empty();
+        wait_until(&format!("the proxy is gone after {signal}"), LIMIT, nobody);
+    }
+}
+
 /// Goal: two hops by -J, each with its own key and known_hosts entry; nothing
 /// is left of them, however the daemon ends; a lost hop is gone round again.
 #[test]

@@ -22,31 +22,35 @@ read -r answer <&3
 echo "$answer"
 "#;
 
-/// Goal: whichever way a job ends, it has had its license, and ten seconds
-/// later no licfwd of it is left.
+/// Goal: the tunnel lives as long as its job or step. All jobs share a Slurm,
+/// because a time limit takes it half a minute to see.
 #[test]
-fn tunnel_ends_with_its_slurm_job() {
+fn tunnel_lives_with_its_slurm_job() {
     if let Some(reason) = Slurm::obstacle() {
         skip!("{reason}");
     }
     let site = Site::start();
-    let sleeping = format!("{SCRIPT}sleep 600");
-    let expired = site.submit("expired", &sleeping);
-    let cancelled = site.submit("cancelled", &sleeping);
+    let expired = site.submit("expired", &format!("{SCRIPT}sleep 600"));
+    // Less than a minute cannot be asked for, but set.
+    expired.prints("GRANTED");
+    let id = format!("JobId={}", expired.id);
+    site.run(&expired, &["scontrol", "update", &id, "EndTime=now+1"]);
+
+    nothing_is_left_of_a_job(&site);
+    steps_have_tunnels_of_their_own(&site);
+    license_lasts_until_the_job_is_killed(&site);
+    expired.ends_as("TIMEOUT", TIME_LIMIT);
+}
+
+/// Goal: whichever way a job ends, it has had its license, and ten seconds
+/// later no licfwd of it is left.
+fn nothing_is_left_of_a_job(site: &Site) {
+    let cancelled = site.submit("cancelled", &format!("{SCRIPT}sleep 600"));
     let killed = site.submit("killed", &format!("{SCRIPT}echo $$; exec sleep 600"));
     let completed = site.submit("completed", SCRIPT);
 
-    // A limit of less than a minute cannot be asked for, but set.
-    expired.prints("GRANTED");
-    let now = format!("JobId={}", expired.id);
-    site.run(&expired, &["scontrol", "update", &now, "EndTime=now+1"]);
-
+    completed.prints("GRANTED");
     completed.ends_as("COMPLETED", LIMIT);
-    assert!(
-        completed.output().starts_with("GRANTED"),
-        "{}",
-        completed.output()
-    );
 
     cancelled.prints("GRANTED");
     site.run(&cancelled, &["scancel", &cancelled.id]);
@@ -56,76 +60,58 @@ fn tunnel_ends_with_its_slurm_job() {
     wait_until("the script tells its number", LIMIT, || script().is_some());
     process::signal("KILL", &[script().expect("a number")]);
     killed.ends_as("FAILED", LIMIT);
-
-    expired.ends_as("TIMEOUT", TIME_LIMIT);
 }
 
 /// Goal: a step that calls licfwd ends although the tunnel goes on, and a
 /// tunnel called in a step or by its TaskProlog serves that step.
-#[test]
-fn steps_have_tunnels_of_their_own() {
-    if let Some(reason) = Slurm::obstacle() {
-        skip!("{reason}");
-    }
-    let site = Site::start();
-    let rest = SCRIPT.split_once("|| exit\n").expect("the call").1;
+fn steps_have_tunnels_of_their_own(site: &Site) {
+    let work = SCRIPT.split_once("|| exit\n").expect("the call").1;
     let script = format!(
         r#"#!/bin/bash
-        cat >work <<'END'
-{rest}
-END
-        echo '#!/bin/sh
-              exec $CALL --watch $SLURM_TASK_PID' >prolog
-        chmod +x prolog
-        srun $CALL >passing || exit
-        srun $CALL --no-watch --pid-var PID >line || exit
-        . ./line; kill $PID && echo "step ended, tunnel not" || exit
-        srun bash -c 'eval $($CALL) || exit; . ./work' || exit
-        srun --task-prolog=$PWD/prolog bash ./work"#
+cat >work <<'END'
+{work}END
+echo '#!/bin/sh
+      exec $CALL --watch $SLURM_TASK_PID' >prolog
+chmod +x prolog
+srun $CALL >passing || exit
+srun $CALL --no-watch --pid-var PID >line || exit
+. ./line; kill $PID && echo "step ended, tunnel not" || exit
+srun bash -c 'eval $($CALL) || exit; . ./work' || exit
+srun --task-prolog=$PWD/prolog bash ./work"#
     );
     let steps = site.submit("steps", &script);
     steps.ends_as("COMPLETED", LIMIT);
     let output = steps.output();
-    let mut lines = output.lines();
-    assert_eq!(lines.next(), Some("step ended, tunnel not"), "{output}");
-    assert_eq!(
-        lines.filter(|line| line.starts_with("GRANTED")).count(),
-        2,
-        "{output}"
-    );
+    assert!(output.starts_with("step ended, tunnel not\n"), "{steps}");
+    assert_eq!(output.matches("GRANTED").count(), 2, "{steps}");
 }
 
 /// Goal: a client that uses the time between TERM and KILL to save its work is
 /// served to the end of it.
-#[test]
-fn cancelled_job_keeps_its_license_until_it_is_killed() {
-    if let Some(reason) = Slurm::obstacle() {
-        skip!("{reason}");
-    }
-    let site = Site::start();
+fn license_lasts_until_the_job_is_killed(site: &Site) {
     let echo = LicenseServer::start(Service::Echo);
     let script = format!(
         r#"#!/bin/bash
-        eval $($CALL MORE=127.0.0.1:{}) || exit
-        exec 3<>/dev/tcp/localhost/${{MORE%@*}}
-        save() {{
-            for step in 1 2 3; do
-                sleep 1
-                echo "saved $step" >&3
-                head -n 1 <&3
-            done
-            exit
-        }}
-        trap save TERM
-        echo READY
-        sleep 600 & wait"#,
+eval $($CALL MORE=127.0.0.1:{}) || exit
+exec 3<>/dev/tcp/localhost/${{MORE%@*}}
+save() {{
+    for step in 1 2 3; do
+        sleep 1
+        echo "saved $step" >&3
+        head -n 1 <&3
+    done
+    exit
+}}
+trap save TERM
+echo READY
+sleep 600 & wait"#,
         echo.port()
     );
-    let cancelled = site.submit("cancelled", &script);
-    cancelled.prints("READY");
-    site.run(&cancelled, &["scancel", "--full", &cancelled.id]);
-    cancelled.ends_as("CANCELLED", LIMIT);
-    assert_eq!(cancelled.output(), "READY\nsaved 1\nsaved 2\nsaved 3\n");
+    let saving = site.submit("saving", &script);
+    saving.prints("READY");
+    site.run(&saving, &["scancel", "--full", &saving.id]);
+    saving.ends_as("CANCELLED", LIMIT);
+    assert_eq!(saving.output(), "READY\nsaved 1\nsaved 2\nsaved 3\n");
 }
 
 /// A Slurm, and a gateway with a license server behind it.

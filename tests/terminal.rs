@@ -168,6 +168,7 @@ fn interactive_shell() {
     pty.enter("echo value: $MLM_LICENSE_FILE.");
     pty.expect("\nvalue: ");
     let port = port_of(&pty.expect("."));
+    pty.expect("ready> ");
     check_out(port, "MATLAB").expect("a seat");
     // Control-C at the prompt is not the daemon's.
     pty.press("\u{3}");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use super::{LIMIT, Overlay, Scratch, process, wait_until};
+use super::{LIMIT, Overlay, Scratch, network, process, wait_until};
 
 /// The name under which the gateway stands in its `ssh_config`.
 pub const NAME: &str = "gw";
@@ -26,6 +26,8 @@ pub struct Gateway {
     client: Scratch,
     /// What sshd sees in place of the system's files.
     overlay: Overlay,
+    /// The process in whose network sshd runs, if not in ours.
+    network: Option<u32>,
     sshd: Option<Child>,
 }
 
@@ -51,7 +53,12 @@ impl Gateway {
     /// A gateway with lines of `sshd_config` that come before the rig's own
     /// (sshd takes the first of each kind). `ListenAddress ::1` adds that family.
     pub fn with(lines: &[&str]) -> Gateway {
-        Gateway::new(Scratch::new(), Overlay::default(), lines)
+        Gateway::new(Scratch::new(), Overlay::default(), None, lines)
+    }
+
+    /// The same in the network of a process (root only).
+    pub fn inside(network: u32, lines: &[&str]) -> Gateway {
+        Gateway::new(Scratch::new(), Overlay::default(), Some(network), lines)
     }
 
     /// A gateway whose account has a [`PASSWORD`], and with `UsePAM yes` a
@@ -82,10 +89,10 @@ impl Gateway {
         if with_pam {
             overlay.add(pam, "/etc/pam.d/sshd");
         }
-        Ok(Gateway::new(server, overlay, lines))
+        Ok(Gateway::new(server, overlay, None, lines))
     }
 
-    fn new(server: Scratch, overlay: Overlay, lines: &[&str]) -> Gateway {
+    fn new(server: Scratch, overlay: Overlay, network: Option<u32>, lines: &[&str]) -> Gateway {
         let client = Scratch::new();
         let host_key = keygen(&server.file("host_ed25519"), &["-t", "ed25519"]);
         let user_key = keygen(&client.file("id_ed25519"), &["-t", "ed25519"]);
@@ -98,6 +105,7 @@ impl Gateway {
             server,
             client,
             overlay,
+            network,
             sshd: None,
         };
         for _ in 0..10 {
@@ -143,6 +151,14 @@ impl Gateway {
     /// Lets in the given public keys (lines of `authorized_keys`) and no others.
     pub fn authorize(&self, public_keys: &str) {
         fs::write(self.server.file("authorized_keys"), public_keys).expect("authorized_keys");
+    }
+
+    /// Gives it another host key from the next start on; `known_hosts` keeps the old one.
+    pub fn change_host_key(&self) {
+        let key = self.server.file("host_ed25519");
+        fs::remove_file(&key).expect("remove the host key");
+        keygen(&key, &["-t", "ed25519"]);
+        give_to_account(&key);
     }
 
     /// What sshd has logged since the gateway was made.
@@ -277,7 +293,10 @@ impl Gateway {
     }
 
     fn sshd(&self, arguments: &[&str]) -> Command {
-        let mut command = self.overlay.command(sshd_program(), account().ids);
+        let mut command = match self.network {
+            Some(pid) => network::command(pid, sshd_program(), account().ids),
+            None => self.overlay.command(sshd_program(), account().ids),
+        };
         tame(&mut command);
         command.arg("-f").arg(self.server.file("sshd_config"));
         command.args(arguments);

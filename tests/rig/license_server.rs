@@ -18,6 +18,8 @@ use super::{LIMIT, Scratch, wait_until};
 pub enum Service {
     /// `CHECKOUT feature` gets `GRANTED n`; the seat comes back when the client leaves.
     CheckOut,
+    /// `HELLO` gets the port of a vendor daemon, where the seats are.
+    Manager(u16),
     /// Sends back what it gets; keeps its own half open until the client has closed its.
     Echo,
     /// The other side of [`super::traffic::exchange`].
@@ -52,7 +54,12 @@ impl LicenseServer {
 
     /// The same on a given port.
     pub fn on(service: Service, port: u16) -> LicenseServer {
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("bind the license server");
+        LicenseServer::at(service, ([127, 0, 0, 1], port).into())
+    }
+
+    /// The same on a given address.
+    pub fn at(service: Service, address: SocketAddr) -> LicenseServer {
+        let listener = TcpListener::bind(address).expect("bind the license server");
         let directory = Scratch::new();
         let log = File::create(directory.file("log")).expect("the license server's log");
         let shared = Arc::new(Shared {
@@ -153,6 +160,7 @@ impl Shared {
         self.note(&format!("client {number} connected"));
         let result = match self.service {
             Service::CheckOut => self.check_out(number, client),
+            Service::Manager(vendor) => manage(client, vendor),
             Service::Echo => echo(client),
             Service::Exchange => exchange(client),
             Service::Mute => wait_for_end(client),
@@ -178,6 +186,17 @@ impl Shared {
         self.seats.fetch_sub(1, Ordering::SeqCst);
         self.note(&format!("client {number} gave back {feature}"));
         result
+    }
+}
+
+fn manage(mut client: &TcpStream, vendor: u16) -> io::Result<()> {
+    let mut lines = BufReader::new(client);
+    if lines.fill_buf()?.is_empty() {
+        return Ok(());
+    }
+    match read_line(&mut lines)?.as_str() {
+        "HELLO" => writeln!(client, "HOST licserver VENDOR {vendor}"),
+        other => Err(Error::other(format!("what is {other:?}?"))),
     }
 }
 

@@ -5,10 +5,14 @@
 //! for it, and with the process at the latest, however that ends
 //! ([`scratch`]). Logs are shown when a test fails.
 
+pub mod crowd;
 pub mod dropbear;
+pub mod flexnet;
 pub mod gateway;
 pub mod job;
 pub mod license_server;
+pub mod network;
+pub mod nodes;
 pub mod other_user;
 pub mod overlay;
 pub mod process;
@@ -16,6 +20,7 @@ pub mod pty;
 pub mod scratch;
 pub mod slurm;
 pub mod traffic;
+pub mod tunnel;
 pub mod wait;
 
 pub use dropbear::Dropbear;
@@ -25,6 +30,7 @@ pub use license_server::{LicenseServer, Service};
 pub use overlay::Overlay;
 pub use pty::Pty;
 pub use scratch::Scratch;
+pub use tunnel::Tunnel;
 pub use wait::{LIMIT, eventually, wait_until};
 
 /// Leaves a test that this machine cannot run, and says so even though cargo

@@ -71,6 +71,11 @@ impl Pty {
         self.keys.write_all(keys.as_bytes()).expect("type");
     }
 
+    /// Whether the program has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.screen.has_ended()
+    }
+
     /// Waits until the program has ended and nobody has the terminal any more.
     #[track_caller]
     pub fn wait(self) -> Outcome {

@@ -13,7 +13,8 @@ use super::process;
 /// Waits for its standard input to close, which the kernel sees to however the
 /// rig ends, Ctrl-C and SIGKILL included. Then ends the gateways whose process
 /// ids lie in the directory and everything that was started with the
-/// directory's name in its environment.
+/// directory's name in its environment, or works in there (Slurm's steps write
+/// their titles over their environment).
 const KEEPER: &str = r#"
     trap '' HUP INT TERM
     read -r _
@@ -25,6 +26,11 @@ const KEEPER: &str = r#"
     for file in $(grep -ls "LICFWD_RIG=$1/" /proc/[0-9]*/environ); do
         pid=${file#/proc/}
         kill -KILL "${pid%/environ}"
+    done
+    for link in /proc/[0-9]*/cwd; do
+        case $(readlink "$link") in "$1"/*) ;; *) continue ;; esac
+        pid=${link#/proc/}
+        kill -KILL "${pid%/cwd}"
     done
     rm -rf "$1"
 "#;

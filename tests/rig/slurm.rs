@@ -126,7 +126,22 @@ impl Drop for Slurm {
         for daemon in &mut self.daemons {
             wait_until("Slurm's daemons end", LIMIT, || daemon.has_ended());
         }
+        // Keepers of steps carry no tag, because they write their titles over
+        // it, and would try for good to tell the controller of their job's end.
+        wait_until("Slurm's steps end", LIMIT, || {
+            let steps = working_in(self.home.directory().path());
+            process::signal("KILL", &steps);
+            steps.is_empty()
+        });
     }
+}
+
+/// The processes whose current directory that is.
+fn working_in(directory: &Path) -> Vec<u32> {
+    let all = process::all().into_iter().map(|process| process.pid);
+    let current = |pid: &u32| fs::read_link(format!("/proc/{pid}/cwd"));
+    all.filter(|pid| current(pid).is_ok_and(|path| path == directory))
+        .collect()
 }
 
 fn open(path: &Path, mode: u32) {

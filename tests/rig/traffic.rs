@@ -15,7 +15,11 @@ pub struct Seat {
 
 /// Checks a feature out of a license server, as licensed software does.
 pub fn check_out(port: u16, feature: &str) -> io::Result<Seat> {
-    let mut connection = connect(port)?;
+    check_out_from(connect(port)?, feature)
+}
+
+/// The same over a connection that stands.
+pub fn check_out_from(mut connection: TcpStream, feature: &str) -> io::Result<Seat> {
     writeln!(connection, "CHECKOUT {feature}")?;
     let answer = read_line(&mut BufReader::new(&connection))?;
     let number = answer

@@ -1,0 +1,443 @@
+//! The forwarder: every byte arrives, nobody stands in another's way, nothing is left over.
+//!
+//! The tests named `fact_*` are about libssh2: each fails when licfwd lacks
+//! its remedy for that property (README, "libssh2, as it behaves").
+
+use crate::rig::crowd::{all_at_once, alone};
+use crate::rig::license_server::SwallowingPort;
+use crate::rig::network;
+use crate::rig::traffic::{End, check_out, connect, exchange};
+use crate::rig::{
+    Gateway, Job, LIMIT, LicenseServer, Service, Tunnel, eventually, process, say_skipped,
+    wait_until,
+};
+use std::io::{self, Error, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Goal: 256 MiB each way at the same time arrive as they were sent, while the
+/// gateway changes the keys after every megabyte.
+#[test]
+fn a_quarter_gigabyte_through_many_keys() {
+    const SIZE: usize = 256 << 20;
+    let gateway = Gateway::with(&["RekeyLimit 1M", "LogLevel DEBUG1"]);
+    let server = LicenseServer::start(Service::Exchange);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    let port = tunnel.port();
+    alone(2 * MINUTE, move || {
+        exchange(port, SIZE, SIZE, 1, End::Counted)
+    });
+    let exchanges = gateway.log().matches("SSH2_MSG_KEXINIT received").count();
+    assert!(exchanges > 100, "only {exchanges} key exchanges");
+    assert_small(&tunnel);
+}
+
+/// Goal: 200 clients at once, from nothing to 2 MB up and down, half of them
+/// half-closing: all bytes arrive, and no descriptor or channel is left over.
+#[test]
+fn two_hundred_clients_leave_nothing_behind() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::Exchange);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    let before = Open::now(&gateway, &tunnel);
+    let port = tunnel.port();
+    all_at_once(200, MINUTE, move |number| mixed_client(port, number));
+    before.wait_until_back(&gateway, &tunnel, &server);
+}
+
+/// Goal: a client that stops reading for good, and a license server that does,
+/// slow another client by no more than a third and cost bounded memory.
+#[test]
+fn who_stops_reading_stops_nobody_else() {
+    const ROUNDS: usize = 9;
+    const SIZE: usize = 6_000_000;
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::Exchange);
+    // Nobody accepts its connections, so nobody reads them.
+    let mute = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let tunnel = Tunnel::of(Job::new(), |job| {
+        let mut command = job.licfwd(&gateway);
+        let mute = mute.local_addr().expect("address").port();
+        command
+            .arg("gw")
+            .arg(format!("A=127.0.0.1:{}", server.port()));
+        command.arg(format!("B=127.0.0.1:{mute}"));
+        command
+    });
+    let port = tunnel.port_of("A");
+    let measure = || alone(MINUTE, move || exchange(port, SIZE, SIZE, 3, End::Counted));
+    measure();
+    let (mut free, mut hindered) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        free.push(measure());
+        let stalled = [
+            stop_reading(port).expect("a client that does not read"),
+            stop_being_read(tunnel.port_of("B")).expect("a server that does not read"),
+        ];
+        hindered.push(measure());
+        assert_small(&tunnel);
+        drop(stalled);
+        wait_until("the stalled one is gone", LIMIT, || server.clients() == 0);
+    }
+    let (free, hindered) = (median(free), median(hindered));
+    assert!(
+        hindered < free * 4 / 3,
+        "alone {free:?}, beside stalled ones {hindered:?}"
+    );
+}
+
+/// Goal: the three ways in which a license server can end a connection reach
+/// the client.
+#[test]
+fn the_servers_end_reaches_the_client() {
+    let gateway = Gateway::start();
+    let server = Endings::start();
+    let tunnel = Tunnel::with(&gateway, server.port, &["--no-probe"]);
+    let port = tunnel.port();
+    let before = tunnel.descriptors();
+
+    // It sends everything and closes: the client has all of it, then the end,
+    // and is not left hanging when it goes on writing.
+    alone(LIMIT, move || {
+        let mut client = ask(port, "close\n")?;
+        let mut all = Vec::new();
+        client.read_to_end(&mut all)?;
+        check(all.len() == BULK, "bytes before the close")?;
+        until_broken(&mut client)
+    });
+    // It resets.
+    alone(LIMIT, move || {
+        let mut client = ask(port, "reset\n")?;
+        let result = client.read_to_end(&mut Vec::new());
+        check(
+            result.is_ok() || is_reset(&result),
+            "an end after the reset",
+        )?;
+        until_broken(&mut client)
+    });
+    // It ends its output and reads on: what the client sends afterwards arrives.
+    alone(LIMIT, move || {
+        let mut client = ask(port, "half\n")?;
+        client.read_to_end(&mut Vec::new())?;
+        client.write_all(&vec![7; BULK])?;
+        client.shutdown(Shutdown::Write)
+    });
+    let count = server.received.recv_timeout(LIMIT);
+    assert_eq!(count.expect("the server's count"), BULK);
+    wait_until("descriptors are back", LIMIT, || {
+        tunnel.descriptors() == before
+    });
+}
+
+/// Goal: fact 1. A client that has nothing to say, and one whose server has
+/// nothing to say, do not hold up others.
+#[test]
+fn fact_1_a_silent_client_blocks_nobody() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    let port = tunnel.port();
+    let _silent: Vec<TcpStream> = (0..5)
+        .map(|_| TcpStream::connect(("127.0.0.1", port)).expect("connect"))
+        .collect();
+    wait_until("they are connected", LIMIT, || server.clients() == 5);
+    let took = alone(LIMIT, move || check_out(port, "MATLAB").map(drop));
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// Goal: fact 2. No wake-up is lost: a hundred clients ask at the same time,
+/// and nobody asks again before all have their answer, so that no later event
+/// makes good for an answer that lies in libssh2's queue unseen.
+#[test]
+fn fact_2_no_answer_is_overlooked() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::Echo);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    let port = tunnel.port();
+    alone(MINUTE, move || {
+        let clients: io::Result<Vec<TcpStream>> = (0..100).map(|_| connect(port)).collect();
+        let mut clients = clients?;
+        for round in 0..60 {
+            let sent = vec![round as u8; 8_000];
+            // The last answer is for the client that licfwd looks at first.
+            for client in clients.iter_mut().rev() {
+                client.write_all(&sent)?;
+            }
+            for client in &mut clients {
+                let mut got = vec![0; 8_000];
+                client.read_exact(&mut got)?;
+                check(sent == got, "the echo")?;
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Goal: fact 2 again. The gateway's word that a stream is open comes among
+/// the goodbyes of others, which must not swallow it: with few clients at a
+/// time nothing else would ever wake licfwd up.
+#[test]
+fn fact_2_no_opening_is_overlooked() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::Echo);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    let port = tunnel.port();
+    all_at_once(3, MINUTE, move |number| {
+        (0..700).try_for_each(|round| {
+            let mut client = connect(port)?;
+            client.write_all(&[round as u8; 3000][..1 + number * 1400])?;
+            client.read_exact(&mut [0])
+        })
+    });
+}
+
+/// Goal: fact 3. A license server that swallows packets holds up neither the
+/// connected clients of another nor its new ones for longer than a second.
+#[test]
+fn fact_3_a_swallowing_server_holds_up_no_other() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let swallowing = SwallowingPort::new();
+    let tunnel = Tunnel::of(Job::new(), |job| {
+        let mut command = job.licfwd(&gateway);
+        command.args(["--no-probe", "gw"]);
+        command.arg(format!("DEAD=127.0.0.1:{}", swallowing.port()));
+        command.arg(format!("GOOD=127.0.0.1:{}", server.port()));
+        command
+    });
+    let (dead, good) = (tunnel.port_of("DEAD"), tunnel.port_of("GOOD"));
+    let old = check_out(good, "MATLAB").expect("a seat before");
+    let mut held = Vec::new();
+    for round in 0..5 {
+        held.push(TcpStream::connect(("127.0.0.1", dead)).expect("connect to the dead one"));
+        let took = alone(LIMIT, move || check_out(good, "MATLAB").map(drop));
+        assert!(took < SECOND, "round {round}: {took:?}");
+    }
+    wait_until("the others' seats are back", LIMIT, || server.seats() <= 1);
+    assert_eq!(server.seats(), 1, "the old client is still there");
+    drop(old);
+    // One at a time waits for the dead server: one further session is enough.
+    assert_eq!(tunnel.logged("opening another session"), 1);
+}
+
+/// Goal: fact 4. Where sockets hold little, nearly every packet is left half
+/// sent; clients that come, go and vanish in the middle of it leave no half
+/// packet behind, on which all others would wait for ever.
+/// `LICFWD_TEST_LONG=1`: again and again for ten minutes.
+#[test]
+fn fact_4_every_packet_is_finished() {
+    if !network::is_our_own("forward::fact_4_every_packet_is_finished") {
+        return;
+    }
+    network::make_sockets_small();
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::Exchange);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    let before = Open::now(&gateway, &tunnel);
+    let port = tunnel.port();
+    let end = match std::env::var_os("LICFWD_TEST_LONG") {
+        Some(_) => Instant::now() + 10 * MINUTE,
+        None => Instant::now(),
+    };
+    for round in 1.. {
+        all_at_once(200, MINUTE, move |number| match number % 4 {
+            3 => vanish_in_the_middle(port, number),
+            _ => mixed_client(port, number),
+        });
+        before.wait_until_back(&gateway, &tunnel, &server);
+        if Instant::now() >= end {
+            eprintln!("{round} rounds, {} kB resident", tunnel.resident_kb());
+            break;
+        }
+    }
+}
+
+/// Goal: fact 5. A thousand clients, of whom half leave first and half are
+/// left, leak no channel: neither in the gateway nor in licfwd's memory.
+#[test]
+fn fact_5_channels_are_closed() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::Exchange);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    let before = Open::now(&gateway, &tunnel);
+    let port = tunnel.port();
+    let many = move |count: usize| {
+        all_at_once(20, MINUTE, move |number| {
+            (0..count / 20).try_for_each(|round| match (number + round) % 2 {
+                0 => exchange(port, 100, 1000, round as u64, End::HalfClose),
+                _ => vanish_in_the_middle(port, round),
+            })
+        });
+    };
+    many(400);
+    before.wait_until_back(&gateway, &tunnel, &server);
+    let resident = tunnel.resident_kb();
+    many(1000);
+    before.wait_until_back(&gateway, &tunnel, &server);
+    let grown = tunnel.resident_kb().saturating_sub(resident);
+    assert!(grown < 128, "{grown} kB more than after 400 clients");
+}
+
+/// A client of random appetite.
+fn mixed_client(port: u16, number: usize) -> io::Result<()> {
+    let size = |kind: usize| match kind {
+        0 => 0,
+        _ => rand::random_range(0..2_000_000),
+    };
+    let (up, down) = (size(number % 10), size(number / 2 % 10));
+    let end = match number % 2 {
+        0 => End::Counted,
+        _ => End::HalfClose,
+    };
+    exchange(port, up, down, number as u64, end)
+        .map_err(|e| Error::other(format!("{up} up, {down} down, {end:?}: {e}")))
+}
+
+/// Writes and is gone, with bytes under way in both directions.
+fn vanish_in_the_middle(port: u16, number: usize) -> io::Result<()> {
+    let mut client = connect(port)?;
+    writeln!(client, "1000000 1000000 {number}")?;
+    let mut some = [0; 1000];
+    client.read_exact(&mut some)?;
+    // The server complains that the client's bytes are wrong: that is its matter.
+    client.write_all(&vec![1; 1000 * (number % 300)])
+}
+
+/// A client that asks for a flood and never reads it. Returns when the flood
+/// has come to its halt.
+fn stop_reading(port: u16) -> io::Result<TcpStream> {
+    let mut client = connect(port)?;
+    client.write_all(b"eof 1000000000 5\n")?;
+    client.peek(&mut [0]).map(|_| client)
+}
+
+/// A client that writes to a server that never reads, until nothing goes any more.
+fn stop_being_read(port: u16) -> io::Result<TcpStream> {
+    let mut client = connect(port)?;
+    client.set_write_timeout(Some(Duration::from_millis(300)))?;
+    for _ in 0..1000 {
+        match client.write(&[0; 64 * 1024]) {
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(client),
+            Err(e) => return Err(e),
+        }
+    }
+    Err(Error::other("64 MB went somewhere"))
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+#[track_caller]
+fn assert_small(tunnel: &Tunnel) {
+    let resident = tunnel.resident_kb();
+    assert!((1..8 * 1024).contains(&resident), "{resident} kB resident");
+}
+
+/// What is open on both sides of a session.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Open {
+    licfwd: usize,
+    /// `None`: this user may not look into sshd.
+    sshd: Option<usize>,
+}
+
+impl Open {
+    fn now(gateway: &Gateway, tunnel: &Tunnel) -> Open {
+        let sessions = gateway.sessions();
+        let counts = sessions.iter().map(|p| process::descriptors(p.pid));
+        let sshd = counts.sum();
+        if sshd == 0 {
+            say_skipped("cannot see the descriptors of sshd");
+        }
+        Open {
+            licfwd: tunnel.descriptors(),
+            sshd: (sshd > 0).then_some(sshd),
+        }
+    }
+
+    #[track_caller]
+    fn wait_until_back(&self, gateway: &Gateway, tunnel: &Tunnel, server: &LicenseServer) {
+        let mut now = *self;
+        let back = eventually(LIMIT, || {
+            now = Open::now(gateway, tunnel);
+            now == *self && server.clients() == 0
+        });
+        let clients = server.clients();
+        assert!(back, "{self:?} became {now:?}, {clients} at the server");
+    }
+}
+
+const BULK: usize = 1_000_000;
+
+/// A server that ends a connection in the way that its client names.
+struct Endings {
+    port: u16,
+    /// How many bytes came after it had ended its own output.
+    received: std::sync::mpsc::Receiver<usize>,
+}
+
+impl Endings {
+    fn start() -> Endings {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        let (sender, received) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            for _ in 0..3 {
+                let (client, _) = listener.accept().expect("accept");
+                if let Some(count) = end_as_told(client).expect("an ending") {
+                    let _ = sender.send(count);
+                }
+            }
+        });
+        Endings { port, received }
+    }
+}
+
+fn end_as_told(mut client: TcpStream) -> io::Result<Option<usize>> {
+    let mut word = [0; 5];
+    client.read_exact(&mut word)?;
+    match &word {
+        b"close" => client.write_all(&vec![1; BULK])?,
+        // Closed with bytes that were not read (its newline): the kernel resets.
+        b"reset" => client.peek(&mut [0]).map(drop)?,
+        _ => {
+            client.shutdown(Shutdown::Write)?;
+            return io::copy(&mut client, &mut io::sink()).map(|count| Some(count as usize));
+        }
+    }
+    if &word == b"close" {
+        client.read_exact(&mut [0])?;
+    }
+    Ok(None)
+}
+
+fn ask(port: u16, what: &str) -> io::Result<TcpStream> {
+    let mut client = connect(port)?;
+    client.write_all(what.as_bytes())?;
+    Ok(client)
+}
+
+/// Writes until the connection refuses it: the client must learn that nobody
+/// is there any more.
+fn until_broken(client: &mut TcpStream) -> io::Result<()> {
+    let broken = eventually(LIMIT, || client.write_all(&[0; 100]).is_err());
+    check(broken, "a client that goes on writing learns of it")
+}
+
+fn is_reset<T>(result: &io::Result<T>) -> bool {
+    matches!(result, Err(e) if e.kind() == ErrorKind::ConnectionReset)
+}
+
+fn check(holds: bool, what: &str) -> io::Result<()> {
+    match holds {
+        true => Ok(()),
+        false => Err(Error::other(format!("not so: {what}"))),
+    }
+}

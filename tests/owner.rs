@@ -1,0 +1,127 @@
+//! Only the user who started the tunnel may use it.
+
+use crate::rig::license_server::RefusingPort;
+use crate::rig::traffic::check_out;
+use crate::rig::{Gateway, Job, LicenseServer, Outcome, Service, Tunnel, process, skip};
+use std::io::{self, BufReader, Write};
+use std::net::{Ipv6Addr, TcpListener, TcpStream};
+
+/// What another user's program does; says what it got.
+const ASK: &str = r#"
+    exec 3<>"/dev/tcp/$0/$1" || exit 3
+    printf 'CHECKOUT MATLAB\n' >&3
+    IFS= read -r -t 10 line <&3
+    echo "got:$line"
+"#;
+
+/// Sends and is gone before anybody can ask whose socket it was.
+const SEND_AND_GO: &str = r#"
+    exec 3<>"/dev/tcp/$0/$1" || exit 3
+    printf 'CHECKOUT MATLAB\n' >&3
+    exec 3>&-
+    echo gone
+"#;
+
+/// Goal: another user of this node gets nothing through, on either loopback
+/// family, quick or slow; the owner is served all the while, and a dual-stack
+/// program of the owner's too. Each uid is logged once.
+#[test]
+fn another_user_gets_nothing() {
+    if !process::is_root() {
+        skip!("only root can be another user");
+    }
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    let port = tunnel.port();
+    let probes = server.served();
+    for (round, uid) in [2, 3, 2, 3].into_iter().enumerate() {
+        for host in loopback() {
+            let outcome = as_user(uid, tunnel.job(), ASK, host, port);
+            assert_eq!(outcome.stdout, "got:\n", "{host}: {outcome:?}");
+            let outcome = as_user(uid, tunnel.job(), SEND_AND_GO, host, port);
+            assert_eq!(outcome.stdout, "gone\n", "{host}: {outcome:?}");
+        }
+        // The owner stood behind them in the queue: theirs are all decided.
+        drop(check_out(port, "MATLAB").expect("a seat for the owner"));
+        dual_stack(port).expect("a seat for the owner's dual-stack program");
+        assert_eq!(server.served() - probes, 2 * (round + 1));
+    }
+    for uid in [2, 3] {
+        assert_eq!(tunnel.logged(&format!("user {uid} of this node")), 1);
+    }
+}
+
+/// Goal: `--allow-any-user` lets everybody on this node in.
+#[test]
+fn everybody_where_everybody_may() {
+    if !process::is_root() {
+        skip!("only root can be another user");
+    }
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let tunnel = Tunnel::with(&gateway, server.port(), &["--allow-any-user"]);
+    for host in loopback() {
+        let outcome = as_user(2, tunnel.job(), ASK, host, tunnel.port());
+        assert!(outcome.stdout.starts_with("got:GRANTED "), "{outcome:?}");
+    }
+}
+
+/// Goal: the owner's dual-stack program (every Java program) on 127.0.0.1 is
+/// the owner's, for ordinary users as well.
+#[test]
+fn a_mapped_address_is_served() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    dual_stack(tunnel.port()).expect("a seat");
+}
+
+/// Goal: in a user namespace without a map everybody looks like us: then
+/// licfwd says so and does not start, unless everybody may use it anyway.
+#[test]
+fn a_namespace_in_which_all_users_look_alike() {
+    let job = Job::new();
+    let unshare = job.run(job.command("unshare").args(["-U", "true"]));
+    if unshare.code != 0 {
+        skip!("no user namespaces here: {}", unshare.stderr.trim());
+    }
+    let gateway = Gateway::start();
+    let refusing = RefusingPort::new();
+    let target = format!("127.0.0.1:{}", refusing.port());
+    let run = |options: &[&str]| {
+        let mut command = job.command("unshare");
+        command.arg("-U").arg(crate::rig::job::licfwd());
+        command.arg("-F").arg(gateway.config());
+        job.run(command.args(options).args(["--tries", "1", "gw", &target]))
+    };
+    let refused = run(&[]);
+    assert_eq!(refused.code, 71, "{refused:?}");
+    assert!(refused.stderr.contains("--allow-any-user"), "{refused:?}");
+    // It gets as far as asking the license server, which refuses.
+    let allowed = run(&["--allow-any-user"]);
+    assert_eq!(allowed.code, 69, "{allowed:?}");
+}
+
+fn as_user(uid: u32, job: &Job, script: &str, host: &str, port: u16) -> Outcome {
+    let id = uid.to_string();
+    let mut command = job.command("setpriv");
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
+    command.args(["bash", "-c", script, host, &port.to_string()]);
+    job.run(command.current_dir("/"))
+}
+
+fn dual_stack(port: u16) -> io::Result<()> {
+    // An IPv6 address makes std open an AF_INET6 socket.
+    let mapped: Ipv6Addr = "::ffff:127.0.0.1".parse().expect("an address");
+    let mut client = TcpStream::connect((mapped, port))?;
+    writeln!(client, "CHECKOUT MATLAB")?;
+    let answer = crate::rig::traffic::read_line(&mut BufReader::new(&client))?;
+    assert!(answer.starts_with("GRANTED "), "{answer}");
+    Ok(())
+}
+
+fn loopback() -> Vec<&'static str> {
+    let here = |host: &&str| TcpListener::bind((*host, 0)).is_ok();
+    ["127.0.0.1", "::1"].into_iter().filter(here).collect()
+}
