@@ -37,6 +37,7 @@ mod target;
 mod terminal;
 mod tokens;
 mod tunnel;
+mod wire;
 
 use cli::{Request, Shell};
 use error::Code;
@@ -46,6 +47,9 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     sys::close_inherited();
     let (ignores_hup, ignores_int) = sys::reset_signals();
+    if let Some(code) = terminal::answer_for_ssh() {
+        return code;
+    }
     let inherited = start::Inherited {
         ignores_hup,
         ignores_int,

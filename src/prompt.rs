@@ -1,5 +1,7 @@
 //! Asks a person.
 
+use std::process::Command;
+
 use ssh2::{KeyboardInteractivePrompt, Prompt};
 
 use crate::log::one_line;
@@ -9,6 +11,11 @@ pub trait Prompter {
     /// The answer to `prompt`, shown while it is typed only with `echo`;
     /// `None`: the person gave up.
     fn ask(&mut self, prompt: &str, echo: bool) -> Option<String>;
+
+    /// Lets an ssh that is about to be started ask the same person; whether it can.
+    fn lend(&self, _ssh: &mut Command) -> bool {
+        false
+    }
 }
 
 /// Carries a gateway's questions to a person.

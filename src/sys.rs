@@ -240,8 +240,15 @@ pub fn detached_short(command: &mut Command) -> &mut Command {
 }
 
 /// Does what control-C does: the terminal did not, because it was reading a password.
-pub fn interrupt_self() {
-    kill(std::process::id() as c_int, SIGINT);
+pub fn interrupt(pid: u32) {
+    if pid > 1 {
+        kill(pid as c_int, SIGINT);
+    }
+}
+
+/// Kills this process and those of its group, which is a helper's.
+pub fn end_own_group() {
+    kill(0, SIGKILL);
 }
 
 /// Raises the soft limit of open descriptors to the hard one, and returns it.

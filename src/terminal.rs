@@ -4,9 +4,9 @@ use crate::log::one_line;
 use crate::prompt::Prompter;
 use crate::sys;
 use std::env;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{self, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 /// A gateway waits that long for a login by default (sshd's LoginGraceTime).
@@ -55,9 +55,77 @@ impl Prompter for Terminal {
             Terminal::Askpass(program) => ask_by_program(program, prompt),
         }
     }
+
+    /// An ssh on the way to the gateway has no terminal, being in a session of its
+    /// own, and would send empty passwords. So licfwd itself becomes its SSH_ASKPASS.
+    fn lend(&self, ssh: &mut Command) -> bool {
+        if let Terminal::Askpass(_) = self {
+            return true;
+        }
+        let (Ok(tty), Ok(licfwd)) = (fs::read_link("/proc/self/fd/0"), env::current_exe()) else {
+            return false;
+        };
+        ssh.env(LENT, format!("{} {}", process::id(), tty.display()));
+        ssh.env("SSH_ASKPASS", licfwd);
+        ssh.env("SSH_ASKPASS_REQUIRE", "force");
+        // Before OpenSSH 8.4 that is not known, but any display will do.
+        if env::var_os("DISPLAY").is_none() {
+            ssh.env("DISPLAY", "none");
+        }
+        true
+    }
+}
+
+/// Tells an SSH_ASKPASS of our own the process and the terminal it asks for.
+const LENT: &str = "LICFWD_ASKPASS";
+/// What it says on stderr, which is ssh's, so that nobody counts the seconds.
+const ASKING: &str = "\u{1}asking";
+const ANSWERED: &str = "\u{1}answered";
+/// And when there is no answer.
+pub const NO_ANSWER: &str = "nobody answered";
+
+/// Whether a helper that has said `words` waits for a person just now.
+pub fn is_asking(words: &str) -> bool {
+    words.lines().rfind(|line| line.starts_with('\u{1}')) == Some(ASKING)
+}
+
+/// Asks for an ssh on the way to the gateway, when that is what this process was
+/// started for.
+pub fn answer_for_ssh() -> Option<ExitCode> {
+    let lent = env::var(LENT).ok()?;
+    let (caller, tty) = lent.split_once(' ')?;
+    let prompt = env::args().nth(1)?;
+    let tty = OpenOptions::new().read(true).write(true).open(tty);
+    eprintln!("{ASKING}");
+    let yes_or_no = prompt.contains("(yes/no");
+    let answer = tty
+        .ok()
+        .and_then(|mut tty| converse(&mut tty, &prompt, yes_or_no));
+    eprintln!("{ANSWERED}");
+    match answer {
+        Some(Line::Text(text)) => {
+            println!("{text}");
+            return Some(ExitCode::SUCCESS);
+        }
+        Some(Line::Interrupted) => sys::interrupt(caller.parse().ok()?),
+        None => eprintln!("{NO_ANSWER}: {}", one_line(&prompt)),
+    }
+    // Without an answer ssh would send an empty one.
+    sys::end_own_group();
+    None
 }
 
 fn ask_on_tty(tty: &mut File, prompt: &str, echo: bool) -> Option<String> {
+    match converse(tty, prompt, echo)? {
+        Line::Text(text) => Some(text),
+        Line::Interrupted => {
+            sys::interrupt(process::id());
+            None
+        }
+    }
+}
+
+fn converse(tty: &mut File, prompt: &str, echo: bool) -> Option<Line> {
     // A signal must not leave the terminal silent: it waits until the end.
     sys::hold_signals(true);
     let raw = RawMode::enter(tty);
@@ -71,14 +139,7 @@ fn ask_on_tty(tty: &mut File, prompt: &str, echo: bool) -> Option<String> {
     let _ = tty.write_all(b"\n");
     drop(raw);
     sys::hold_signals(false);
-    match answer {
-        Some(Line::Interrupted) => {
-            sys::interrupt_self();
-            None
-        }
-        Some(Line::Text(text)) => Some(text),
-        None => None,
-    }
+    answer
 }
 
 enum Line {

@@ -6,7 +6,7 @@
 use crate::rig::crowd::{all_at_once, alone};
 use crate::rig::license_server::SwallowingPort;
 use crate::rig::network;
-use crate::rig::traffic::{End, check_out, connect, exchange};
+use crate::rig::traffic::{End, Pattern, check_out, connect, exchange, send};
 use crate::rig::{
     Gateway, Job, LIMIT, LicenseServer, Service, Tunnel, eventually, process, say_skipped,
     wait_until,
@@ -83,6 +83,7 @@ fn who_stops_reading_stops_nobody_else() {
         wait_until("the stalled one is gone", LIMIT, || server.clients() == 0);
     }
     let (free, hindered) = (median(free), median(hindered));
+    eprintln!("alone {free:?}, beside stalled ones {hindered:?}");
     assert!(
         hindered < free * 4 / 3,
         "alone {free:?}, beside stalled ones {hindered:?}"
@@ -279,7 +280,7 @@ fn fact_5_channels_are_closed() {
     many(1000);
     before.wait_until_back(&gateway, &tunnel, &server);
     let grown = tunnel.resident_kb().saturating_sub(resident);
-    assert!(grown < 128, "{grown} kB more than after 400 clients");
+    assert!(grown < 256, "{grown} kB more than after 400 clients");
 }
 
 /// A client of random appetite.
@@ -303,8 +304,12 @@ fn vanish_in_the_middle(port: u16, number: usize) -> io::Result<()> {
     writeln!(client, "1000000 1000000 {number}")?;
     let mut some = [0; 1000];
     client.read_exact(&mut some)?;
-    // The server complains that the client's bytes are wrong: that is its matter.
-    client.write_all(&vec![1; 1000 * (number % 300)])
+    // What the server expects: it must go on reading, or sshd would wait for it.
+    send(
+        &mut client,
+        Pattern::up(number as u64),
+        1000 * (number % 300),
+    )
 }
 
 /// A client that asks for a flood and never reads it. Returns when the flood

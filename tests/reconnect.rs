@@ -145,7 +145,7 @@ impl Interrupted {
         echo(&mut client, size).expect("an answer before the end");
         Interrupted(thread::spawn(move || {
             // Every other one is idle, as a license seat is most of the time.
-            let idle = number % 2 == 0 && client.read(&mut [0]).is_ok_and(|got| got == 0);
+            let idle = number.is_multiple_of(2) && client.read(&mut [0]).is_ok_and(|got| got == 0);
             let ended = idle || eventually(LIMIT, || echo(&mut client, size).is_err());
             assert!(ended, "the connection lives on");
             Instant::now()

@@ -5,11 +5,14 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::rig::gateway::{CODE, PASSWORD, keygen};
 use crate::rig::job::port_of;
 use crate::rig::traffic::check_out;
-use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Outcome, Pty, Service, skip, wait_until};
+use crate::rig::{
+    Gateway, Job, LIMIT, LicenseServer, Outcome, Pty, Service, eventually, skip, wait_until,
+};
 
 /// The site, or the reason why this machine has none.
 macro_rules! ready {
@@ -232,6 +235,38 @@ fn typed_passphrase_is_kept() {
     assert_eq!(pty.wait().code, 0);
 }
 
+/// Goal: a hop on the way asks as the gateway does, however slowly one types.
+#[test]
+fn hop_that_asks() {
+    let (hop, mut site) = ready!(Site::behind_a_hop());
+    site.options += " --timeout 4";
+    let mut pty = site.call();
+    pty.expect("'s password: ");
+    pty.enter("not it");
+    pty.expect("'s password: ");
+    assert!(!eventually(Duration::from_secs(5), || pty.has_ended()));
+    pty.enter(PASSWORD);
+    site.works(pty);
+    assert_eq!(hop.log().matches("Failed password").count(), 1);
+}
+
+/// Goal: who does not answer a hop has nothing sent to it, not even an empty
+/// password, and is not asked again.
+#[test]
+fn hop_that_is_not_answered() {
+    let (hop, site) = ready!(Site::behind_a_hop());
+    for (key, code) in [("\u{3}", 130), ("\u{4}", 77)] {
+        let mut pty = site.call();
+        pty.expect("'s password: ");
+        pty.press(key);
+        fails(code, pty, "");
+        assert!(site.job.processes().is_empty());
+    }
+    let batch = site.job.run(&mut site.script(SCRIPT));
+    assert_eq!(batch.code, 77, "{batch:?}");
+    assert!(!hop.log().contains("password for"), "{}", hop.log());
+}
+
 /// Goal: SSH_ASKPASS answers without a terminal where it is told to, and only
 /// there; its refusal is the person's.
 #[test]
@@ -313,6 +348,20 @@ impl Site {
             options: format!("-i {}", site.key().display()),
             ..site
         })
+    }
+
+    /// A gateway that takes the key, behind one that wants a password.
+    fn behind_a_hop() -> Result<(Gateway, Site), String> {
+        let hop = Gateway::asking(&WITH_PASSWORD)?;
+        hop.authorize("");
+        let site = Site::new(Gateway::start())?;
+        let config = [("hop", &hop), ("gw", &site.gateway)].map(|(name, gateway)| {
+            let block = gateway.client().read("ssh_config");
+            block.replace("Host gw\n", &format!("Host {name}\n"))
+        });
+        site.job.directory().write("config", &config.concat());
+        let options = "-F config -J hop".into();
+        Ok((hop, Site { options, ..site }))
     }
 
     fn key(&self) -> PathBuf {
