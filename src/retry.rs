@@ -4,7 +4,7 @@ use rand::Rng;
 use std::time::{Duration, Instant};
 
 /// Exponential backoff with full jitter: try `n` (counted from 0) is followed by
-/// a wait drawn uniformly from zero to `base * 2^n`, never more than `cap`.
+/// a wait drawn uniformly from zero to `base * growth^n`, never more than `cap`.
 ///
 /// Full jitter keeps a thousand jobs that start in the same second from coming
 /// back in the same second ("Exponential Backoff And Jitter", AWS Architecture
@@ -14,27 +14,32 @@ use std::time::{Duration, Instant};
 pub struct Backoff {
     /// The first wait is at most this long.
     pub base: Duration,
+    /// By how much each wait may be longer than the one before.
+    pub growth: u32,
     /// No wait is longer than this.
     pub cap: Duration,
 }
 
 impl Backoff {
-    /// Before the announcement.
+    /// Before the announcement. Tripled, not doubled: ten tries are all there
+    /// are, and where a thousand jobs start together the early ones are wasted.
     pub const START: Backoff = Backoff {
         base: Duration::from_millis(500),
+        growth: 3,
         cap: Duration::from_secs(60),
     };
 
-    /// After a lost connection.
+    /// After a lost connection. Tries are not counted, and clients wait.
     pub const GATEWAY: Backoff = Backoff {
         base: Duration::from_millis(500),
+        growth: 2,
         cap: Duration::from_secs(30),
     };
 
     /// The longest wait after failed try `n`, counted from 0.
     pub fn ceiling(&self, n: u32) -> Duration {
         self.base
-            .saturating_mul(1u32.checked_shl(n).unwrap_or(u32::MAX))
+            .saturating_mul(self.growth.saturating_pow(n))
             .min(self.cap)
     }
 
@@ -75,4 +80,209 @@ pub fn refusal_waits() -> impl Iterator<Item = Duration> {
         .chain(std::iter::repeat(30))
         .map(move |minutes| test.unwrap_or(Duration::from_secs(minutes * 60)))
         .take(ATTEMPTS - 1)
+}
+
+/// A simulation of what the constants are for: a thousand licfwd processes at
+/// one gateway with sshd's defaults. `cargo test simulation -- --ignored --nocapture`
+/// prints the README's table.
+#[cfg(test)]
+mod simulation {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use std::cmp::Reverse;
+    use std::collections::BinaryHeap;
+
+    const JOBS: usize = 1000;
+    const SEEDS: u64 = 100;
+    /// `--tries` and `--deadline`, unless given.
+    const TRIES: u32 = 10;
+    const DEADLINE: Duration = Duration::from_secs(300);
+    /// How long one login keeps the gateway busy: it manages 20 a second.
+    const LOGIN: Duration = Duration::from_millis(50);
+    /// How long a gateway that restarts refuses connections.
+    const RESTART: Duration = Duration::from_secs(5);
+
+    /// An sshd with `MaxStartups 10:30:100` and one processor for its logins.
+    #[derive(Default)]
+    struct Sshd {
+        /// Connections that have not logged in yet.
+        startups: u32,
+        idle_from: Duration,
+    }
+
+    impl Sshd {
+        /// When this login is done; `None`: dropped, as `should_drop_connection`
+        /// of OpenSSH's sshd.c decides it.
+        fn connect(&mut self, now: Duration, rng: &mut StdRng) -> Option<Duration> {
+            const BEGIN: u32 = 10;
+            const RATE: u32 = 30;
+            const FULL: u32 = 100;
+            let percent = match self.startups {
+                ..BEGIN => 0,
+                FULL.. => 100,
+                n => (100 - RATE) * (n - BEGIN) / (FULL - BEGIN) + RATE,
+            };
+            if rng.random_range(0..100) < percent {
+                return None;
+            }
+            self.startups += 1;
+            self.idle_from = self.idle_from.max(now) + LOGIN;
+            Some(self.idle_from)
+        }
+    }
+
+    /// How a crowd fared.
+    #[derive(Clone, Copy, Debug, Default)]
+    struct Result {
+        /// The most tries that one of them needed.
+        tries: u32,
+        /// When the last of them was logged in.
+        last: Duration,
+        /// The longest that one of them waited for tries, all waits together.
+        waits: Duration,
+    }
+
+    impl Result {
+        fn worst(self, other: Result) -> Result {
+            Result {
+                tries: self.tries.max(other.tries),
+                last: self.last.max(other.last),
+                waits: self.waits.max(other.waits),
+            }
+        }
+    }
+
+    /// Everybody tries, with the waits of `backoff` after each failure, until
+    /// all are in. `open_from`: connections are refused until then.
+    fn crowd(
+        starts: Vec<Duration>,
+        first_wait: u32,
+        open_from: Duration,
+        backoff: Backoff,
+        rng: &mut StdRng,
+    ) -> Result {
+        let mut sshd = Sshd::default();
+        let mut result = Result::default();
+        // Who comes when; `None`: a login is done.
+        let mut events: BinaryHeap<_> = starts
+            .iter()
+            .enumerate()
+            .map(|(job, start)| Reverse((*start, Some((job, 1)))))
+            .collect();
+        while let Some(Reverse((now, event))) = events.pop() {
+            let Some((job, tries)) = event else {
+                sshd.startups -= 1;
+                result.last = now;
+                continue;
+            };
+            let done = if now < open_from {
+                None
+            } else {
+                sshd.connect(now, rng)
+            };
+            match done {
+                Some(then) => {
+                    result.tries = result.tries.max(tries);
+                    result.waits = result.waits.max(now - starts[job]);
+                    events.push(Reverse((then, None)));
+                }
+                None => {
+                    let wait = backoff.wait(first_wait + tries - 1, rng);
+                    events.push(Reverse((now + wait, Some((job, tries + 1)))));
+                }
+            }
+        }
+        result
+    }
+
+    fn of_all_seeds(one: impl Fn(&mut StdRng) -> Result) -> Result {
+        (0..SEEDS)
+            .map(|seed| one(&mut StdRng::seed_from_u64(seed)))
+            .fold(Result::default(), Result::worst)
+    }
+
+    /// A thousand jobs start in the same second.
+    fn start(backoff: Backoff) -> Result {
+        of_all_seeds(|rng| {
+            let starts = (0..JOBS).map(|_| Duration::from_secs(1).mul_f64(rng.random()));
+            crowd(starts.collect(), 0, Duration::ZERO, backoff, rng)
+        })
+    }
+
+    /// A thousand tunnels lose their gateway in the same moment. The first
+    /// attempt comes after a wait already.
+    fn restart(backoff: Backoff) -> Result {
+        of_all_seeds(|rng| {
+            let starts = (0..JOBS).map(|_| backoff.wait(0, rng));
+            crowd(starts.collect(), 1, RESTART, backoff, rng)
+        })
+    }
+
+    fn table(
+        what: &str,
+        chosen: Backoff,
+        others: [(u64, u32, u64); 6],
+        run: fn(Backoff) -> Result,
+    ) {
+        println!("{what}: base (s), growth, cap (s); most tries, longest wait, last in (s)");
+        let others = others.map(|(base, growth, cap)| Backoff {
+            base: Duration::from_millis(base),
+            growth,
+            cap: Duration::from_secs(cap),
+        });
+        for backoff in [chosen].into_iter().chain(others) {
+            let result = run(backoff);
+            println!(
+                "{:.1} {} {:3}  {:2} {:4.0} {:4.0}",
+                backoff.base.as_secs_f64(),
+                backoff.growth,
+                backoff.cap.as_secs(),
+                result.tries,
+                result.waits.as_secs_f64(),
+                result.last.as_secs_f64()
+            );
+        }
+    }
+
+    /// Goal: all jobs get in within the tries and the deadline of the defaults.
+    #[test]
+    fn a_thousand_jobs_start_together() {
+        let result = start(Backoff::START);
+        assert!(
+            result.tries <= TRIES && result.waits < DEADLINE,
+            "{result:?}"
+        );
+    }
+
+    /// Goal: all tunnels find back, hardly later than the gateway can take them.
+    #[test]
+    fn a_thousand_tunnels_find_back() {
+        let result = restart(Backoff::GATEWAY);
+        let best = RESTART + LOGIN * JOBS as u32;
+        assert!(result.last < best * 2, "{result:?}");
+    }
+
+    #[test]
+    #[ignore = "prints the README's table"]
+    fn tables() {
+        let others = [
+            (500, 2, 60),
+            (1000, 2, 60),
+            (2000, 2, 60),
+            (500, 3, 30),
+            (500, 3, 90),
+            (500, 4, 60),
+        ];
+        table("start", Backoff::START, others, start);
+        let others = [
+            (500, 2, 10),
+            (500, 2, 20),
+            (500, 2, 60),
+            (2000, 2, 30),
+            (500, 3, 30),
+            (500, 3, 60),
+        ];
+        table("restart", Backoff::GATEWAY, others, restart);
+    }
 }
