@@ -163,20 +163,11 @@ impl Lane {
         if !self.spoken && !self.unfinished {
             return Ok(news);
         }
-        if self.spoken {
-            let streams = self
-                .slots
-                .iter()
-                .flatten()
-                .map(|passenger| &passenger.relay.remote)
-                .chain(&self.closing);
-            self.link.read(streams)?;
-            self.spoken = false;
+        if self.spoken && self.clients() == 0 && self.closing.is_empty() && self.link.is_free() {
+            // No stream to read through: the answer to a question does it.
+            self.link.ask_for_life();
         }
-        // Any call that sends or waits for the gateway also reads, and may queue
-        // what another is waiting for, of which no event would tell. So all
-        // those come first, and the last sweep, which then only looks at what
-        // is queued, has to find nothing to do.
+        self.spoken = false;
         for _ in 0..SWEEPS {
             for passenger in self.slots.iter_mut().flatten() {
                 passenger.relay.notice_hang_up()?;
@@ -186,12 +177,27 @@ impl Lane {
             }
             self.close_streams()?;
             self.ask(epoll, &mut news)?;
+            // Each of these stops reading when it has what it wants, and may leave
+            // whole packets inside libssh2, of which no event would tell: so the
+            // rest is read now. And whatever carries bytes reads and queues other
+            // clients' data: so the last sweep has to find nothing to do.
+            self.read_dry()?;
             self.unfinished = self.sweep(epoll, buffer, &mut news)?;
             if !self.unfinished {
                 break;
             }
         }
         Ok(news)
+    }
+
+    /// Reads everything that has arrived, through the first stream that can.
+    fn read_dry(&self) -> io::Result<()> {
+        for passenger in self.slots.iter().flatten() {
+            if passenger.relay.remote.read_dry()? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Goes on with saying goodbye, until the gateway has agreed.
@@ -255,13 +261,8 @@ impl Lane {
                 continue;
             };
             let relay = &mut passenger.relay;
-            let (up, down) = (relay.up_is_due(), relay.down_is_due());
-            if down {
-                relay.carry_down(buffer)?;
-            }
-            if up {
-                relay.carry_up(false, buffer)?;
-            }
+            let down = relay.down_is_due() && relay.carry_down(buffer)?;
+            let up = relay.up_is_due() && relay.carry_up(false, buffer)?;
             if relay.is_over() {
                 self.retire(slot, news);
                 acted = true;

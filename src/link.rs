@@ -290,24 +290,6 @@ impl Link {
             (None, None) => None,
         })
     }
-
-    /// Reads everything that has arrived, through any of the streams. Where
-    /// there is none, a question does it (the answer is read with the rest).
-    ///
-    /// # Errors
-    /// The connection is lost.
-    pub fn read<'s>(&mut self, streams: impl Iterator<Item = &'s Stream>) -> io::Result<()> {
-        for stream in streams {
-            if stream.read_dry()? {
-                return Ok(());
-            }
-        }
-        if self.is_free() {
-            self.ask_for_life();
-        }
-        // The caller goes on to `answer`, which reads.
-        Ok(())
-    }
 }
 
 /// A link goes before its streams, whose channels then free themselves at once.
@@ -354,8 +336,12 @@ impl Stream {
         self.asking
     }
 
-    /// Reads the session dry; false when this stream has ended and cannot.
-    fn read_dry(&self) -> io::Result<bool> {
+    /// Reads everything that has arrived, for whatever stream; false when this one
+    /// has ended and cannot.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn read_dry(&self) -> io::Result<bool> {
         self.core
             .finish(None, &mut || match read_dry(&self.channel) {
                 None => Ok(false),

@@ -142,35 +142,37 @@ impl<L: Local, R: Remote> Relay<L, R> {
     }
 
     /// Client to license server. `readable` says whether the client's socket
-    /// may have something.
+    /// may have something. Returns whether anything came of it.
     ///
     /// # Errors
     /// The connection to the gateway is lost. A broken client is no error: the
     /// relay closes.
-    pub fn carry_up(&mut self, mut readable: bool, buffer: &mut [u8]) -> io::Result<()> {
+    pub fn carry_up(&mut self, mut readable: bool, buffer: &mut [u8]) -> io::Result<bool> {
+        let mut moved = false;
         for _ in 0..TURN {
             if !self.up.held.is_empty() {
                 if self.remote.room() == 0 {
-                    return Ok(());
+                    break;
                 }
                 match self.remote.write(self.up.waiting()) {
                     Ok(count) => {
                         self.up.delivered(count);
                         self.bytes_up += count as u64;
                     }
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                     Err(e) => return Err(e),
                 }
+                moved = true;
                 continue;
             }
             match self.up.state {
-                State::Closed => return Ok(()),
+                State::Closed => break,
                 State::Draining => match self.remote.send_eof() {
                     Ok(()) => self.up.close(),
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                     Err(e) => return Err(e),
                 },
-                State::Open if !readable => return Ok(()),
+                State::Open if !readable => break,
                 State::Open => match self.local.read(buffer) {
                     Ok(0) => self.up.state = State::Draining,
                     Ok(count) => {
@@ -179,16 +181,14 @@ impl<L: Local, R: Remote> Relay<L, R> {
                         self.bytes_up += sent as u64;
                         self.up.held.extend_from_slice(&buffer[sent..count]);
                     }
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                     Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                    Err(_) => {
-                        self.abandon();
-                        return Ok(());
-                    }
+                    Err(_) => self.abandon(),
                 },
             }
+            moved = true;
         }
-        Ok(())
+        Ok(moved)
     }
 
     fn write_up(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -203,12 +203,13 @@ impl<L: Local, R: Remote> Relay<L, R> {
         Ok(sent)
     }
 
-    /// License server to client.
+    /// License server to client. Returns whether anything came of it.
     ///
     /// # Errors
     /// The connection to the gateway is lost. A broken client is no error: the
     /// relay closes.
-    pub fn carry_down(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+    pub fn carry_down(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+        let mut moved = false;
         for _ in 0..TURN {
             if !self.down.held.is_empty() {
                 match self.local.write(self.down.waiting()) {
@@ -216,28 +217,25 @@ impl<L: Local, R: Remote> Relay<L, R> {
                         self.down.delivered(count);
                         self.bytes_down += count as u64;
                     }
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                     Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                    Err(_) => {
-                        self.abandon();
-                        return Ok(());
-                    }
+                    Err(_) => self.abandon(),
                 }
             } else if !self.down_is_due() {
-                return Ok(());
+                break;
             } else if self.remote.available() > 0 {
-                let count = match self.remote.read(buffer) {
-                    Ok(count) => count,
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                match self.remote.read(buffer) {
+                    Ok(count) => self.write_down(&buffer[..count]),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                     Err(e) => return Err(e),
-                };
-                self.write_down(&buffer[..count]);
+                }
             } else {
                 self.down.close();
                 self.local.end_of_output();
             }
+            moved = true;
         }
-        Ok(())
+        Ok(moved)
     }
 
     /// Tries the client's socket first, so that nothing is copied while it keeps up.
