@@ -1,11 +1,13 @@
 //! The tunnel in a real Slurm: it serves its job, and nothing of it is left after that.
 
+use crate::rig::nodes::{address, way_out};
 use crate::rig::other_user::hand_over;
 use crate::rig::slurm::Slurm;
 use crate::rig::{
     Gateway, Job, LIMIT, LicenseServer, Service, eventually, process, skip, wait_until,
 };
 use std::fmt::{self, Display, Formatter};
+use std::fs::File;
 use std::time::Duration;
 
 /// How soon the tunnel must be gone after its job.
@@ -114,6 +116,69 @@ sleep 600 & wait"#,
     assert_eq!(saving.output(), "READY\nsaved 1\nsaved 2\nsaved 3\n");
 }
 
+/// Goal: every rank of a job across nodes has its license through the one
+/// licfwd on the first, all at once; the machine outside of the job, on the
+/// same network, is closed without a byte and logged.
+#[test]
+fn ranks_on_every_node_check_out() {
+    if let Some(reason) = Slurm::obstacle() {
+        skip!("{reason}");
+    }
+    let names = ["node1", "node2", "node3"];
+    let Some(slurm) = Slurm::start_with_nodes(&names, "head") else {
+        return;
+    };
+    let site = Site::with(slurm);
+    let ranks = site.submit_to_nodes(names.len(), "ranks", RANKS);
+    ranks.prints("READY");
+    for name in names {
+        ranks.prints(&format!("{name} GRANTED"));
+    }
+    assert_eq!(site.server.seats(), names.len(), "seats at once{ranks}");
+    ranks.job.daemon();
+
+    let served = site.server.served();
+    let output = ranks.output();
+    let server = output.lines().next().and_then(|line| line.split_once(' '));
+    let (port, host) = server.expect("READY").1.split_once('@').expect("port@host");
+    assert_eq!(host, names[0], "uname -n of the first node");
+    let mut ask = site.slurm.command(&ranks.job, "bash");
+    let stranger = ranks.job.run(ask.args(["-c", ASK, host, port]));
+    assert_eq!(stranger.stdout, "1 \n", "{stranger:?}");
+    assert_eq!(site.server.served(), served, "the stranger got through");
+    let head = address(names.len());
+    let refusal = format!("refused a client: host {head} may not use this tunnel");
+    wait_until("the refusal is logged", LIMIT, || {
+        ranks.job.directory().read("log").contains(&refusal)
+    });
+
+    // Whoever opens it from now on goes on at once.
+    let end = ranks.job.directory().file("end");
+    let opened = File::options().read(true).write(true).open(end);
+    let _end = opened.expect("open the pipe");
+    ranks.ends_as("COMPLETED", LIMIT);
+    wait_until("the seats are back", LIMIT, || site.server.seats() == 0);
+}
+
+/// A job script: each rank checks out, and keeps its seat until `end` is opened.
+const RANKS: &str = r#"#!/bin/bash
+mkfifo end
+eval $($CALL --listen 0.0.0.0 --allow "$(scontrol show hostnames)" gw $SERVER) || exit
+echo "READY $MLM_LICENSE_FILE"
+srun bash -c '
+exec 3<>/dev/tcp/${MLM_LICENSE_FILE#*@}/${MLM_LICENSE_FILE%@*} || exit
+echo "CHECKOUT MATLAB" >&3
+read -r answer <&3 || exit
+echo "$(uname -n) $answer"
+: <end'
+"#;
+
+/// Asks host `$0`, port `$1` for a seat; prints `read`'s status (1: closed) and
+/// what it got.
+const ASK: &str = "exec 3<>/dev/tcp/$0/$1 || exit
+                   echo 'CHECKOUT f' >&3
+                   read -r -t 10 line <&3; echo \"$? $line\"";
+
 /// A Slurm, and a gateway with a license server behind it.
 struct Site {
     slurm: Slurm,
@@ -130,8 +195,12 @@ struct Submitted<'a> {
 
 impl Site {
     fn start() -> Site {
+        Site::with(Slurm::start())
+    }
+
+    fn with(slurm: Slurm) -> Site {
         Site {
-            slurm: Slurm::start(),
+            slurm,
             gateway: Gateway::start(),
             server: LicenseServer::start(Service::CheckOut),
         }
@@ -144,9 +213,31 @@ impl Site {
         let user = self.gateway.user();
         let call = hand_over(&job, &self.gateway, user);
         let call = format!("{call} gw 127.0.0.1:{}", self.server.port());
+        self.sbatch(job, &call, &["--uid", user, name])
+    }
+
+    /// The same for a job of root's on several nodes, from which only root has
+    /// a way to the gateway; `$CALL` waits for options, the gateway and `$SERVER`.
+    fn submit_to_nodes(&self, count: usize, name: &str, script: &str) -> Submitted<'_> {
+        let job = Job::new();
+        job.directory().write(name, script);
+        let way = way_out(&self.gateway)
+            .expect("nodes are possible")
+            .replacen('=', " ", 1);
+        let config = self.gateway.client().read("ssh_config");
+        job.directory()
+            .write("ssh_config", &format!("{config}{way}\n"));
+        let call = "licfwd -F ssh_config --log log";
+        let nodes = format!("--nodes={count}");
+        let options = [&nodes, "--ntasks-per-node=1", name];
+        self.sbatch(job, call, &options)
+    }
+
+    fn sbatch(&self, job: Job, call: &str, options: &[&str]) -> Submitted<'_> {
         let mut sbatch = self.slurm.command(&job, "sbatch");
         sbatch.args(["--parsable", "--output=output", "--error=errors"]);
-        sbatch.args(["--uid", user, name]).env("CALL", call);
+        sbatch.args(options).env("CALL", call);
+        sbatch.env("SERVER", format!("127.0.0.1:{}", self.server.port()));
         let outcome = job.run(&mut sbatch);
         assert_eq!(outcome.code, 0, "{outcome:?}");
         let id = outcome.line().to_string();

@@ -1,4 +1,5 @@
-//! A real Slurm with one node, this machine, thrown away afterwards.
+//! A real Slurm, thrown away afterwards: its one node is this machine, or each is
+//! a namespace of it.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -6,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::gateway::free_port;
+use super::nodes::{Nodes, address};
 use super::{Job, LIMIT, Outcome, Running, process, wait_until};
 
 /// What it consists of (Debian: slurmctld, slurmd, slurm-client, munge).
@@ -26,6 +28,18 @@ pub struct Slurm {
     daemons: Vec<Running>,
     /// The daemons' directory, and their environment.
     home: Job,
+    /// Where they run, if not on this machine itself.
+    nodes: Option<Nodes>,
+    /// The machine of slurmctld, and of the commands.
+    head: Machine,
+}
+
+#[derive(Clone)]
+struct Machine {
+    /// Its place among the namespaces.
+    number: usize,
+    name: String,
+    address: String,
 }
 
 impl Slurm {
@@ -45,15 +59,38 @@ impl Slurm {
 
     /// Starts it; when this returns, its node takes jobs of every user.
     pub fn start() -> Slurm {
+        let name = fs::read_to_string("/proc/sys/kernel/hostname").expect("the host's name");
+        let here = Machine {
+            number: 0,
+            name: name.trim().split('.').next().unwrap_or_default().into(),
+            address: "127.0.0.1".into(),
+        };
+        Slurm::start_on(Job::new(), None, here.clone(), vec![here])
+    }
+
+    /// Starts it with these nodes, and with the machine `head`, which takes no
+    /// jobs and comes after them; `None`, and said aloud, where that cannot be.
+    pub fn start_with_nodes(names: &[&str], head: &str) -> Option<Slurm> {
         let home = Job::new();
+        let names = [names, &[head]].concat();
+        let nodes = Nodes::start(&home, &names)?;
+        let machine = |(number, name): (usize, &&str)| Machine {
+            number,
+            name: (*name).into(),
+            address: address(number),
+        };
+        let mut workers: Vec<Machine> = names.iter().enumerate().map(machine).collect();
+        let head = workers.pop().expect("the head");
+        Some(Slurm::start_on(home, Some(nodes), head, workers))
+    }
+
+    fn start_on(home: Job, nodes: Option<Nodes>, head: Machine, workers: Vec<Machine>) -> Slurm {
         let directory = home.directory();
         // The commands within a job read the configuration, and talk to munged.
         open(directory.path(), 0o711);
         let version = home.run(home.command("slurmd").arg("-V")).stdout;
-        open(
-            &directory.write("slurm.conf", &configuration(directory.path())),
-            0o644,
-        );
+        let text = configuration(directory.path(), &head, &workers);
+        open(&directory.write("slurm.conf", &text), 0o644);
         open(&directory.write("cgroup.conf", cgroups(&version)), 0o644);
         open(&directory.write("plugstack.conf", ""), 0o644);
         directory.write(
@@ -63,21 +100,30 @@ impl Slurm {
         for name in ["state", "spool"] {
             fs::create_dir(directory.file(name)).expect("create a directory");
         }
+        for worker in &workers {
+            let spool = format!("spool/{}", worker.name);
+            fs::create_dir(directory.file(&spool)).expect("create a directory");
+        }
         let mut slurm = Slurm {
             daemons: Vec::new(),
             home,
+            nodes,
+            head: head.clone(),
         };
         let file = |name| format!("--{name}={}", slurm.home.directory().file(name).display());
         let munged = ["socket", "key-file", "pid-file", "log-file", "seed-file"].map(file);
         let mut munged: Vec<&str> = munged.iter().map(String::as_str).collect();
         // It would rather have its directory in /run.
         munged.extend(["--foreground", "--force"]);
-        slurm.run_daemon("munged", &munged);
+        // Its socket can be reached from every namespace.
+        slurm.run_daemon(&head, "munged", &munged);
         let socket = slurm.home.directory().file("socket");
         wait_until("munged listens", LIMIT, || socket.exists());
-        slurm.run_daemon("slurmctld", &["-D"]);
-        slurm.run_daemon("slurmd", &["-D"]);
-        wait_until("the node is idle", LIMIT, || {
+        slurm.run_daemon(&head, "slurmctld", &["-D"]);
+        for worker in &workers {
+            slurm.run_daemon(worker, "slurmd", &["-D"]);
+        }
+        wait_until("the nodes are idle", LIMIT, || {
             let mut sinfo = slurm.command(&slurm.home, "sinfo");
             let output = sinfo.args(["-h", "-o", "%T"]).output();
             output.expect("run sinfo").stdout == b"idle\n"
@@ -85,9 +131,20 @@ impl Slurm {
         slurm
     }
 
-    /// One of Slurm's programs in the environment of a job.
+    /// One of Slurm's programs, or another on its head, in the environment of a job.
     pub fn command(&self, job: &Job, program: &str) -> Command {
-        let mut command = job.command(program);
+        self.command_on(&self.head, job, program)
+    }
+
+    fn command_on(&self, machine: &Machine, job: &Job, program: &str) -> Command {
+        let mut command = match &self.nodes {
+            None => job.command(program),
+            Some(nodes) => {
+                let mut command = nodes.command(job, machine.number, "env");
+                command.arg("-C").arg(job.directory().path()).arg(program);
+                command
+            }
+        };
         command.env("SLURM_CONF", self.home.directory().file("slurm.conf"));
         command
     }
@@ -114,8 +171,8 @@ impl Slurm {
             .into()
     }
 
-    fn run_daemon(&mut self, program: &str, options: &[&str]) {
-        let mut command = self.command(&self.home, program);
+    fn run_daemon(&mut self, machine: &Machine, program: &str, options: &[&str]) {
+        let mut command = self.command_on(machine, &self.home, program);
         self.daemons.push(self.home.spawn(command.args(options)));
     }
 }
@@ -148,14 +205,15 @@ fn open(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("chmod");
 }
 
-fn configuration(directory: &Path) -> String {
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").expect("the host's name");
-    let host = host.trim().split('.').next().unwrap_or_default();
+fn configuration(directory: &Path, head: &Machine, workers: &[Machine]) -> String {
+    let line = |Machine { name, address, .. }: &Machine| {
+        format!("NodeName={name} NodeAddr={address} CPUs=32\n")
+    };
     let directory = directory.display();
     let (controller, node) = (free_port(), free_port());
     format!(
         "ClusterName=rig\n\
-         SlurmctldHost={host}(127.0.0.1)\n\
+         SlurmctldHost={}({})\n\
          SlurmctldPort={controller}\n\
          SlurmdPort={node}\n\
          SlurmUser=root\n\
@@ -164,9 +222,9 @@ fn configuration(directory: &Path) -> String {
          CredType=cred/munge\n\
          AuthInfo=socket={directory}/socket\n\
          StateSaveLocation={directory}/state\n\
-         SlurmdSpoolDir={directory}/spool\n\
+         SlurmdSpoolDir={directory}/spool/%n\n\
          SlurmctldPidFile={directory}/slurmctld.pid\n\
-         SlurmdPidFile={directory}/slurmd.pid\n\
+         SlurmdPidFile={directory}/slurmd-%n.pid\n\
          PlugStackConfig={directory}/plugstack.conf\n\
          ProctrackType=proctrack/linuxproc\n\
          TaskPlugin=task/none\n\
@@ -180,8 +238,11 @@ fn configuration(directory: &Path) -> String {
          SelectType=select/cons_tres\n\
          SelectTypeParameters=CR_CPU\n\
          SlurmdParameters=config_overrides\n\
-         NodeName={host} NodeAddr=127.0.0.1 CPUs=32\n\
-         PartitionName=rig Nodes=ALL Default=YES\n"
+         {}\
+         PartitionName=rig Nodes=ALL Default=YES\n",
+        head.name,
+        head.address,
+        workers.iter().map(line).collect::<String>()
     )
 }
 
