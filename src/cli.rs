@@ -295,6 +295,17 @@ impl Line {
                 return Err(usage(no_target(word)));
             }
         }
+        if let Some((_, number)) = gateway.rsplit_once(':')
+            && !gateway.starts_with("ssh://")
+            && gateway.matches(':').count() == 1
+            && target::port(number).is_ok()
+            && !targets.is_empty()
+        {
+            return Err(usage(format!(
+                "gateway {}: a port is given with -p {number}",
+                shown(gateway)
+            )));
+        }
         Ok((gateway.clone(), read))
     }
 

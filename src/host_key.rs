@@ -260,7 +260,7 @@ impl KnownHosts {
         let (name, host, port) = (rules.name(), rules.host, rules.port);
         format!(
             "{why}; compare the fingerprint with the gateway's administrator, then log in once by \
-             hand with ssh -o StrictHostKeyChecking=ask, or add a line for '{name}' to {file} from \
+             hand with ssh -o StrictHostKeyChecking=ask -p {port} {host}, or add a line for '{name}' to {file} from \
              the output of: ssh-keyscan -p {port} {host}"
         )
     }

@@ -200,6 +200,12 @@ fn bind_for_this_node(server: &Server, draw: &Draw, log: &Log) -> Result<(String
 }
 
 fn bind_for_other_nodes(server: &Server, address: IpAddr, draw: &Draw) -> Result<(String, Ports)> {
+    if let Err(e) = bind_one(address, 0)
+        && e.kind() == ErrorKind::AddrNotAvailable
+    {
+        let what = format!("--listen {address}: no interface of this node has that address");
+        return Err(Error::new(Code::Usage, what));
+    }
     let mut ports: Ports = vec![bind_random(draw, |port| {
         Ok(vec![bind_one(address, port)?])
     })?];

@@ -88,6 +88,11 @@ impl Log {
         self.to_file(format_args!("{text}"));
     }
 
+    /// Something that stderr hears of anyway: the log file alone.
+    pub fn record(&self, text: impl Display) {
+        self.to_file(format_args!("{text}"));
+    }
+
     fn sinks(&self) -> std::sync::MutexGuard<'_, Sinks> {
         self.sinks.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -119,9 +124,9 @@ impl Log {
 }
 
 /// The one line that says why the program ends, on stderr, unless that is the
-/// pipe that the calling shell evaluates.
-pub fn last_words(text: &dyn Display) {
-    if !crate::announce::stderr_is_evaluated() {
+/// pipe that the calling shell evaluates (`evaluated`: one may).
+pub fn last_words(evaluated: bool, text: &dyn Display) {
+    if !evaluated || !crate::announce::stderr_is_evaluated() {
         let line = format!("licfwd: {}\n", one_line(&text.to_string()));
         let _ = io::stderr().write_all(line.as_bytes());
     }

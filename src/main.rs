@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            log::last_words(&e);
+            log::last_words(caller.is_some(), &e);
             announce::fail(caller, e.code as i32);
             ExitCode::from(e.code as u8)
         }
@@ -90,7 +90,8 @@ fn be_ready_to_fail(caller: Option<Shell>) {
             // The reconnecting thread: the tunnel finds it dead, and lives on.
             return;
         }
-        log::last_words(&format_args!("internal error, please report it: {panic}"));
+        let words = format_args!("internal error, please report it: {panic}");
+        log::last_words(caller.is_some(), &words);
         announce::fail(caller, Code::Internal as i32);
         sys::exit_now(Code::Internal as i32);
     }));

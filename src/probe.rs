@@ -67,9 +67,11 @@ impl Findings {
                 continue;
             }
             for door in server.doors.clone().skip(1) {
-                if let Some(why) = refusal(door) {
+                if refusal(door).is_some() {
                     log.note(format_args!(
-                        "warning: license server {} answers, but {} {why}",
+                        "warning: license server {} answers, but its port {} does not: the software may get no \
+                         license; compare the port with the license file (VENDOR ... port=), or ask the license \
+                         administrator whether the vendor daemon runs",
                         server.name, bound.doors[door].to
                     ));
                 }

@@ -62,7 +62,7 @@ impl Failure<'_> {
         let offers = |method: &str| self.offered.iter().any(|o| o.starts_with(method));
         let mut text = format!("{}: refused: ", self.step());
         text += &match self.tried {
-            [] => "no usable key".to_owned(),
+            [] => self.no_key(),
             tried => format!("tried {}", tried.join(", ")),
         };
         if !self.accepted.is_empty() {
@@ -84,6 +84,20 @@ impl Failure<'_> {
             }
         }
         Error::new(self.code(), one_line(&(text + &self.master())))
+    }
+
+    /// Nothing was offered: names the files that are not there, which on a
+    /// compute node can be the whole home directory.
+    fn no_key(&self) -> String {
+        let files = &self.gw.identity_files;
+        if files.is_empty() || files.iter().any(|file| file.exists()) {
+            return "no usable key".to_owned();
+        }
+        let shown: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+        format!(
+            "no usable key: none of these files exists on this node: {}",
+            shown.join(", ")
+        )
     }
 
     fn code(&self) -> Code {

@@ -33,12 +33,11 @@ const STEP: Duration = Duration::from_secs(15);
 pub fn run(invocation: &Invocation, inherited: Inherited) -> Result<()> {
     let log = Arc::new(Log::new(
         invocation.verbosity,
-        !announce::stderr_is_evaluated(),
+        invocation.targets.is_empty() || !announce::stderr_is_evaluated(),
     ));
     sys::set_umask(0o077);
     sys::share_one_heap();
-    let announces = !invocation.targets.is_empty();
-    if announces {
+    if !invocation.targets.is_empty() {
         announce::check()?;
     }
     if let Some(path) = &invocation.log {
@@ -46,6 +45,13 @@ pub fn run(invocation: &Invocation, inherited: Inherited) -> Result<()> {
             format!("cannot open the log file {}", path.display())
         })?;
     }
+    stand(invocation, inherited, &log)
+        .inspect_err(|e| log.record(format_args!("failed ({}): {e}", e.code as i32)))
+}
+
+fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Result<()> {
+    let log = Arc::clone(log);
+    let announces = !invocation.targets.is_empty();
     let deadline = Deadline::after(invocation.deadline);
     let life = lifeline(invocation)?;
     let access = Access::new(invocation.allow_any_user, &invocation.allow)?;

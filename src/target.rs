@@ -89,6 +89,17 @@ pub fn parse_target(text: &str) -> Result<Target> {
 fn target(text: &str) -> Parsed<Target> {
     let (name, servers) = text.split_once('=').unwrap_or((DEFAULT_NAME, text));
     check_name(name)?;
+    let flexnet_list = |separator| -> Option<Vec<String>> {
+        let ours: Option<Vec<_>> = servers.split(separator).map(flexnet).collect();
+        ours.filter(|all| all.len() > 1)
+    };
+    if let Some(triad) = flexnet_list(',') {
+        return Err(format!("write {name}={}", triad.join(",")));
+    }
+    if let Some(servers) = flexnet_list(':') {
+        let targets: Vec<String> = servers.iter().map(|s| format!("{name}={s}")).collect();
+        return Err(format!("write {}", targets.join(" ")));
+    }
     Ok(Target {
         name: name.to_owned(),
         servers: servers.split(',').map(server).collect::<Parsed<_>>()?,
@@ -124,12 +135,16 @@ fn server(text: &str) -> Parsed<Server> {
 
 /// License managers write `port@host`, and so do their users.
 fn no_colon(text: &str) -> String {
-    match text.split_once('@') {
-        Some((number, host)) if port(number).is_ok() && check_host(host).is_ok() => {
-            format!("write {host}:{number}")
-        }
-        _ => format!("expected {TARGET_FORM}"),
+    match flexnet(text) {
+        Some(ours) => format!("write {ours} (and its vendor daemon's port as {ours}+PORT)"),
+        None => format!("expected {TARGET_FORM}"),
     }
+}
+
+/// `port@host`, as license managers write it, in our order.
+fn flexnet(text: &str) -> Option<String> {
+    let (number, host) = text.split_once('@')?;
+    (port(number).is_ok() && check_host(host).is_ok()).then(|| format!("{host}:{number}"))
 }
 
 /// Reads the argument of `-L` by the rules of ssh's `parse_forward`

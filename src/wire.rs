@@ -9,6 +9,7 @@ use crate::ssh_config::{Family, Gateway};
 use crate::sys;
 use crate::terminal::NO_ANSWER;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -47,6 +48,8 @@ impl Wire {
     }
 }
 
+const ENODEV: i32 = 19;
+
 /// What an ssh on the way to the gateway has failed at. Tried again and again,
 /// its refused logins would lock an account as well.
 fn blame(words: &str) -> Option<Code> {
@@ -54,6 +57,8 @@ fn blame(words: &str) -> Option<Code> {
         Some(Code::HostKey)
     } else if words.contains(": Permission denied (") || words.contains(NO_ANSWER) {
         Some(Code::Refused)
+    } else if words.contains("Could not resolve hostname") && !words.contains("Temporary failure") {
+        Some(Code::Config)
     } else {
         None
     }
@@ -127,6 +132,20 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
                     gateway.name
                 ));
                 return Ok(stream);
+            }
+            Err(e) if local.is_some() && e.kind() == ErrorKind::AddrNotAvailable => {
+                let what = gateway.bind_address.as_deref().unwrap_or_default();
+                return Err(Error::new(
+                    Code::Config,
+                    format!("BindAddress {what}: no interface of this node has that address"),
+                ));
+            }
+            Err(e) if device.is_some() && e.raw_os_error() == Some(ENODEV) => {
+                let what = device.unwrap_or_default();
+                return Err(Error::new(
+                    Code::Config,
+                    format!("BindInterface {what}: this node has no such interface"),
+                ));
             }
             Err(e) => last = Some((address, e)),
         }
