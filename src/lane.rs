@@ -163,8 +163,10 @@ impl Lane {
         if !self.spoken && !self.unfinished {
             return Ok(news);
         }
-        if self.spoken && self.clients() == 0 && self.closing.is_empty() && self.link.is_free() {
-            // No stream to read through: the answer to a question does it.
+        let mute = self.spoken && self.closing.is_empty() && self.link.is_free();
+        if mute && !self.read_dry()? {
+            // No stream to read through, or all have ended: the answer to a
+            // question does it.
             self.link.ask_for_life();
         }
         self.spoken = false;
@@ -176,13 +178,13 @@ impl Lane {
                 }
             }
             self.close_streams()?;
-            self.ask(epoll, &mut news)?;
             // Each of these stops reading when it has what it wants, and may leave
             // whole packets inside libssh2, of which no event would tell: so the
-            // rest is read now. And whatever carries bytes reads and queues other
-            // clients' data: so the last sweep has to find nothing to do.
+            // rest is read now. Whatever carries bytes reads, too, and queues
+            // what others wait for: so the last round has to find nothing to do.
             self.read_dry()?;
-            self.unfinished = self.sweep(epoll, buffer, &mut news)?;
+            let answered = self.ask(epoll, &mut news)?;
+            self.unfinished = self.sweep(epoll, buffer, &mut news)? || answered;
             if !self.unfinished {
                 break;
             }
@@ -190,14 +192,15 @@ impl Lane {
         Ok(news)
     }
 
-    /// Reads everything that has arrived, through the first stream that can.
-    fn read_dry(&self) -> io::Result<()> {
+    /// Reads everything that has arrived, through the first stream that can;
+    /// false when none can.
+    fn read_dry(&self) -> io::Result<bool> {
         for passenger in self.slots.iter().flatten() {
             if passenger.relay.remote.read_dry()? {
-                break;
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Goes on with saying goodbye, until the gateway has agreed.
@@ -214,13 +217,15 @@ impl Lane {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Goes on with the client that is being connected.
-    fn ask(&mut self, epoll: &Epoll, news: &mut Vec<News>) -> io::Result<()> {
+    /// Goes on with the client that is being connected, or with the question
+    /// for life. Returns whether an answer has come.
+    fn ask(&mut self, epoll: &Epoll, news: &mut Vec<News>) -> io::Result<bool> {
+        let asked = !self.link.is_free();
         let Some(opened) = self.link.answer()? else {
-            return Ok(());
+            return Ok(asked && self.link.is_free());
         };
         let Some((waiting, since)) = self.opening.take() else {
-            return Ok(());
+            return Ok(true);
         };
         match opened {
             Opened::Refused(e) => {
@@ -231,7 +236,7 @@ impl Lane {
                 self.admit(waiting, stream, epoll);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn admit(&mut self, waiting: Waiting, stream: Stream, epoll: &Epoll) {

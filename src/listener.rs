@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
@@ -19,8 +19,41 @@ use std::path::PathBuf;
 pub enum Listener {
     /// A TCP port on one address.
     Tcp(TcpListener),
-    /// A Unix socket, and its file, which is removed at the end.
-    Unix(UnixListener, PathBuf),
+    /// A Unix socket.
+    Unix {
+        /// Listens.
+        socket: UnixListener,
+        /// Lives as long.
+        _file: SocketFile,
+    },
+}
+
+/// A Unix socket's file, removed with this value, unless another stands there by then.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    id: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    fn at(path: PathBuf) -> SocketFile {
+        let id = SocketFile::stat(&path);
+        SocketFile { path, id }
+    }
+
+    fn stat(path: &std::path::Path) -> Option<(u64, u64)> {
+        let stat = fs::symlink_metadata(path).ok()?;
+        Some((stat.dev(), stat.ino()))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.id.is_some() && SocketFile::stat(&self.path) == self.id {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// One forwarded port: its listening sockets and where they lead.
@@ -345,7 +378,10 @@ fn bind_unix(path: &std::path::Path) -> Result<Listener> {
     listener
         .set_nonblocking(true)
         .context(Code::System, || "cannot prepare a Unix socket".into())?;
-    Ok(Listener::Unix(listener, path))
+    Ok(Listener::Unix {
+        socket: listener,
+        _file: SocketFile::at(path),
+    })
 }
 
 impl Listener {
@@ -364,18 +400,11 @@ impl Listener {
                 let ours = stream.local_addr()?;
                 Ok((Client::Tcp(stream), Some((peer, ours))))
             }
-            Listener::Unix(listener, _) => {
-                let (stream, _) = listener.accept()?;
+            Listener::Unix { socket, .. } => {
+                let (stream, _) = socket.accept()?;
                 stream.set_nonblocking(true)?;
                 Ok((Client::Unix(stream), None))
             }
-        }
-    }
-
-    /// Removes what outlives a process.
-    pub fn clean_up(&self) {
-        if let Listener::Unix(_, path) = self {
-            let _ = fs::remove_file(path);
         }
     }
 }
@@ -384,7 +413,7 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Listener::Tcp(listener) => listener.as_fd(),
-            Listener::Unix(listener, _) => listener.as_fd(),
+            Listener::Unix { socket, .. } => socket.as_fd(),
         }
     }
 }

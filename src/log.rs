@@ -3,7 +3,7 @@
 use std::fmt::{Arguments, Display};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -49,12 +49,19 @@ impl Log {
     /// # Errors
     /// Those of opening the file.
     pub fn open_file(&self, path: &Path) -> io::Result<()> {
+        // In a directory that others can write to, a link or a file of theirs may
+        // wait under that name. /dev/stderr is a link, too.
+        let system = path.starts_with("/dev") || path.starts_with("/proc");
         let file = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o600)
-            .custom_flags(NOCTTY_NONBLOCK)
+            .custom_flags(NOCTTY_NONBLOCK | if system { 0 } else { NOFOLLOW })
             .open(path)?;
+        let about = file.metadata()?;
+        if about.is_file() && about.uid() != crate::sys::user_id() {
+            return Err(io::Error::other("it belongs to somebody else"));
+        }
         self.sinks().file = Some((file, path.to_owned()));
         Ok(())
     }
@@ -134,6 +141,12 @@ pub fn last_words(evaluated: bool, text: &dyn Display) {
 
 /// O_NOCTTY | O_NONBLOCK: a named pipe without a reader must not hang the start.
 const NOCTTY_NONBLOCK: i32 = 0o400 | 0o4000;
+/// O_NOFOLLOW, of which every architecture has its own.
+const NOFOLLOW: i32 = if cfg!(target_arch = "aarch64") {
+    0o100_000
+} else {
+    0o400_000
+};
 
 /// Replaces control characters, which a gateway's or a user's text may carry,
 /// so that one message stays one line and cannot drive a terminal.

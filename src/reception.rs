@@ -136,13 +136,6 @@ impl Reception {
             let _ = self.open(epoll);
         }
     }
-
-    /// Removes what outlives the process.
-    pub fn clean_up(&self) {
-        for socket in self.doors.iter().flat_map(|door| &door.sockets) {
-            socket.clean_up();
-        }
-    }
 }
 
 /// Out of descriptors or memory: accepting again at once would spin.

@@ -51,7 +51,7 @@ pub enum Outcome {
     /// Not yet; the next attempt is that far away.
     Later(Error, Duration),
     /// Never.
-    GivenUp(String),
+    GivenUp(Error),
 }
 
 impl Reconnect {
@@ -87,6 +87,16 @@ impl Reconnect {
     pub fn want(&mut self) {
         if self.is_idle() {
             self.state = State::Until(Instant::now() + self.backoff());
+        }
+    }
+
+    /// Forgets an attempt at a further session that has failed: what it met does
+    /// not count for the connection that the tunnel lives on.
+    pub fn start_over(&mut self) {
+        if !matches!(self.state, State::Trying(_)) {
+            self.state = State::Idle;
+            self.failures = 0;
+            self.refusals = 0;
         }
     }
 
@@ -185,7 +195,7 @@ impl Reconnect {
             }
             None => {
                 self.state = State::GivenUp;
-                Outcome::GivenUp(error.to_string())
+                Outcome::GivenUp(error)
             }
         })
     }

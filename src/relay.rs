@@ -225,6 +225,11 @@ impl<L: Local, R: Remote> Relay<L, R> {
                 break;
             } else if self.remote.available() > 0 {
                 match self.remote.read(buffer) {
+                    // What is there belongs to another stream of the channel.
+                    Ok(0) => {
+                        self.down.close();
+                        self.local.end_of_output();
+                    }
                     Ok(count) => self.write_down(&buffer[..count]),
                     Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                     Err(e) => return Err(e),

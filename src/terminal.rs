@@ -93,8 +93,9 @@ pub fn is_asking(words: &str) -> bool {
 /// started for.
 pub fn answer_for_ssh() -> Option<ExitCode> {
     let lent = env::var(LENT).ok()?;
-    let (caller, tty) = lent.split_once(' ')?;
-    let prompt = env::args().nth(1)?;
+    let (Some((caller, tty)), Some(prompt)) = (lent.split_once(' '), env::args().nth(1)) else {
+        return Some(ExitCode::FAILURE);
+    };
     let tty = OpenOptions::new().read(true).write(true).open(tty);
     eprintln!("{ASKING}");
     let yes_or_no = prompt.contains("(yes/no");
@@ -107,7 +108,7 @@ pub fn answer_for_ssh() -> Option<ExitCode> {
             println!("{text}");
             return Some(ExitCode::SUCCESS);
         }
-        Some(Line::Interrupted) => sys::interrupt(caller.parse().ok()?),
+        Some(Line::Interrupted) => sys::interrupt(caller.parse().unwrap_or(0)),
         None => eprintln!("{NO_ANSWER}: {}", one_line(&prompt)),
     }
     // Without an answer ssh would send an empty one.

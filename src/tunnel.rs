@@ -79,6 +79,8 @@ pub struct Tunnel {
     line: VecDeque<Waiting>,
     /// When the last lane was lost, and why.
     lost: Option<(Instant, String)>,
+    /// A further session was not to be had: one has to do.
+    one_session: bool,
     most_clients: usize,
     buffer: Vec<u8>,
 }
@@ -99,6 +101,7 @@ impl Tunnel {
             lanes: Default::default(),
             line: VecDeque::new(),
             lost: None,
+            one_session: false,
             most_clients: 0,
             // libssh2 writes 32700 bytes at most in one call.
             buffer: vec![0; 32_700],
@@ -114,24 +117,22 @@ impl Tunnel {
     /// serve. Returns why it ended.
     pub fn serve(mut self) -> String {
         let mut events = [Event::NONE; 256];
-        let why = loop {
+        loop {
             let ready = match self.epoll.wait(&mut events, self.next_timer()) {
                 Ok(ready) => ready,
-                Err(e) => break format!("waiting failed: {e}"),
+                Err(e) => return format!("waiting failed: {e}"),
             };
             for event in &events[..ready] {
                 self.dispatch(event);
             }
             if let Some(why) = self.ending.reason(self.clients()) {
-                break why;
+                return why;
             }
             self.look_after_the_gateway();
             self.seat_clients();
             self.carry();
             self.seat_clients();
-        };
-        self.reception.clean_up();
-        why
+        }
     }
 
     fn dispatch(&mut self, event: &Event) {
@@ -230,6 +231,7 @@ impl Tunnel {
         if all_slow
             && !self.no_lane()
             && self.lanes.iter().any(Option::is_none)
+            && !self.one_session
             && self.reconnect.is_idle()
             && self.reconnect.can_log_in_alone()
         {
@@ -358,6 +360,12 @@ impl Tunnel {
     fn end_attempt(&mut self) {
         match self.reconnect.finish(&self.epoll) {
             None => {}
+            Some(Outcome::Later(e, _) | Outcome::GivenUp(e)) if !self.no_lane() => {
+                self.log
+                    .event(format_args!("no further session: {e}; going on with one"));
+                self.one_session = true;
+                self.reconnect.start_over();
+            }
             Some(Outcome::Connected(connection)) => {
                 if let Some((since, why)) = self.lost.take() {
                     self.log.event(format_args!(
@@ -375,9 +383,9 @@ impl Tunnel {
                 "reconnecting failed: {e}; trying again in {:.1} s",
                 wait.as_secs_f64()
             )),
-            Some(Outcome::GivenUp(why)) => {
+            Some(Outcome::GivenUp(e)) => {
                 self.log.event(format_args!(
-                    "giving up on the gateway: {why}; the ports stay bound until the job ends"
+                    "giving up on the gateway: {e}; the ports stay bound until the job ends"
                 ));
                 if self.no_lane() {
                     self.dismiss(|_, _| true);
