@@ -1,12 +1,12 @@
 //! Turns argv into an invocation; owns every option's text; pure.
 
-mod options;
+mod invocation;
+pub mod options;
 mod word;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use getopts::{Fail, Matches, Options};
@@ -15,6 +15,7 @@ use crate::error::{Code, Context, Error, Result};
 use crate::log::Verbosity;
 use crate::target::{self, Forward, Target, Template};
 
+pub use invocation::{Generated, Invocation, Request, Shell, Watch};
 pub use options::help;
 use options::{Kind, OPTIONS, Opt, dashed};
 use word::{LONGEST, check_length, decode, encode, plain, shown};
@@ -24,83 +25,6 @@ const FORM: &str = "licfwd [options] [user@]gateway target...";
 
 /// The limit for everything before the announcement, unless given.
 const DEADLINE: Duration = Duration::from_secs(300);
-
-/// What the user wants.
-#[derive(Clone, Debug)]
-pub enum Request {
-    /// `-h`: print [`help`].
-    Help,
-    /// `-V`
-    Version,
-    /// Forward.
-    Run(Box<Invocation>),
-}
-
-/// One call of licfwd, checked; file names are as typed.
-#[derive(Clone, Debug)]
-pub struct Invocation {
-    /// As typed, with `user@` if given; never empty, never beginning with `-`.
-    pub gateway: String,
-    /// What is handed to `ssh -G` before the gateway, in the order given.
-    pub ssh_options: Vec<OsString>,
-    /// In the order given; a name may stand there twice.
-    pub targets: Vec<Target>,
-    /// `-L`, in the order given.
-    pub forwards: Vec<Forward>,
-    /// Whether to leave the caller once everything stands.
-    pub background: bool,
-    /// `-C`
-    pub compress: bool,
-    /// Tries to reach the gateway and the license servers, in all.
-    pub tries: u32,
-    /// Limit for each connection step, where given.
-    pub timeout: Option<Duration>,
-    /// Limit for everything before the announcement.
-    pub deadline: Duration,
-    /// Whether the targets are opened once before they are announced.
-    pub probe: bool,
-    /// Whose life bounds the tunnel's.
-    pub watch: Watch,
-    /// The address that serves other nodes, where given.
-    pub listen: Option<IpAddr>,
-    /// Who may connect there: names and addresses.
-    pub allow: Vec<String>,
-    /// Whether every user of this node is served.
-    pub allow_any_user: bool,
-    /// The value of the variables.
-    pub format: Template,
-    /// Whose syntax is printed.
-    pub shell: Shell,
-    /// The variable for the daemon's process id.
-    pub pid_var: Option<String>,
-    /// The log file.
-    pub log: Option<PathBuf>,
-    /// How much to tell.
-    pub verbosity: Verbosity,
-}
-
-/// Whose life bounds the tunnel's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Watch {
-    /// The session that started licfwd.
-    Session,
-    /// `--watch PID`
-    Pid(u32),
-    /// `--no-watch`
-    Nothing,
-}
-
-/// Whose syntax the statement on stdout has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Shell {
-    /// bash, dash, ksh, zsh and other Bourne shells.
-    #[default]
-    Sh,
-    /// csh and tcsh.
-    Csh,
-    /// fish.
-    Fish,
-}
 
 /// Reads the arguments after the program's name.
 ///
@@ -120,6 +44,12 @@ pub fn parse(args: &[OsString]) -> Result<Request> {
             };
         }
     }
+    if let Some(what) = line.last("generate", parse_generated)? {
+        return match args.len() {
+            1 | 2 => Ok(Request::Generate(what)),
+            _ => Err(usage("--generate stands alone")),
+        };
+    }
     line.refuse(&words)?;
     let (gateway, targets) = line.operands()?;
     let forwards: Vec<Forward> = line
@@ -127,7 +57,8 @@ pub fn parse(args: &[OsString]) -> Result<Request> {
         .iter()
         .map(|spec| target::parse_forward(spec))
         .collect::<Result<_>>()?;
-    if targets.is_empty() && forwards.is_empty() {
+    let check = line.has("check");
+    if targets.is_empty() && forwards.is_empty() && !check {
         return Err(nothing_to_forward(&gateway));
     }
     let (listen, allow) = line.access()?;
@@ -138,8 +69,10 @@ pub fn parse(args: &[OsString]) -> Result<Request> {
     Ok(Request::Run(Box::new(Invocation {
         ssh_options: line.ssh_options()?,
         background: line.background(!targets.is_empty())?,
+        check,
         compress: line.has("C"),
-        tries: line.number("tries", 1..=1000)?.unwrap_or(10),
+        // Who checks wants to hear at once; a job can wait.
+        tries: (line.number("tries", 1..=1000)?).unwrap_or(if check { 1 } else { 10 }),
         timeout: line.seconds("timeout")?,
         deadline: line.seconds("deadline")?.unwrap_or(DEADLINE),
         probe: !line.has("no-probe"),
@@ -441,6 +374,14 @@ fn parse_shell(name: &str) -> std::result::Result<Shell, String> {
             Err("expected sh (also for bash, ksh and zsh), csh (also for tcsh) or fish".to_owned())
         }
     }
+}
+
+fn parse_generated(name: &str) -> std::result::Result<Generated, String> {
+    let found = Generated::ALL.iter().find(|(known, _)| *known == name);
+    found.map(|(_, what)| *what).ok_or_else(|| {
+        let names = Generated::ALL.map(|(name, _)| name).join(", ");
+        format!("expected one of {names}")
+    })
 }
 
 /// Names the mistake where it can be told: a remote command whose own options

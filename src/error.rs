@@ -38,6 +38,40 @@ impl Code {
     }
 }
 
+/// An exit code as help, manual and tests tell it.
+#[derive(Clone, Copy, Debug)]
+pub struct Exit {
+    /// What the process ends with.
+    pub code: u8,
+    /// In help.
+    pub short: &'static str,
+    /// In the manual.
+    pub meaning: &'static str,
+    /// What a batch script can do about it.
+    pub advice: &'static str,
+}
+
+/// Every exit code, in order.
+#[rustfmt::skip]
+pub const EXITS: &[Exit] = {
+    const fn exit(code: u8, short: &'static str, meaning: &'static str, advice: &'static str) -> Exit {
+        Exit { code, short, meaning, advice }
+    }
+    &[
+        exit(0, "announced", "announced; at least one server of every variable answered through the gateway", "run"),
+        exit(Code::Usage as u8, "usage", "usage: bad option, target or port, or a remote command", "fix the script"),
+        exit(Code::ServerDown as u8, "no license server", "the gateway works, the license server does not answer, after all tries", "requeue, a few times"),
+        exit(Code::Internal as u8, "internal", "internal error", "report it"),
+        exit(Code::System as u8, "system", "the system refused: no process, no descriptor, no way to tell users apart", "tell the administrator"),
+        exit(Code::NoPort as u8, "no port", "no local port could be bound", "requeue"),
+        exit(Code::Output as u8, "stdout", "the line could not be written: standard output is full, closed or /dev/null", "fix the script"),
+        exit(Code::GatewayDown as u8, "no gateway", "the gateway could not be reached or kept dropping the connection, after all tries", "requeue, a few times"),
+        exit(Code::HostKey as u8, "host key", "the gateway's host key is unknown, revoked or has changed", "look, then fix known_hosts"),
+        exit(Code::Refused as u8, "refused", "the gateway refused the login or forbids the forward", "fix the keys or ask the administrator"),
+        exit(Code::Config as u8, "configuration", "configuration: an identity that cannot be read, ssh -G failed, a gateway name that does not exist", "fix it"),
+    ]
+};
+
 /// A failure, told in one line: operation with its arguments, then the cause,
 /// then the way out where one is known.
 #[derive(Clone, Debug)]

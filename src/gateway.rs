@@ -84,14 +84,14 @@ pub fn open(
         .ok_or_else(|| Error::new(Code::Internal, "libssh2 has no host key"))?;
     let sha256 = session.host_key_hash(HashType::Sha256).unwrap_or_default();
     known_hosts.verify(&known_hosts_rules, key, sha256, log)?;
-    log.detail(format_args!(
+    log.step(format_args!(
         "gateway {}: key exchange done ({}), host key accepted",
         gateway.name,
         session.methods(MethodType::CryptCs).unwrap_or("?")
     ));
     session.set_timeout(milliseconds(limits.next_step()));
     auth::login(&session, gateway, credentials, log, prompter)?;
-    log.detail(format_args!(
+    log.step(format_args!(
         "gateway {}: logged in as {}",
         gateway.name, gateway.user
     ));

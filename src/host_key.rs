@@ -18,6 +18,8 @@ pub enum Strict {
     Yes,
     /// Trust it and write it down.
     AcceptNew,
+    /// Trust it and say that it would be written down: a dry run of `accept-new`.
+    AcceptUnwritten,
     /// Trust it with a warning.
     No,
 }
@@ -210,6 +212,12 @@ impl KnownHosts {
                 log.note(format_args!(
                     "warning: {gateway} is trusted unseen (StrictHostKeyChecking no): {offered} \
                      is in no known_hosts file"
+                ));
+                Ok(())
+            }
+            Strict::AcceptUnwritten => {
+                log.note(format_args!(
+                    "{gateway} is new: {offered} would be added to known_hosts"
                 ));
                 Ok(())
             }

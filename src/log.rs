@@ -1,12 +1,13 @@
 //! One-line diagnostics: notes to people on stderr, events to the log file.
 
+use crate::cli::Shell;
 use std::fmt::{Arguments, Display};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// How much to tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +26,8 @@ pub enum Verbosity {
 pub struct Log {
     verbosity: Verbosity,
     sinks: Mutex<Sinks>,
+    /// When the last step ended, where steps are timed (`--check`).
+    steps: Option<Mutex<Instant>>,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,15 @@ impl Log {
         Log {
             verbosity,
             sinks: Mutex::new(Sinks { stderr, file: None }),
+            steps: None,
+        }
+    }
+
+    /// Also shows each [`step`](Log::step), with its time.
+    pub fn timing_steps(self) -> Log {
+        Log {
+            steps: Some(Mutex::new(Instant::now())),
+            ..self
         }
     }
 
@@ -87,6 +99,18 @@ impl Log {
         }
     }
 
+    /// A step on the way to a tunnel that has just ended: shown with `-v`, and by
+    /// `--check` with the time since the step before.
+    pub fn step(&self, text: impl Display) {
+        let Some(last) = &self.steps else {
+            return self.detail(text);
+        };
+        let mut last = last.lock().unwrap_or_else(|e| e.into_inner());
+        let milliseconds = last.elapsed().as_secs_f64() * 1e3;
+        *last = Instant::now();
+        self.note(format_args!("{milliseconds:8.1} ms  {text}"));
+    }
+
     /// Something that the log file keeps and a terminal need not show.
     pub fn event(&self, text: impl Display) {
         if self.verbosity >= Verbosity::Verbose {
@@ -131,9 +155,9 @@ impl Log {
 }
 
 /// The one line that says why the program ends, on stderr, unless that is the
-/// pipe that the calling shell evaluates (`evaluated`: one may).
-pub fn last_words(evaluated: bool, text: &dyn Display) {
-    if !evaluated || !crate::announce::stderr_is_evaluated() {
+/// pipe that the calling shell, if there is one, evaluates.
+pub fn last_words(caller: Option<Shell>, text: &dyn Display) {
+    if caller.is_none() || !crate::announce::stderr_is_evaluated() {
         let line = format!("licfwd: {}\n", one_line(&text.to_string()));
         let _ = io::stderr().write_all(line.as_bytes());
     }

@@ -20,6 +20,7 @@ mod lifeline;
 mod link;
 mod listener;
 mod log;
+mod manual;
 mod peer;
 mod probe;
 mod prompt;
@@ -61,22 +62,25 @@ fn main() -> ExitCode {
     let result = request.and_then(|request| match request {
         Request::Help => announce::show(&cli::help()),
         Request::Version => announce::show(concat!("licfwd ", env!("CARGO_PKG_VERSION"), "\n")),
+        Request::Generate(what) => announce::show(&manual::generate(what)),
         Request::Run(invocation) => start::run(&invocation, inherited),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            log::last_words(caller.is_some(), &e);
+            log::last_words(caller, &e);
             announce::fail(caller, e.code as i32);
             ExitCode::from(e.code as u8)
         }
     }
 }
 
-/// The shell that evaluates what stands on stdout: nobody does with `-L` alone.
+/// The shell that evaluates what stands on stdout: none with `-L` alone and `--check`.
 fn evaluating_shell(arguments: &[OsString], request: &error::Result<Request>) -> Option<Shell> {
     match request {
-        Ok(Request::Run(invocation)) if invocation.targets.is_empty() => None,
+        Ok(Request::Run(invocation)) if !invocation.announces() => None,
+        Ok(Request::Generate(_)) => None,
+        Err(_) if arguments.iter().any(|word| word == "--check") => None,
         _ => Some(cli::shell_hint(arguments)),
     }
 }
@@ -90,8 +94,10 @@ fn be_ready_to_fail(caller: Option<Shell>) {
             // The reconnecting thread: the tunnel finds it dead, and lives on.
             return;
         }
-        let words = format_args!("internal error, please report it: {panic}");
-        log::last_words(caller.is_some(), &words);
+        log::last_words(
+            caller,
+            &format_args!("internal error, please report it: {panic}"),
+        );
         announce::fail(caller, Code::Internal as i32);
         sys::exit_now(Code::Internal as i32);
     }));

@@ -91,6 +91,7 @@ pub fn ask(
     bound: &Bound,
     findings: &mut Findings,
     limits: Limits,
+    log: &Log,
 ) -> std::result::Result<(), Failure> {
     for server in &bound.servers {
         for door in server.doors.clone() {
@@ -125,10 +126,9 @@ pub fn ask(
                     ),
                     // LIBSSH2_ERROR_TIMEOUT
                     ErrorCode::Session(-9) => {
-                        findings.doors[door] = Some(Answer::No(format!(
-                            "did not answer the gateway within {} s",
-                            limit.as_secs()
-                        )));
+                        let why = format!("did not answer the gateway within {} s", limit.as_secs());
+                        log.step(format_args!("{} {why}", bound.doors[door].to));
+                        findings.doors[door] = Some(Answer::No(why));
                         return Err(Failure::SessionSpent);
                     }
                     _ => {
@@ -142,6 +142,10 @@ pub fn ask(
                     }
                 },
             };
+            log.step(match &answer {
+                Answer::Yes => format!("{} answers", bound.doors[door].to),
+                Answer::No(why) => format!("{} {why}", bound.doors[door].to),
+            });
             findings.doors[door] = Some(answer);
         }
     }

@@ -6,6 +6,7 @@ use crate::cli::{Invocation, Watch};
 use crate::daemon;
 use crate::error::{Code, Context, Error, Result};
 use crate::gateway::{self, Limits, Silence};
+use crate::host_key::Strict;
 use crate::lifeline::Lifeline;
 use crate::link::Connection;
 use crate::listener::{self, Bound, node_name};
@@ -20,7 +21,7 @@ use crate::terminal::Terminal;
 use crate::tunnel::{Parts, Tunnel};
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Limit for one connection step where neither `--timeout` nor ConnectTimeout is given.
 const STEP: Duration = Duration::from_secs(15);
@@ -31,13 +32,30 @@ const STEP: Duration = Duration::from_secs(15);
 /// # Errors
 /// Whatever keeps the tunnel from standing, with its exit code.
 pub fn run(invocation: &Invocation, inherited: Inherited) -> Result<()> {
-    let log = Arc::new(Log::new(
+    let log = Log::new(
         invocation.verbosity,
-        invocation.targets.is_empty() || !announce::stderr_is_evaluated(),
-    ));
+        !invocation.announces() || !announce::stderr_is_evaluated(),
+    );
+    if !invocation.check {
+        return bring_up(invocation, inherited, Arc::new(log));
+    }
+    let log = Arc::new(log.timing_steps());
+    let begin = Instant::now();
+    let result = bring_up(invocation, inherited, Arc::clone(&log));
+    match &result {
+        Ok(()) => log.note(format_args!(
+            "{:8.1} ms  in all: the tunnel would stand, nothing is left of this check",
+            begin.elapsed().as_secs_f64() * 1e3
+        )),
+        Err(e) => log.step(format_args!("failed with exit code {}", e.code as u8)),
+    }
+    result
+}
+
+fn bring_up(invocation: &Invocation, inherited: Inherited, log: Arc<Log>) -> Result<()> {
     sys::set_umask(0o077);
     sys::share_one_heap();
-    if !invocation.targets.is_empty() {
+    if invocation.announces() {
         announce::check()?;
     }
     if let Some(path) = &invocation.log {
@@ -51,7 +69,7 @@ pub fn run(invocation: &Invocation, inherited: Inherited) -> Result<()> {
 
 fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Result<()> {
     let log = Arc::clone(log);
-    let announces = !invocation.targets.is_empty();
+    let announces = invocation.announces();
     let deadline = Deadline::after(invocation.deadline);
     let life = lifeline(invocation)?;
     let access = Access::new(invocation.allow_any_user, &invocation.allow)?;
@@ -65,12 +83,19 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         &log,
     )?;
     gateway.compression |= invocation.compress;
+    if invocation.check && gateway.strict == Strict::AcceptNew {
+        gateway.strict = Strict::AcceptUnwritten;
+    }
+    log.step(format_args!(
+        "gateway {} is {} port {}, user {}",
+        gateway.name, gateway.host, gateway.port, gateway.user
+    ));
     let step = invocation
         .timeout
         .or(gateway.connect_timeout)
         .unwrap_or(STEP);
     let mut credentials = Credentials::load(&gateway, &log)?;
-    if gateway.unlink_sockets {
+    if gateway.unlink_sockets && !invocation.check {
         listener::make_way(&invocation.forwards);
     }
     let bound = Bound::bind(
@@ -79,6 +104,8 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         invocation.listen,
         &log,
     )?;
+
+    log.step("identities read, local ports bound");
 
     let limits = Limits { step, deadline };
     let way = Way {
@@ -89,6 +116,9 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
     };
     let connection = way.try_until_it_works(&mut credentials, &bound)?;
     tell_where_it_works(invocation, &log);
+    if invocation.check {
+        return Ok(());
+    }
 
     let silence = Silence::of(&gateway);
     let Bound {
@@ -320,7 +350,7 @@ impl Way<'_> {
             if !self.invocation.probe {
                 return Ok(());
             }
-            match probe::ask(&open.session, bound, &mut findings, self.limits) {
+            match probe::ask(&open.session, bound, &mut findings, self.limits, self.log) {
                 Ok(()) => return findings.verdict(bound, self.log),
                 Err(probe::Failure::SessionSpent) => *connection = None,
                 Err(probe::Failure::Error(e)) => {

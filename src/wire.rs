@@ -118,8 +118,11 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
         })?),
         None => None,
     };
+    let addresses = resolve(gateway)?;
+    let name = &gateway.name;
+    log.step(format_args!("gateway {name}: resolved to {addresses:?}"));
     let mut last = None;
-    for address in resolve(gateway)? {
+    for address in addresses {
         if local.is_some_and(|l| l.is_ipv4() != address.is_ipv4()) {
             continue;
         }
@@ -127,7 +130,7 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
         let device = gateway.bind_interface.as_deref();
         match sys::connect_from(local, device, address, limits.next_step()) {
             Ok(stream) => {
-                log.detail(format_args!(
+                log.step(format_args!(
                     "gateway {}: connected to {address}",
                     gateway.name
                 ));
@@ -314,7 +317,7 @@ fn start_proxy(mut command: Command, log: &Log) -> Result<Wire> {
         .stderr(stderr);
     let child = sys::detached(&mut command).spawn().map_err(refuse)?;
     sys::end_with_us(Some(child.id()));
-    log.detail(format_args!("proxy started: process {}", child.id()));
+    log.step(format_args!("proxy started: process {}", child.id()));
     Ok(Wire {
         socket: Arc::new(ours.into()),
         helper: Some(Helper(child)),

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use getopts::{HasArg, Occur, Options};
 
+use crate::error::EXITS;
+
 /// What becomes of an option, and under which heading help shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -67,6 +69,7 @@ pub const OPTIONS: &[Opt] = {
         opt(Tunnel, "", "no-probe", "", "announce without opening the targets once"),
         opt(Tunnel, "", "watch", "PID", "end with this process (default: with the session)"),
         opt(Tunnel, "", "no-watch", "", "end only when told to"),
+        opt(Tunnel, "", "check", "", "try it once: each step with its time; leave nothing"),
         opt(Access, "", "listen", "ADDR", "serve the job's other nodes at this address"),
         opt(Access, "", "allow", "HOST[,HOST...]", "the hosts that --listen serves"),
         opt(Access, "", "allow-any-user", "", "serve every user of this node, not only you"),
@@ -76,8 +79,9 @@ pub const OPTIONS: &[Opt] = {
         opt(Output, "E", "log", "FILE", "append events to FILE"),
         opt(Output, "v", "", "", "tell more"),
         opt(Output, "q", "", "", "tell errors only"),
-        opt(Output, "h", "help", "", "this text"),
-        opt(Output, "V", "version", "", "the version"),
+        opt(Output, "", "generate", "WHAT", "print man, complete-bash, -zsh or -fish"),
+        opt(Output, "h", "help", "", "show this help"),
+        opt(Output, "V", "version", "", "show the version"),
         opt(Ssh, "F", "", "FILE", "configuration file"),
         opt(Ssh, "o", "", "OPTION", "an option as in ssh_config"),
         opt(Ssh, "p", "", "PORT", "port of the gateway"),
@@ -192,10 +196,24 @@ target: [NAME=]host:port[+port...][,host:port[+port...]...]
     let accepted = OPTIONS.iter().filter(|row| row.kind == Kind::Accepted);
     let letters: String = accepted.map(|row| row.short).collect();
     let _ = writeln!(text, "\n  -{letters} have no effect");
-    text += "
-Exit codes: 0 announced, 64 usage, 69 no license server, 70 internal, 71 system,
-73 no port, 74 stdout, 75 no gateway, 76 host key, 77 refused, 78 configuration.
-";
+    text += "\n";
+    let codes = EXITS
+        .iter()
+        .map(|exit| format!("{} {}", exit.code, exit.short));
+    let codes: Vec<String> = codes.collect();
+    let sentence = format!("Exit codes: {}.", codes.join(", "));
+    let mut column = 0;
+    for word in sentence.split(' ') {
+        let gap = match column {
+            0 => "",
+            _ if column + word.len() > 79 => "\n",
+            _ => " ",
+        };
+        column = if gap == " " { column + 1 } else { 0 } + word.len();
+        text += gap;
+        text += word;
+    }
+    text += "\n";
     text.replace(" \n", "\n")
 }
 

@@ -2,6 +2,8 @@
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use std::path::PathBuf;
+
 use super::*;
 use std::ffi::OsStr;
 
@@ -204,6 +206,33 @@ fn help_and_version_stand_alone() {
         };
         assert!(help.contains(&shown), "{row:?}");
     }
+}
+
+#[test]
+fn texts_are_generated_alone() {
+    for (name, what) in Generated::ALL {
+        for line in [format!("--generate {name}"), format!("--generate={name}")] {
+            let request = parse(&words(&line));
+            assert!(
+                matches!(request, Ok(Request::Generate(w)) if w == what),
+                "{line}"
+            );
+        }
+    }
+    for line in ["--generate man gw h:1", "--generate roff"] {
+        assert_eq!(parse(&words(line)).expect_err(line).code, Code::Usage);
+    }
+}
+
+#[test]
+fn a_check_needs_no_target_and_tries_once() {
+    let check = run("--check gw");
+    assert!(check.check && check.targets.is_empty() && !check.announces());
+    assert_eq!(check.tries, 1);
+    let check = run("--check --tries 3 gw h:1");
+    assert!(!check.announces());
+    assert_eq!(check.tries, 3);
+    assert!(run("gw h:1").announces());
 }
 
 #[test]

@@ -1,0 +1,10 @@
+#!/bin/bash
+#SBATCH --job-name=licensed-mpi
+#SBATCH --nodes=2
+#SBATCH --time=01:00:00
+# A Slurm job whose other nodes use the license too: they ask the first node.
+
+lic=$(licfwd --listen "$(hostname -i)" --allow "$(scontrol show hostnames)" \
+  tri-gw ANSYSLMD_LICENSE_FILE=licserver:1055+1793) && eval "$lic" || exit
+
+srun solver

@@ -1,0 +1,22 @@
+-- Lmod module file of licfwd @VERSION@: unpack the archive to SOFTWARE/licfwd/@VERSION@, put this file into
+-- MODULEPATH as licfwd/@VERSION@.lua, and set the next line.
+local root = "/opt/licfwd/@VERSION@"
+
+whatis("Name: licfwd")
+whatis("Version: @VERSION@")
+whatis("Description: forwards license servers into a batch job through an SSH gateway")
+help([[
+One line in a job script:
+
+    eval $(licfwd GATEWAY LICENSE_SERVER:PORT) || exit
+
+What to run when it does not work: licfwd --check GATEWAY LICENSE_SERVER:PORT
+More: man licfwd
+]])
+
+prepend_path("PATH", pathJoin(root, "bin"))
+prepend_path("MANPATH", pathJoin(root, "share/man"))
+prepend_path("XDG_DATA_DIRS", pathJoin(root, "share"))
+-- An empty entry keeps the system's own manuals and data.
+append_path("MANPATH", "")
+append_path("XDG_DATA_DIRS", "/usr/local/share:/usr/share")

@@ -1,0 +1,28 @@
+"""Spack recipe of licfwd: keep it in packages/licfwd of a repository, the archive beside it."""
+
+import os
+
+from spack.package import *
+
+
+class Licfwd(Package):
+    """Forwards license servers into a batch job through an SSH gateway."""
+
+    homepage = "https://crates.io/crates/licfwd"
+    url = f"file://{os.path.dirname(__file__)}/licfwd-@VERSION@-x86_64-linux.tar.gz"
+
+    license("MIT OR Apache-2.0")
+
+    version("@VERSION@", sha256="@SHA256@")
+
+    requires("platform=linux", msg="the archive holds a binary for Linux")
+    requires("target=x86_64:", msg="the archive holds a binary for x86-64")
+
+    def install(self, spec, prefix):
+        install_tree("bin", prefix.bin)
+        install_tree("share", prefix.share)
+
+    @run_after("install")
+    @on_package_attributes(run_tests=True)
+    def check_it_runs(self):
+        Executable(self.prefix.bin.licfwd)("--version")

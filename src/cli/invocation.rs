@@ -1,0 +1,120 @@
+//! What a command line asks for, checked and typed.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::log::Verbosity;
+use crate::target::{Forward, Target, Template};
+
+/// What the user wants.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// `-h`: print [`help`].
+    Help,
+    /// `-V`
+    Version,
+    /// `--generate`: print a manual page or completions.
+    Generate(Generated),
+    /// Forward.
+    Run(Box<Invocation>),
+}
+
+/// One call of licfwd, checked; file names are as typed.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// As typed, with `user@` if given; never empty, never beginning with `-`.
+    pub gateway: String,
+    /// What is handed to `ssh -G` before the gateway, in the order given.
+    pub ssh_options: Vec<OsString>,
+    /// In the order given; a name may stand there twice.
+    pub targets: Vec<Target>,
+    /// `-L`, in the order given.
+    pub forwards: Vec<Forward>,
+    /// Whether only to try whether a tunnel would stand.
+    pub check: bool,
+    /// Whether to leave the caller once everything stands.
+    pub background: bool,
+    /// `-C`
+    pub compress: bool,
+    /// Tries to reach the gateway and the license servers, in all.
+    pub tries: u32,
+    /// Limit for each connection step, where given.
+    pub timeout: Option<Duration>,
+    /// Limit for everything before the announcement.
+    pub deadline: Duration,
+    /// Whether the targets are opened once before they are announced.
+    pub probe: bool,
+    /// Whose life bounds the tunnel's.
+    pub watch: Watch,
+    /// The address that serves other nodes, where given.
+    pub listen: Option<IpAddr>,
+    /// Who may connect there: names and addresses.
+    pub allow: Vec<String>,
+    /// Whether every user of this node is served.
+    pub allow_any_user: bool,
+    /// The value of the variables.
+    pub format: Template,
+    /// Whose syntax is printed.
+    pub shell: Shell,
+    /// The variable for the daemon's process id.
+    pub pid_var: Option<String>,
+    /// The log file.
+    pub log: Option<PathBuf>,
+    /// How much to tell.
+    pub verbosity: Verbosity,
+}
+
+impl Invocation {
+    /// Whether a statement for the calling shell is written to stdout.
+    pub fn announces(&self) -> bool {
+        !self.targets.is_empty() && !self.check
+    }
+}
+
+/// What `--generate` makes of the option table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generated {
+    /// `man`: the manual page.
+    Manual,
+    /// `complete-bash`
+    Bash,
+    /// `complete-zsh`
+    Zsh,
+    /// `complete-fish`
+    Fish,
+}
+
+impl Generated {
+    /// All of them, with the names that `--generate` takes.
+    pub const ALL: [(&str, Generated); 4] = [
+        ("man", Generated::Manual),
+        ("complete-bash", Generated::Bash),
+        ("complete-zsh", Generated::Zsh),
+        ("complete-fish", Generated::Fish),
+    ];
+}
+
+/// Whose life bounds the tunnel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// The session that started licfwd.
+    Session,
+    /// `--watch PID`
+    Pid(u32),
+    /// `--no-watch`
+    Nothing,
+}
+
+/// Whose syntax the statement on stdout has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shell {
+    /// bash, dash, ksh, zsh and other Bourne shells.
+    #[default]
+    Sh,
+    /// csh and tcsh.
+    Csh,
+    /// fish.
+    Fish,
+}

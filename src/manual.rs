@@ -1,0 +1,133 @@
+//! Writes the manual page and the completions.
+//!
+//! Options and exit codes come from the tables that `--help` shows too; the prose
+//! around them stands in `manual/page.man`, in the macros of man(7).
+
+mod completions;
+
+use std::fmt::Write as _;
+
+use crate::cli::Generated;
+use crate::cli::options::{Kind, OPTIONS, Opt, dashed};
+use crate::error::EXITS;
+
+/// When the manual last changed its meaning (man-pages(7) wants a date).
+const DATE: &str = "2026-11-22";
+
+/// What help has no room for, by [`Opt::key`].
+#[rustfmt::skip]
+const MORE: &[(&str, &str)] = &[
+    ("L", "Repeatable. Nothing is printed for it and it is never probed. A port that is taken ends licfwd with 73 at once."),
+    ("tries", "The waits in between grow and are random. Only what may pass is tried again: exit codes 69 and 75. With --check: 1."),
+    ("deadline", "When it comes, licfwd ends with the exit code of the last failure."),
+    ("no-probe", "For databases that count broken handshakes and then block a host."),
+    ("watch", "With -L alone and a terminal nothing is watched, as with ssh -f."),
+    ("check", "Resolves the gateway, binds ports, connects, checks the host key, logs in and asks the license servers, as a job would. Each step is told on standard error with its time; nothing is printed, no port stays bound, no host key is written down. The exit codes are the same. Without targets the gateway alone is checked."),
+    ("listen", "Needs --allow unless ADDR is a loopback address."),
+    ("allow", "This node is served in any case, you alone there; any user of an allowed host gets in."),
+    ("allow-any-user", "Where a container hides who the users are (exit code 71), nothing else works."),
+    ("format", "{port} and {host} aside, it may hold letters, digits and @:.,/_-+%=."),
+    ("shell", "sh serves bash, dash, ksh and zsh as well, csh serves tcsh."),
+    ("log", "Start, each reconnection, refused users, end; with -v each client."),
+    ("generate", "Prints that text and does nothing else."),
+];
+
+/// The text that `--generate` prints.
+pub fn generate(what: Generated) -> String {
+    match what {
+        Generated::Manual => page(),
+        Generated::Bash => completions::bash(),
+        Generated::Zsh => completions::zsh(),
+        Generated::Fish => completions::fish(),
+    }
+}
+
+fn page() -> String {
+    let mut text = include_str!("manual/page.man").to_owned();
+    for (mark, filling) in [
+        ("@DATE@", DATE.to_owned()),
+        ("@VERSION@", roff(env!("CARGO_PKG_VERSION"))),
+        ("@TUNNEL@\n", options(Kind::Tunnel)),
+        ("@ACCESS@\n", options(Kind::Access)),
+        ("@OUTPUT@\n", options(Kind::Output)),
+        ("@SSH@\n", options(Kind::Ssh)),
+        ("@ACCEPTED@\n", options(Kind::Accepted)),
+        ("@REFUSED@\n", options(Kind::Refused)),
+        ("@EXITS@\n", exits()),
+    ] {
+        text = text.replace(mark, &filling);
+    }
+    text.lines().map(wrapped).collect()
+}
+
+/// A line of prose, broken as man-pages(7) and mandoc's lint want it.
+fn wrapped(line: &str) -> String {
+    let mut text = String::new();
+    let mut column = 0;
+    for word in line.split(' ') {
+        let fits = column + word.len() < 80 || line.starts_with('.');
+        match (column, fits) {
+            (0, _) => {}
+            (_, true) => text.push(' '),
+            (_, false) => text.push('\n'),
+        }
+        column = if fits { column + 1 } else { 0 } + word.len();
+        text += word;
+    }
+    text + "\n"
+}
+
+fn options(kind: Kind) -> String {
+    let mut text = String::new();
+    for row in OPTIONS.iter().filter(|row| row.kind == kind) {
+        let names = names(row).map(|name| format!("\\fB{}\\fR", roff(&name)));
+        let _ = write!(text, ".TP\n{}", names.collect::<Vec<_>>().join(", "));
+        if !row.arg.is_empty() {
+            let _ = write!(text, " \\fI{}\\fR", roff(row.arg));
+        }
+        let _ = writeln!(text, "\n{}.", roff(&capital(row.text)));
+        let more = MORE.iter().filter(|(key, _)| *key == row.key());
+        for sentence in more.flat_map(|(_, more)| more.split_inclusive(". ")) {
+            let _ = writeln!(text, "{}", roff(sentence.trim_end()));
+        }
+    }
+    text
+}
+
+fn exits() -> String {
+    let mut text = String::new();
+    for exit in EXITS {
+        let (meaning, advice) = (roff(&capital(exit.meaning)), roff(exit.advice));
+        let _ = writeln!(
+            text,
+            ".TP\n.B {}\n{meaning}.\nIn a batch script: {advice}.",
+            exit.code
+        );
+    }
+    text
+}
+
+/// `-E` and `--log`.
+fn names(row: &Opt) -> impl Iterator<Item = String> {
+    let given = [row.short, row.long].into_iter();
+    given.filter(|name| !name.is_empty()).map(dashed)
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
+}
+
+/// Text as roff wants it: no escapes, no requests, and hyphens that can be pasted.
+fn roff(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    let text = text.replace('\'', "\\(aq").replace('~', "\\(ti");
+    match text.starts_with('.') {
+        true => format!("\\&{text}"),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! Holds program, manual page, completions and README to the same tables.
+
+use super::*;
+
+/// The README, or nothing where it is not part of what was unpacked.
+fn readme() -> Option<String> {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).ok()
+}
+
+/// Whether `option` stands in `text` as a word of its own.
+fn names_it(text: &str, option: &str) -> bool {
+    let in_option = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    text.split(|c| !in_option(c)).any(|word| word == option)
+}
+
+#[test]
+fn readme_and_manual_name_every_option() {
+    let manual = page()
+        .replace("\\-", "-")
+        .replace("\\fR", " ")
+        .replace("\\fB", " ")
+        .replace('\n', " ");
+    for row in OPTIONS {
+        for name in names(row) {
+            assert!(names_it(&manual, &name), "the manual lacks {name}");
+        }
+        assert!(
+            manual.contains(&capital(row.text).replace('\'', "\\(aq")),
+            "{row:?}"
+        );
+    }
+    let Some(readme) = readme() else { return };
+    for row in OPTIONS.iter().filter(|row| row.kind != Kind::Refused) {
+        for name in names(row) {
+            assert!(names_it(&readme, &name), "the README lacks {name}");
+        }
+    }
+}
+
+#[test]
+fn readme_manual_and_help_name_every_exit_code() {
+    let (manual, help) = (page(), crate::cli::help());
+    let words: Vec<&str> = help.split_whitespace().collect();
+    for exit in EXITS {
+        let code = exit.code.to_string();
+        assert!(words.contains(&code.as_str()), "help lacks {code}");
+        assert!(
+            manual.contains(&format!("\n.B {code}\n")),
+            "the manual lacks {code}"
+        );
+        let row = format!("| {code} | ");
+        let told = readme().is_none_or(|readme| readme.contains(&row));
+        assert!(told, "the README's table lacks {code}");
+    }
+}
+
+/// Which codes exist is known where they are made: in the source.
+#[test]
+fn no_exit_code_is_missing_from_the_table() {
+    let source = include_str!("../error.rs");
+    let codes = source
+        .split("pub enum Code {")
+        .nth(1)
+        .and_then(|s| s.split('}').next());
+    let made = codes.into_iter().flat_map(str::lines).filter_map(|line| {
+        let (_, number) = line.trim().strip_suffix(',')?.split_once(" = ")?;
+        number.parse::<u8>().ok()
+    });
+    let made: Vec<u8> = [0].into_iter().chain(made).collect();
+    let told: Vec<u8> = EXITS.iter().map(|exit| exit.code).collect();
+    assert_eq!(told, made);
+}
+
+#[test]
+fn the_manual_is_filled_in() {
+    let page = page();
+    for line in page.lines() {
+        assert!(
+            !line.starts_with('@') && line == line.trim_end(),
+            "{line:?}"
+        );
+    }
+    for heading in [
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "OPTIONS",
+        "EXIT STATUS",
+        "ENVIRONMENT",
+        "FILES",
+        "EXAMPLES",
+        "SECURITY",
+        "SEE ALSO",
+    ] {
+        assert!(page.contains(&format!("\n.SH {heading}\n")), "{heading}");
+    }
+    for (key, _) in MORE {
+        assert!(OPTIONS.iter().any(|row| row.key() == *key), "{key}");
+    }
+}

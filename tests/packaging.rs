@@ -1,0 +1,209 @@
+//! What administrators install: archive, installation, recipes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::rig::job::licfwd;
+use crate::rig::{Job, Outcome, skip};
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts")
+}
+
+/// A directory with a `licfwd` that leads to the real one: compressing one with
+/// debug information takes long.
+fn desk() -> Job {
+    let job = Job::new();
+    let file = job
+        .directory()
+        .write("licfwd", "#!/bin/sh\nexec \"$LICFWD\" \"$@\"\n");
+    fs::set_permissions(file, fs::Permissions::from_mode(0o755)).expect("chmod");
+    job
+}
+
+/// A job's shell in its own directory, with `$SCRIPTS` and `$LICFWD` set.
+#[track_caller]
+fn sh(job: &Job, text: &str) -> Outcome {
+    let mut command = job.command("bash");
+    // Cargo looks there for sources of the crates.
+    for name in ["CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"] {
+        command.envs(std::env::var_os(name).map(|value| (name, value)));
+    }
+    if let (None, Some(home)) = (std::env::var_os("CARGO_HOME"), std::env::home_dir()) {
+        command.env("CARGO_HOME", home.join(".cargo"));
+        command.env("RUSTUP_HOME", home.join(".rustup"));
+    }
+    command.env("SCRIPTS", scripts()).env("LICFWD", licfwd());
+    let running = job.spawn(command.args(["-euc", text]));
+    running.wait(Duration::from_secs(120))
+}
+
+#[track_caller]
+fn succeeds(job: &Job, text: &str) -> Outcome {
+    let outcome = sh(job, text);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    outcome
+}
+
+fn has(job: &Job, program: &str) -> bool {
+    sh(job, &format!("command -v {program}")).code == 0
+}
+
+/// Every file below a directory, relative to it.
+fn files(directory: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut new = vec![directory.to_owned()];
+    while let Some(place) = new.pop() {
+        for entry in fs::read_dir(place).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                new.push(path);
+            } else {
+                let path = path.strip_prefix(directory).expect("below it");
+                found.insert(path.display().to_string());
+            }
+        }
+    }
+    found
+}
+
+/// Goal: `install` puts what was staged where it belongs, also over itself, and
+/// `--uninstall` removes exactly that.
+#[test]
+fn install_and_uninstall() {
+    let job = desk();
+    // The layout of an archive, without its sums.
+    succeeds(&job, "\"$SCRIPTS\"/packaging/stage licfwd archive");
+    succeeds(&job, "install -m 755 \"$SCRIPTS\"/install archive/install");
+    succeeds(
+        &job,
+        "cd archive; find bin share -type f | xargs sha256sum >SHA256SUMS",
+    );
+    succeeds(&job, "mkdir -p .local/bin; echo mine >.local/bin/mine");
+
+    succeeds(&job, "archive/install");
+    let prefix = job.directory().file(".local");
+    for file in [
+        "bin/licfwd",
+        "share/man/man1/licfwd.1",
+        "share/bash-completion/completions/licfwd",
+        "share/zsh/site-functions/_licfwd",
+        "share/fish/vendor_completions.d/licfwd.fish",
+        "share/doc/licfwd/examples/slurm.sh",
+    ] {
+        assert!(prefix.join(file).is_file(), "{file}");
+    }
+    let mode = fs::metadata(prefix.join("bin/licfwd")).expect("licfwd");
+    assert_eq!(mode.permissions().mode() & 0o777, 0o755);
+
+    // The next version lacks one file and has another.
+    succeeds(
+        &job,
+        "rm archive/share/doc/licfwd/examples/lsf.sh; echo new >archive/share/doc/licfwd/NEWS; \
+         cd archive; find bin share -type f | xargs sha256sum >SHA256SUMS; ./install ~/.local",
+    );
+    assert!(!prefix.join("share/doc/licfwd/examples/lsf.sh").exists());
+    assert!(prefix.join("share/doc/licfwd/NEWS").exists());
+
+    succeeds(&job, "archive/install --uninstall");
+    assert_eq!(files(&prefix), BTreeSet::from(["bin/mine".to_owned()]));
+    assert!(!prefix.join("share").exists(), "an empty directory is left");
+    assert_eq!(sh(&job, "archive/install --uninstall").code, 1);
+
+    // A damaged archive is not installed.
+    succeeds(&job, "echo >>archive/share/man/man1/licfwd.1");
+    assert_ne!(sh(&job, "archive/install other").code, 0);
+    assert!(!job.directory().file("other").exists());
+}
+
+/// Goal: packing twice gives the same bytes, and all that the issue of a
+/// release needs lies beside the archive.
+#[test]
+fn packed_twice_alike() {
+    let job = desk();
+    if !has(&job, "python3") {
+        skip!("python3 is not installed");
+    }
+    let outcome = succeeds(
+        &job,
+        "\"$SCRIPTS\"/packaging/pack licfwd one; sleep 1; \"$SCRIPTS\"/packaging/pack licfwd two; diff -r one two >&2",
+    );
+    let archive = outcome.stdout.lines().next().expect("the archive");
+    assert!(archive.ends_with("-x86_64-linux.tar.gz"), "{outcome:?}");
+    succeeds(
+        &job,
+        "cd one; sha256sum -c *.sha256; tar -xzf *.tar.gz; licfwd-*/install ~/.local",
+    );
+    let out = job.directory().file("one");
+    for file in files(&out) {
+        let is_recipe = [".lua", ".eb", ".py"].iter().any(|end| file.ends_with(end));
+        let text = if is_recipe {
+            fs::read_to_string(out.join(&file))
+        } else {
+            Ok(String::new())
+        };
+        assert!(!text.expect("a recipe").contains("@SHA256@"), "{file}");
+    }
+    let notices = job.directory().read(".local/share/doc/licfwd/THIRD-PARTY");
+    for part in [
+        "openssl-src",
+        "libssh2-sys libssh2/COPYING",
+        "libz-sys src/zlib/LICENSE",
+    ] {
+        assert!(notices.contains(part), "{part}");
+    }
+}
+
+/// Goal: each recipe is sound as far as its language can tell.
+#[test]
+fn recipes_are_sound() {
+    let job = desk();
+    let mut checked = 0;
+    for (program, check) in [
+        (
+            "lua",
+            "lua -e 'assert(loadfile(os.getenv(\"SCRIPTS\") .. \"/packaging/licfwd.lua\"))'",
+        ),
+        (
+            "python3",
+            "python3 -c 'import ast, sys; [ast.parse(open(f).read()) for f in sys.argv[1:]]' \
+                     \"$SCRIPTS\"/packaging/{package.py,licfwd.eb}",
+        ),
+        (
+            "bash",
+            "for job in \"$SCRIPTS\"/packaging/jobs/*; do bash -n \"$job\"; done",
+        ),
+    ] {
+        if has(&job, program) {
+            succeeds(&job, check);
+            checked += 1;
+        }
+    }
+    assert!(checked > 0);
+}
+
+/// Goal: the Debian package holds what it should, where Debian wants it.
+#[test]
+fn debian_package() {
+    let job = desk();
+    if !has(&job, "dpkg-deb") {
+        skip!("dpkg-deb is not installed");
+    }
+    succeeds(&job, "\"$SCRIPTS\"/packaging/stage licfwd tree");
+    let build = "\"$SCRIPTS\"/packaging/build-deb tree 1.2.3 .; dpkg-deb --info *.deb; dpkg-deb --contents *.deb";
+    let told = succeeds(&job, build).stdout;
+    for word in [
+        "Version: 1.2.3",
+        "Recommends: openssh-client",
+        "-rwxr-xr-x root/root",
+        "./usr/bin/licfwd",
+        "./usr/share/man/man1/licfwd.1.gz",
+        "./usr/share/zsh/vendor-completions/_licfwd",
+        "./usr/share/doc/licfwd/copyright",
+    ] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+}
