@@ -328,6 +328,8 @@ fn stop_being_read(port: u16) -> io::Result<TcpStream> {
         match client.write(&[0; 64 * 1024]) {
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(client),
+            // A process that was stopped for a moment (signal(7), SO_SNDTIMEO).
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
     }
