@@ -283,6 +283,37 @@ fn fact_5_channels_are_closed() {
     assert!(grown < 256, "{grown} kB more than after 400 clients");
 }
 
+/// Goal: a client that has ended its side and does not read what is left, while
+/// the server has gone, keeps nobody from noticing that the gateway dies.
+#[test]
+fn an_ended_stream_with_a_rest_hides_no_dead_gateway() {
+    const SIZE: usize = 4_500_000;
+    let gateway = Gateway::start();
+    let server = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = server.local_addr().expect("address").port();
+    let tunnel = Tunnel::with(&gateway, port, &["--no-probe"]);
+    let client = connect(tunnel.port()).expect("connect");
+    client.shutdown(Shutdown::Write).expect("end");
+    let (mut seat, _) = server.accept().expect("accept");
+    seat.write_all(&vec![7; SIZE]).expect("send");
+    drop(seat);
+    // Then everything is on its way to licfwd, the end of the stream included.
+    let to_server = format!(":{port:04X} ");
+    let connected = |line: &str| line.contains(&to_server) && !line.contains(" 06 ");
+    wait_until("the gateway lets go of the server", LIMIT, || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        !table
+            .lines()
+            .any(|line| connected(line) && !line.contains(" 0A "))
+    });
+    let before = tunnel.processor_ticks();
+    gateway.kill_sessions();
+    tunnel.wait_for_log("lost the gateway", 1);
+    let ticks = tunnel.processor_ticks() - before;
+    assert!(ticks < 50, "{ticks} ticks: it span");
+    drop(client);
+}
+
 /// A client of random appetite.
 fn mixed_client(port: u16, number: usize) -> io::Result<()> {
     let size = |kind: usize| match kind {
