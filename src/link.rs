@@ -275,8 +275,10 @@ impl Link {
         match outcome {
             Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(e) => return Err(e),
-            Ok(_) => self.asking = None,
+            // The answer may have come before the socket could tell of it.
+            Ok(_) => self.has_spoken(),
         }
+        self.asking = None;
         if question == Question::AreYouThere {
             return Ok(None);
         }

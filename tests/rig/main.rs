@@ -1,7 +1,9 @@
 //! The rig as a program: a throw-away gateway and license server for shell scripts.
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 
+mod bench;
 #[allow(dead_code, unused_imports, unused_macros)]
 #[path = "mod.rs"]
 mod rig;
@@ -11,7 +13,8 @@ use rig::{Gateway, LicenseServer, Service};
 
 const USAGE: &str = "\
 usage: rig gateway                     print name=value lines, serve until stdin closes
-       rig checkout PORT@HOST FEATURE  check a feature out and give it back";
+       rig checkout PORT@HOST FEATURE  check a feature out and give it back
+       rig bench [--quick] LICFWD      compare that licfwd with ssh, autossh and dbclient";
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -19,6 +22,8 @@ fn main() -> io::Result<()> {
     match words.as_slice() {
         ["gateway"] => serve(),
         ["checkout", server, feature] => check(server, feature),
+        ["bench", licfwd] => bench::run(Path::new(licfwd), false),
+        ["bench", "--quick", licfwd] => bench::run(Path::new(licfwd), true),
         _ => Err(io::Error::other(USAGE)),
     }
 }

@@ -31,7 +31,7 @@ pub use overlay::Overlay;
 pub use pty::Pty;
 pub use scratch::Scratch;
 pub use tunnel::Tunnel;
-pub use wait::{LIMIT, eventually, wait_until};
+pub use wait::{LIMIT, eventually, eventually_every, wait_until};
 
 /// Leaves a test that this machine cannot run, and says so even though cargo
 /// hides what passing tests print.

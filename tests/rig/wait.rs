@@ -9,7 +9,16 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
 
 /// Whether `condition` came true within `limit`.
-pub fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub fn eventually(limit: Duration, condition: impl FnMut() -> bool) -> bool {
+    eventually_every(POLL, limit, condition)
+}
+
+/// The same with a look at the condition every `poll`.
+pub fn eventually_every(
+    poll: Duration,
+    limit: Duration,
+    mut condition: impl FnMut() -> bool,
+) -> bool {
     let end = Instant::now() + limit;
     loop {
         if condition() {
@@ -18,7 +27,7 @@ pub fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) -> bool 
         if Instant::now() >= end {
             return false;
         }
-        sleep(POLL);
+        sleep(poll);
     }
 }
 
