@@ -39,8 +39,11 @@ impl Limits {
 /// on the way there.
 #[derive(Clone, Copy, Debug)]
 pub struct Silence {
-    /// The connection is given up.
+    /// The connection is given up. A little less than what is promised.
     pub limit: Duration,
+    /// sshd itself is asked. Half of what is promised, so that an idle tunnel
+    /// wakes up four times a minute: twice to ask, twice to hear the answer.
+    pub ask: Duration,
     /// The gateway's kernel is asked (TCP keepalive).
     pub idle: Duration,
 }
@@ -49,16 +52,12 @@ impl Silence {
     /// ServerAliveInterval times ServerAliveCountMax: 60 s at most, by the
     /// bounds that [`Gateway`] puts on both.
     pub fn of(gateway: &Gateway) -> Silence {
+        let promised = gateway.alive_interval * gateway.alive_count;
         Silence {
-            limit: gateway.alive_interval * gateway.alive_count,
+            limit: promised * 19 / 20,
+            ask: promised / 2,
             idle: gateway.alive_interval,
         }
-    }
-
-    /// When sshd itself is asked. Half the limit, so that an idle tunnel wakes
-    /// up four times a minute: twice to ask, twice to hear the answer.
-    pub fn ask(&self) -> Duration {
-        self.limit / 2
     }
 }
 

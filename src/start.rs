@@ -68,6 +68,9 @@ fn bring_up(invocation: &Invocation, inherited: Inherited, log: Arc<Log>) -> Res
 }
 
 fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Result<()> {
+    if std::env::var_os("LICFWD_TEST_PANIC").is_some() {
+        panic!("a test wants to see what a bug looks like");
+    }
     let log = Arc::clone(log);
     let announces = invocation.announces();
     let deadline = Deadline::after(invocation.deadline);

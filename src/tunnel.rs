@@ -409,7 +409,7 @@ impl Tunnel {
             let silence = lane.link.silence();
             if silence >= limit {
                 self.lose(index, &format!("no sign of life for {} s", limit.as_secs()));
-            } else if silence >= self.silence.ask()
+            } else if silence >= self.silence.ask
                 && lane.can_ask_for_life()
                 && let Err(e) = lane.ask_for_life()
             {
@@ -443,7 +443,7 @@ impl Tunnel {
         for lane in self.lanes.iter().flatten() {
             let silence = lane.link.silence();
             let next = if lane.can_ask_for_life() {
-                self.silence.ask()
+                self.silence.ask
             } else {
                 self.silence.limit
             };

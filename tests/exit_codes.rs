@@ -112,6 +112,15 @@ fn code_71_no_descriptors() {
     fails(71, &outcome, &[]);
 }
 
+/// Goal: 70 for a panic, which looks like success to no shell either.
+#[test]
+fn code_70_a_bug() {
+    let site = Site::new();
+    let mut call = site.call(&[]);
+    call.env("LICFWD_TEST_PANIC", "1");
+    fails(70, &site.job.run(&mut call), &["internal error"]);
+}
+
 /// Goal: 71 when the system refuses a process.
 #[test]
 fn code_71_no_processes() {
