@@ -162,7 +162,10 @@ fn unix_sockets() {
             format!("{l}:{r}"),
         ] {
             let running = start(&forward);
-            wait_until("the socket is there", LIMIT, || local.exists());
+            // Bound is not listening yet.
+            wait_until("the socket listens", LIMIT, || {
+                UnixStream::connect(&local).is_ok()
+            });
             let mode = fs::metadata(&local).expect("the socket").permissions();
             assert_eq!(mode.mode() & 0o777, 0o600, "{program}");
             echoed(UnixStream::connect(&local).expect("the socket"));
