@@ -305,7 +305,7 @@ pub(crate) mod tests {
             user: "ann".into(),
             uid: 1000,
             host: "n1.cluster".into(),
-            cwd: "/work".into(),
+            cwd: "/here".into(),
             env: |name| match name {
                 "SSH_AUTH_SOCK" => Some("/tmp/agent".into()),
                 "MY_AGENT" => Some("/tmp/mine".into()),
@@ -325,8 +325,8 @@ pub(crate) mod tests {
         for (value, path) in [
             ("~/.ssh/id_rsa", "/home/ann/.ssh/id_rsa"),
             ("~", "/home/ann"),
-            ("~other/key", "/work/~other/key"),
-            ("key", "/work/key"),
+            ("~other/key", "/here/~other/key"),
+            ("key", "/here/key"),
             ("/k/%d", "/k//home/ann"),
             ("/k/%h_%u_%r_%n_%%", "/k/gw.example_ann_bob_gw_%"),
             ("/k/%i-%l-%L-%k-%p", "/k/1000-n1.cluster-n1-gw.example-2222"),
@@ -395,7 +395,7 @@ pub(crate) mod tests {
             ("none", &[] as &[&str]),
             ("/a /b", &["/a", "/b"]),
             ("/a b/c ~/d", &["/a b/c", "/home/ann/d"]),
-            ("k1 k2", &["/work/k1", "/work/k2"]),
+            ("k1 k2", &["/here/k1", "/here/k2"]),
         ] {
             let found = gateway(&format!("userknownhostsfile {value}")).user_known_hosts;
             let files: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
@@ -413,7 +413,7 @@ pub(crate) mod tests {
             (g.host.as_str(), g.port, g.user.as_str()),
             ("::1", 22, "eve")
         );
-        assert_eq!(g.identity_files, [PathBuf::from("/work/k")]);
+        assert_eq!(g.identity_files, [PathBuf::from("/here/k")]);
         assert_eq!((g.ciphers.len(), g.family), (2, Family::V4));
         let text = without_ssh("gw", &[], &here()).unwrap();
         let g = parse(&text, "gw", &here()).unwrap();

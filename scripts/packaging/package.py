@@ -8,7 +8,7 @@ from spack.package import *
 class Licfwd(Package):
     """Forwards license servers into a batch job through an SSH gateway."""
 
-    homepage = "https://crates.io/crates/licfwd"
+    homepage = "https://example.org/licfwd"
     url = f"file://{os.path.dirname(__file__)}/licfwd-@VERSION@-x86_64-linux.tar.gz"
 
     license("MIT OR Apache-2.0")
