@@ -3,7 +3,7 @@
 use crate::client::Client;
 use crate::link::{Link, Opened, Stream};
 use crate::relay::{Relay, Remote};
-use crate::sys::{Epoll, Event, Interest};
+use crate::sys::{self, Epoll, Event, Interest};
 use crate::target::Destination;
 use std::io::{self, ErrorKind};
 use std::time::Instant;
@@ -79,6 +79,11 @@ impl Lane {
         self.slots.len() - self.free.len() + usize::from(self.opening.is_some())
     }
 
+    /// Whether nobody is here, nor still saying goodbye.
+    pub fn is_empty(&self) -> bool {
+        self.clients() == 0 && self.closing.is_empty()
+    }
+
     /// Which door's client is being connected, and since when.
     pub fn opening(&self) -> Option<(usize, Instant)> {
         self.opening
@@ -117,6 +122,10 @@ impl Lane {
             self.link.ask_for_life();
         } else if let Some(passenger) = self.slots.iter_mut().flatten().next() {
             passenger.relay.remote.ask_for_life()?;
+            if !passenger.relay.remote.is_asking() {
+                // Answered already, before the socket could tell.
+                self.link.has_spoken();
+            }
         }
         self.unfinished = true;
         Ok(())
@@ -175,6 +184,9 @@ impl Lane {
                 passenger.relay.notice_hang_up()?;
                 if passenger.relay.remote.is_asking() {
                     passenger.relay.remote.ask_for_life()?;
+                    if !passenger.relay.remote.is_asking() {
+                        self.link.has_spoken();
+                    }
                 }
             }
             self.close_streams()?;
@@ -188,6 +200,11 @@ impl Lane {
             if !self.unfinished {
                 break;
             }
+        }
+        if self.opening.is_some() {
+            // sshd holds back a small packet while an earlier one is not
+            // acknowledged (Nagle), and we have nothing to send before it comes.
+            sys::acknowledge(self.link.socket());
         }
         Ok(news)
     }

@@ -675,6 +675,13 @@ fn set_option(fd: impl AsFd, level: c_int, name: c_int, value: c_int) -> io::Res
     .map(drop)
 }
 
+/// Acknowledges at once what has arrived (TCP_QUICKACK of tcp(7); the kernel
+/// forgets it soon). No error on a socket that is not TCP.
+pub fn acknowledge(socket: impl AsFd) {
+    const TCP_QUICKACK: c_int = 12;
+    let _ = set_option(socket, IPPROTO_TCP, TCP_QUICKACK, 1);
+}
+
 /// How long sent data may stay unacknowledged before the kernel gives the
 /// connection up (TCP_USER_TIMEOUT, tcp(7)).
 ///

@@ -5,8 +5,9 @@
 //! then on its [`crate::relay::Relay`] carries bytes both ways.
 //!
 //! One lane is the rule. libssh2 can ask for one stream at a time, and a
-//! license server that swallows packets holds the question for minutes: only
-//! then does another server's client get a further lane, with a login of its own.
+//! license server that swallows packets holds the question for minutes: then
+//! another server's client gets a further lane, with a login of its own. So do
+//! hundreds of clients, for as long as they are there.
 
 use crate::ending::Ending;
 use crate::gateway::Silence;
@@ -51,6 +52,11 @@ const SLOW: Duration = Duration::from_millis(250);
 const BATCH: usize = 64;
 /// Lanes at most, however many license servers there are.
 const LANES: usize = 8;
+/// Lanes that a crowd of clients gets, and how many clients make one: each turn
+/// of sshd looks at all channels of its session, and each session opens one at
+/// a time.
+const CREW: usize = 4;
+const CROWD: usize = 150;
 
 /// Tokens: the kind in the top byte, below it an index.
 const KIND: u32 = 56;
@@ -122,10 +128,14 @@ impl Tunnel {
                 Ok(ready) => ready,
                 Err(e) => return format!("waiting failed: {e}"),
             };
-            for event in &events[..ready] {
-                self.dispatch(event);
-            }
-            if let Some(why) = self.ending.reason(self.clients()) {
+            let events = &events[..ready];
+            events.iter().for_each(|event| self.dispatch(event));
+            // Two system calls that carry nobody's bytes.
+            let clients = self.clients();
+            if (events.iter().any(|event| event.token() == URGENT)
+                || self.ending.due(clients) == Some(Duration::ZERO))
+                && let Some(why) = self.ending.reason(clients)
+            {
                 return why;
             }
             self.look_after_the_gateway();
@@ -140,7 +150,7 @@ impl Tunnel {
         let upper = (token >> UPPER & 0xff_ffff) as usize;
         let lower = (token & 0xffff_ffff) as usize;
         match token >> KIND << KIND {
-            // Looked after in any case.
+            // Looked after when all others have been.
             URGENT => {}
             ATTEMPT => self.end_attempt(),
             DOOR => self.accept(upper, lower),
@@ -177,33 +187,32 @@ impl Tunnel {
         }
     }
 
-    /// Gives free lanes to waiting clients, first come first served, but only
-    /// one at a time to each license server.
+    /// Gives free lanes to waiting clients, first come first served, but none
+    /// to a license server that is slow to answer another.
     fn seat_clients(&mut self) {
         let young = |lane: &Lane| {
             lane.opening()
                 .is_some_and(|(_, since)| since.elapsed() < SLOW)
         };
-        if self.lanes.iter().flatten().all(young) {
-            return;
-        }
         let mut waiting = 0;
-        while waiting < self.line.len() {
+        while waiting < self.line.len() && !self.lanes.iter().flatten().all(young) {
             if self.line[waiting].client.is_broken() {
                 self.line.remove(waiting);
                 continue;
             }
             let to = self.reception.leads_to(self.line[waiting].door).clone();
-            let busy = self.lanes.iter().flatten().any(|lane| {
-                lane.opening()
-                    .is_some_and(|(door, _)| *self.reception.leads_to(door) == to)
+            let slow = self.lanes.iter().flatten().any(|lane| {
+                lane.opening().is_some_and(|(door, since)| {
+                    since.elapsed() >= SLOW && *self.reception.leads_to(door) == to
+                })
             });
             let lane = self
                 .lanes
                 .iter_mut()
                 .flatten()
-                .find(|lane| lane.link.is_free());
-            match (busy, lane) {
+                .filter(|lane| lane.link.is_free())
+                .min_by_key(|lane| lane.clients());
+            match (slow, lane) {
                 (false, Some(lane)) => {
                     if let Some(client) = self.line.remove(waiting) {
                         lane.connect(client, to);
@@ -228,17 +237,44 @@ impl Tunnel {
             lane.opening()
                 .is_some_and(|(_, since)| since.elapsed() >= SLOW)
         });
-        if all_slow
-            && !self.no_lane()
-            && self.lanes.iter().any(Option::is_none)
+        if all_slow && self.lanes.iter().any(Option::is_none) {
+            self.want_lane("a license server is slow to connect");
+        }
+    }
+
+    fn want_lane(&mut self, why: &str) {
+        if !self.no_lane()
             && !self.one_session
             && self.reconnect.is_idle()
             && self.reconnect.can_log_in_alone()
         {
-            self.log.event(
-                "a license server is slow to connect: opening another session for the others",
-            );
+            self.log
+                .event(format_args!("{why}: opening another session"));
             self.reconnect.want_now();
+        }
+    }
+
+    /// A crowd gets further lanes. Empty ones go when most of the crowd has gone
+    /// and nobody waits for a slow license server.
+    fn fit_lanes(&mut self) {
+        let mut lanes = self.lanes.iter().flatten().count();
+        let clients = self.clients();
+        if lanes < CREW && clients > CROWD * lanes {
+            self.want_lane("many clients");
+        }
+        let opening = |lane: &Lane| lane.opening().is_some();
+        if !self.line.is_empty() || self.lanes.iter().flatten().any(opening) {
+            return;
+        }
+        for slot in &mut self.lanes {
+            if lanes > 1
+                && clients * 2 <= CROWD * (lanes - 1)
+                && let Some(lane) = slot.take_if(|lane| lane.is_empty())
+            {
+                self.log.detail("closed a session without clients");
+                self.epoll.remove(lane.link.socket());
+                lanes -= 1;
+            }
         }
     }
 
@@ -252,6 +288,7 @@ impl Tunnel {
                 Err(e) => self.lose(index, &e.to_string()),
             }
         }
+        self.fit_lanes();
         let clients = self.clients();
         self.most_clients = self.most_clients.max(clients);
         if clients == 0 && self.most_clients > 16 {
@@ -387,9 +424,7 @@ impl Tunnel {
                 self.log.event(format_args!(
                     "giving up on the gateway: {e}; the ports stay bound until the job ends"
                 ));
-                if self.no_lane() {
-                    self.dismiss(|_, _| true);
-                }
+                self.dismiss(|_, _| true);
             }
         }
     }

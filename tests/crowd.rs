@@ -72,6 +72,36 @@ fn two_thousand_clients_at_once() {
     });
 }
 
+/// Goal: a crowd of clients is spread over further sessions, which go with it.
+#[test]
+fn a_crowd_gets_further_sessions() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::Echo);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    let alone = gateway.sessions().len();
+    let mut crowd = Vec::new();
+    let served = || {
+        let mut client = connect(tunnel.port()).expect("connect");
+        client.write_all(b"x").expect("write");
+        client.read_exact(&mut [0]).expect("an answer");
+        client
+    };
+    crowd.extend((0..160).map(|_| served()));
+    wait_until("there is a further session", LIMIT, || {
+        gateway.sessions().len() > alone
+    });
+    crowd.extend((0..20).map(|_| served()));
+    for mut client in &crowd {
+        client.write_all(b"y").expect("write");
+        client.read_exact(&mut [0]).expect("an answer");
+    }
+    drop(crowd);
+    wait_until("one session is left", LIMIT, || {
+        gateway.sessions().len() == alone
+    });
+    assert!(connect(tunnel.port()).is_ok());
+}
+
 /// Goal: out of descriptors licfwd waits instead of turning round idly, and
 /// goes on when descriptors come back.
 #[test]
