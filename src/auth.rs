@@ -443,6 +443,7 @@ impl Login<'_, '_> {
             flaws: self.creds.flaws.iter().chain(&self.flaws).collect(),
             unreadable: self.creds.unreadable,
             attended: self.prompter.is_some(),
+            untouchable: self.gw.token || self.creds.on_a_device(),
         }
     }
 }

@@ -14,6 +14,7 @@ use getopts::{Fail, Matches, Options};
 use crate::error::{Code, Context, Error, Result};
 use crate::log::Verbosity;
 use crate::target::{self, Forward, Target, Template};
+use crate::transport::Via;
 
 pub use invocation::{Generated, Invocation, Request, Shell, Watch};
 pub use options::help;
@@ -73,6 +74,7 @@ pub fn parse(args: &[OsString]) -> Result<Request> {
         compress: line.has("C"),
         // Who checks wants to hear at once; a job can wait.
         tries: (line.number("tries", 1..=1000)?).unwrap_or(if check { 1 } else { 10 }),
+        via: line.last("via", parse_via)?.unwrap_or_default(),
         timeout: line.seconds("timeout")?,
         deadline: line.seconds("deadline")?.unwrap_or(DEADLINE),
         probe: !line.has("no-probe"),
@@ -373,6 +375,15 @@ fn parse_shell(name: &str) -> std::result::Result<Shell, String> {
         _ => {
             Err("expected sh (also for bash, ksh and zsh), csh (also for tcsh) or fish".to_owned())
         }
+    }
+}
+
+fn parse_via(name: &str) -> std::result::Result<Via, String> {
+    match name {
+        "libssh2" => Ok(Via::Libssh2),
+        "ssh" => Ok(Via::Ssh),
+        "auto" => Ok(Via::Auto),
+        _ => Err("expected libssh2, ssh or auto".to_owned()),
     }
 }
 

@@ -78,6 +78,8 @@ pub const EXITS: &[Exit] = {
 pub struct Error {
     /// The exit code.
     pub code: Code,
+    /// Where libssh2 is at its end, ssh itself may get further.
+    pub ssh_may: bool,
     message: String,
 }
 
@@ -89,7 +91,18 @@ impl Error {
     pub fn new(code: Code, message: impl Into<String>) -> Error {
         Error {
             code,
+            ssh_may: false,
             message: message.into(),
+        }
+    }
+}
+
+impl Error {
+    /// The same, where ssh itself may get further than libssh2 if `can`.
+    pub fn if_not_for_ssh(self, can: bool) -> Error {
+        Error {
+            ssh_may: can,
+            ..self
         }
     }
 }

@@ -169,7 +169,8 @@ fn handshake(
                 gateway.port,
                 e.message()
             ),
-        ),
+        )
+        .if_not_for_ssh(true),
         _ => gateway_down(
             gateway,
             format!(

@@ -207,7 +207,10 @@ impl KnownHosts {
         }
 
         match rules.strict {
-            Strict::Yes => refuse(self.unknown(rules, &offered)),
+            Strict::Yes => {
+                let certified = self.authority().is_some();
+                refuse(self.unknown(rules, &offered)).map_err(|e| e.if_not_for_ssh(certified))
+            }
             Strict::No => {
                 log.note(format_args!(
                     "warning: {gateway} is trusted unseen (StrictHostKeyChecking no): {offered} \
@@ -251,11 +254,16 @@ impl KnownHosts {
         }
     }
 
+    /// Who certifies the gateway's key.
+    fn authority(&self) -> Option<&Line> {
+        let mut lines = self.named.iter().chain(&self.without_port);
+        lines.find(|line| line.marker == Marker::Authority)
+    }
+
     /// Why an unknown key is refused, and the way out.
     fn unknown(&self, rules: &Rules<'_>, offered: &str) -> String {
-        let lines = self.named.iter().chain(&self.without_port);
         let files: Vec<_> = rules.files().map(|f| f.display().to_string()).collect();
-        let why = match lines.into_iter().find(|l| l.marker == Marker::Authority) {
+        let why = match self.authority() {
             Some(line) => format!(
                 "the files trust this gateway through a certificate authority ({}), which libssh2 \
                  cannot check, and {offered} is in none of them",

@@ -80,6 +80,12 @@ impl Credentials {
         self.typed
     }
 
+    /// Whether one of the keys is on a FIDO device.
+    pub fn on_a_device(&self) -> bool {
+        let mut keys = self.identities.iter().filter_map(|i| i.public.as_ref());
+        keys.any(|key| keys::key_type(key).starts_with("sk-"))
+    }
+
     fn add_identity(&mut self, path: &Path, log: &Log) {
         if self.identities.iter().any(|known| known.path == path) {
             return;

@@ -1,12 +1,13 @@
-//! One link with the clients that it carries.
+//! One connection to the gateway with the clients that it carries.
 
 use crate::client::Client;
-use crate::link::{Link, Opened, Stream};
 use crate::relay::{Relay, Remote};
 use crate::sys::{self, Epoll, Event, Interest};
 use crate::target::Destination;
+use crate::transport::{Opened, Transport};
 use std::io::{self, ErrorKind};
-use std::time::Instant;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 /// A client that waits for its stream.
 #[derive(Debug)]
@@ -25,29 +26,31 @@ pub struct Waiting {
 pub enum News {
     /// This client's stream is open.
     Served(String),
-    /// The gateway could not connect this client; libssh2's words.
+    /// The gateway could not connect this client; why.
     Refused(Waiting, Instant, String),
     /// A client has gone: its name, bytes up and down.
     Left(String, u64, u64),
 }
 
 struct Passenger {
-    relay: Relay<Client, Stream>,
+    relay: Relay<Client, Box<dyn Remote>>,
     /// What epoll knows of the client's socket; `None`: it is not there.
     watched: Option<Interest>,
+    /// The same of the stream's own socket, where it has one.
+    remote_watched: Option<Interest>,
     who: String,
 }
 
 /// A link, its clients, and the one that is being connected.
 pub struct Lane {
-    /// The session with the gateway.
-    pub link: Link,
+    /// The connection.
+    pub link: Box<dyn Transport>,
     /// Token of slot 0 in epoll.
     tokens: u64,
     slots: Vec<Option<Box<Passenger>>>,
     free: Vec<usize>,
     /// Streams whose client has gone; the gateway has not agreed yet.
-    closing: Vec<Stream>,
+    closing: Vec<Box<dyn Remote>>,
     opening: Option<(Waiting, Instant)>,
     /// The gateway has sent something since the last turn.
     spoken: bool,
@@ -59,9 +62,12 @@ pub struct Lane {
 /// have theirs.
 const SWEEPS: usize = 4;
 
+/// Set in the token of a stream's own socket, beside the client's slot.
+const REMOTE: usize = 1 << 31;
+
 impl Lane {
-    /// A link without clients yet, whose clients' events carry `tokens + slot`.
-    pub fn new(link: Link, tokens: u64) -> Lane {
+    /// A connection without clients yet, whose clients' events carry `tokens + slot`.
+    pub fn new(link: Box<dyn Transport>, tokens: u64) -> Lane {
         Lane {
             link,
             tokens,
@@ -91,12 +97,15 @@ impl Lane {
             .map(|(waiting, since)| (waiting.door, *since))
     }
 
-    /// Whether [`Lane::turn`] should come again without waiting for an event.
-    pub fn is_unfinished(&self) -> bool {
-        self.unfinished
+    /// How long until [`Lane::turn`] should come again without an event.
+    pub fn due(&self) -> Option<Duration> {
+        match self.unfinished {
+            true => Some(Duration::ZERO),
+            false => self.link.due(),
+        }
     }
 
-    /// Begins to connect a client. The link must be free.
+    /// Begins to connect a client. The connection must be free.
     pub fn connect(&mut self, waiting: Waiting, to: Destination) {
         self.opening = Some((waiting, Instant::now()));
         self.link.ask(to);
@@ -124,7 +133,7 @@ impl Lane {
             passenger.relay.remote.ask_for_life()?;
             if !passenger.relay.remote.is_asking() {
                 // Answered already, before the socket could tell.
-                self.link.has_spoken();
+                self.link.has_spoken()?;
             }
         }
         self.unfinished = true;
@@ -132,12 +141,15 @@ impl Lane {
     }
 
     /// Notes that the gateway has sent something.
-    pub fn has_spoken(&mut self) {
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn has_spoken(&mut self) -> io::Result<()> {
         self.spoken = true;
-        self.link.has_spoken();
+        self.link.has_spoken()
     }
 
-    /// A client's socket is ready.
+    /// A client's socket is ready, or that of its stream.
     ///
     /// # Errors
     /// The link is lost.
@@ -148,14 +160,21 @@ impl Lane {
         epoll: &Epoll,
         buffer: &mut [u8],
     ) -> io::Result<()> {
+        let (remote, slot) = (slot & REMOTE != 0, slot & !REMOTE);
         let Some(Some(passenger)) = self.slots.get_mut(slot) else {
             return Ok(());
         };
-        if event.writable() {
+        if remote {
+            passenger.relay.remote.is_ready(event);
             passenger.relay.carry_down(buffer)?;
-        }
-        if event.readable() {
-            passenger.relay.carry_up(true, buffer)?;
+            passenger.relay.carry_up(false, buffer)?;
+        } else {
+            if event.writable() {
+                passenger.relay.carry_down(buffer)?;
+            }
+            if event.readable() {
+                passenger.relay.carry_up(true, buffer)?;
+            }
         }
         // Writing to a channel reads the socket first: others may have got data.
         self.unfinished = true;
@@ -169,7 +188,7 @@ impl Lane {
     /// The link is lost.
     pub fn turn(&mut self, epoll: &Epoll, buffer: &mut [u8]) -> io::Result<Vec<News>> {
         let mut news = Vec::new();
-        if !self.spoken && !self.unfinished {
+        if !self.spoken && self.due() != Some(Duration::ZERO) {
             return Ok(news);
         }
         let mute = self.spoken && self.closing.is_empty() && self.link.is_free();
@@ -185,7 +204,7 @@ impl Lane {
                 if passenger.relay.remote.is_asking() {
                     passenger.relay.remote.ask_for_life()?;
                     if !passenger.relay.remote.is_asking() {
-                        self.link.has_spoken();
+                        self.link.has_spoken()?;
                     }
                 }
             }
@@ -245,9 +264,7 @@ impl Lane {
             return Ok(true);
         };
         match opened {
-            Opened::Refused(e) => {
-                news.push(News::Refused(waiting, since, e.message().to_owned()));
-            }
+            Opened::Refused(why) => news.push(News::Refused(waiting, since, why)),
             Opened::Stream(stream) => {
                 news.push(News::Served(waiting.who.clone()));
                 self.admit(waiting, stream, epoll);
@@ -256,7 +273,7 @@ impl Lane {
         Ok(true)
     }
 
-    fn admit(&mut self, waiting: Waiting, stream: Stream, epoll: &Epoll) {
+    fn admit(&mut self, waiting: Waiting, stream: Box<dyn Remote>, epoll: &Epoll) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
@@ -264,6 +281,7 @@ impl Lane {
         let mut passenger = Box::new(Passenger {
             relay: Relay::new(waiting.client, stream),
             watched: None,
+            remote_watched: None,
             who: waiting.who,
         });
         passenger.watch(epoll, self.tokens + slot as u64);
@@ -307,10 +325,10 @@ impl Lane {
     }
 
     /// Breaks every client off; the one whose stream was not open yet may wait
-    /// for another link.
+    /// for another connection.
     pub fn break_off(self) -> (usize, Option<Waiting>) {
         let count = self.slots.iter().flatten().count();
-        // The link first: then its streams free themselves at once.
+        // The connection first: then its streams free themselves at once.
         drop(self.link);
         for passenger in self.slots.into_iter().flatten() {
             passenger.relay.local.reset();
@@ -323,24 +341,40 @@ impl Passenger {
     /// Tells epoll what this client's relay waits for. A socket with nothing to
     /// wait for leaves epoll altogether: hang-ups are reported unasked, for ever.
     fn watch(&mut self, epoll: &Epoll, token: u64) {
-        let wanted = self.relay.interest();
-        let wanted = (wanted != Interest::default()).then_some(wanted);
-        if wanted == self.watched {
-            return;
+        let relay = &self.relay;
+        let wanted = Some(relay.interest()).filter(|wanted| *wanted != Interest::default());
+        let mut done = register(epoll, relay.local.as_fd(), token, &mut self.watched, wanted);
+        if let Some(socket) = relay.remote.socket() {
+            let (token, wanted) = (token | REMOTE as u64, relay.remote_interest());
+            done = done.and(register(
+                epoll,
+                socket,
+                token,
+                &mut self.remote_watched,
+                wanted,
+            ));
         }
-        let local = &self.relay.local;
-        let done = match (self.watched, wanted) {
-            (None, Some(interest)) => epoll.add(local, token, interest),
-            (Some(_), Some(interest)) => epoll.modify(local, token, interest),
-            (_, None) => {
-                epoll.remove(local);
-                Ok(())
-            }
-        };
-        match done {
-            Ok(()) => self.watched = wanted,
-            // Out of memory in the kernel: this client cannot be served.
-            Err(_) => self.relay.abandon(),
+        // Out of memory in the kernel: this client cannot be served.
+        if done.is_err() {
+            self.relay.abandon();
         }
     }
+}
+
+/// Brings what epoll knows of a socket up to date.
+fn register(
+    epoll: &Epoll,
+    socket: BorrowedFd<'_>,
+    token: u64,
+    known: &mut Option<Interest>,
+    wanted: Option<Interest>,
+) -> io::Result<()> {
+    match (*known, wanted) {
+        (old, new) if old == new => {}
+        (None, Some(interest)) => epoll.add(socket, token, interest)?,
+        (Some(_), Some(interest)) => epoll.modify(socket, token, interest)?,
+        (_, None) => epoll.remove(socket),
+    }
+    *known = wanted;
+    Ok(())
 }

@@ -10,8 +10,8 @@
 use crate::relay::Remote;
 use crate::sys::{self, Epoll, Interest};
 use crate::target::Destination;
+use crate::transport::{Opened, Transport};
 use ssh2::{BlockDirections, Channel, ErrorCode, Session};
-use std::cell::Cell;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -50,19 +50,11 @@ impl Drop for Helper {
     }
 }
 
-/// How a channel that was asked for came out.
-pub enum Opened {
-    /// The gateway has connected it.
-    Stream(Stream),
-    /// The gateway says no, in libssh2's words.
-    Refused(ssh2::Error),
-}
-
 /// One live session, driven without blocking.
 pub struct Link {
     core: Rc<Core>,
     /// When the gateway last sent anything.
-    heard: Cell<Instant>,
+    heard: Instant,
     /// A question that the gateway has not answered yet: only one channel can
     /// be asked for at a time.
     asking: Option<Question>,
@@ -201,34 +193,36 @@ impl Link {
                 urgent,
                 patience,
             }),
-            heard: Cell::new(Instant::now()),
+            heard: Instant::now(),
             asking: None,
             _helper: connection.helper,
         }
     }
+}
 
-    /// The socket to wait on.
-    pub fn socket(&self) -> BorrowedFd<'_> {
+impl Transport for Link {
+    fn socket(&self) -> BorrowedFd<'_> {
         self.core.socket.as_fd()
     }
 
-    /// For how long the gateway has sent nothing.
-    pub fn silence(&self) -> Duration {
-        self.heard.get().elapsed()
+    fn silence(&self) -> Option<Duration> {
+        Some(self.heard.elapsed())
     }
 
-    /// Notes that the gateway has sent something.
-    pub fn has_spoken(&self) {
-        self.heard.set(Instant::now());
+    fn has_spoken(&mut self) -> io::Result<()> {
+        self.heard = Instant::now();
+        Ok(())
     }
 
-    /// Whether a channel can be asked for now.
-    pub fn is_free(&self) -> bool {
+    fn is_free(&self) -> bool {
         self.asking.is_none()
     }
 
-    /// Asks for a channel. [`Link::answer`] has the outcome, now or later.
-    pub fn ask(&mut self, destination: Destination) {
+    fn is_crowded(&self) -> bool {
+        true
+    }
+
+    fn ask(&mut self, destination: Destination) {
         debug_assert!(self.is_free());
         self.asking = Some(Question::Open(destination));
     }
@@ -237,17 +231,12 @@ impl Link {
     /// that the gateway's sshd lives (its kernel alone would acknowledge a
     /// packet for a stopped process), and libssh2 forgets it at once, whereas
     /// it keeps the replies to keepalive requests for ever.
-    pub fn ask_for_life(&mut self) {
+    fn ask_for_life(&mut self) {
         debug_assert!(self.is_free());
         self.asking = Some(Question::AreYouThere);
     }
 
-    /// Carries an outstanding question on. `None`: not answered yet, or it was
-    /// only the question whether the gateway is there.
-    ///
-    /// # Errors
-    /// The connection is lost.
-    pub fn answer(&mut self) -> io::Result<Option<Opened>> {
+    fn answer(&mut self) -> io::Result<Option<Opened>> {
         let Some(question) = self.asking.clone() else {
             return Ok(None);
         };
@@ -276,19 +265,19 @@ impl Link {
             Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(e) => return Err(e),
             // The answer may have come before the socket could tell of it.
-            Ok(_) => self.has_spoken(),
+            Ok(_) => self.has_spoken()?,
         }
         self.asking = None;
         if question == Question::AreYouThere {
             return Ok(None);
         }
         Ok(match (outcome?, refused) {
-            (Some(channel), _) => Some(Opened::Stream(Stream {
+            (Some(channel), _) => Some(Opened::Stream(Box::new(Stream {
                 channel,
                 core: Rc::clone(&self.core),
                 asking: false,
-            })),
-            (None, Some(e)) => Some(Opened::Refused(e)),
+            }))),
+            (None, Some(e)) => Some(Opened::Refused(e.message().to_owned())),
             (None, None) => None,
         })
     }
@@ -307,53 +296,6 @@ pub struct Stream {
     core: Rc<Core>,
     /// The gateway owes this stream an answer to [`Stream::ask_for_life`].
     asking: bool,
-}
-
-impl Stream {
-    /// Whether the gateway is still there, asked through this stream while the
-    /// link waits for another answer: a request that a forwarded connection
-    /// cannot grant, so that sshd has to refuse it. To be called again when the
-    /// gateway has spoken, to take the answer.
-    ///
-    /// # Errors
-    /// The connection is lost.
-    pub fn ask_for_life(&mut self) -> io::Result<()> {
-        let channel = &mut self.channel;
-        let answer = self
-            .core
-            .finish(None, &mut || match channel.setenv("ARE_YOU_THERE", "") {
-                Err(e) if e.code() == REQUEST_DENIED => Ok(()),
-                answer => answer,
-            });
-        self.asking = match answer {
-            Ok(()) => false,
-            Err(e) if e.kind() == ErrorKind::WouldBlock => true,
-            Err(e) => return Err(e),
-        };
-        Ok(())
-    }
-
-    /// Whether the gateway owes this stream an answer.
-    pub fn is_asking(&self) -> bool {
-        self.asking
-    }
-
-    /// Reads everything that has arrived, for whatever stream; false when this one
-    /// has ended and cannot.
-    ///
-    /// # Errors
-    /// The connection is lost.
-    pub fn read_dry(&self) -> io::Result<bool> {
-        self.core
-            .finish(None, &mut || match read_dry(&self.channel) {
-                None => Ok(false),
-                // A reply to the gateway's own request may be on its way out.
-                Some(Ok(())) if self.core.packet_in_flight() => {
-                    Err(ssh2::Error::from_errno(EAGAIN))
-                }
-                Some(outcome) => outcome.map(|()| true),
-            })
-    }
 }
 
 impl Remote for Stream {
@@ -413,6 +355,40 @@ impl Remote for Stream {
         let pump = self.channel.clone();
         let channel = &mut self.channel;
         self.core.finish(Some(pump), &mut || channel.close())
+    }
+
+    fn read_dry(&self) -> io::Result<bool> {
+        self.core
+            .finish(None, &mut || match read_dry(&self.channel) {
+                None => Ok(false),
+                // A reply to the gateway's own request may be on its way out.
+                Some(Ok(())) if self.core.packet_in_flight() => {
+                    Err(ssh2::Error::from_errno(EAGAIN))
+                }
+                Some(outcome) => outcome.map(|()| true),
+            })
+    }
+
+    /// A request that a forwarded connection cannot grant, so that sshd has to
+    /// refuse it, also while the link waits for another answer.
+    fn ask_for_life(&mut self) -> io::Result<()> {
+        let channel = &mut self.channel;
+        let answer = self
+            .core
+            .finish(None, &mut || match channel.setenv("ARE_YOU_THERE", "") {
+                Err(e) if e.code() == REQUEST_DENIED => Ok(()),
+                answer => answer,
+            });
+        self.asking = match answer {
+            Ok(()) => false,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => true,
+            Err(e) => return Err(e),
+        };
+        Ok(())
+    }
+
+    fn is_asking(&self) -> bool {
+        self.asking
     }
 }
 

@@ -105,6 +105,17 @@ const DRAWS: u32 = 10;
 const BACKLOG: i32 = 4096;
 
 impl Bound {
+    /// Where the doors lead, each place once.
+    pub fn destinations(&self) -> Vec<Destination> {
+        let mut all = Vec::new();
+        for door in &self.doors {
+            if !all.contains(&door.to) {
+                all.push(door.to.clone());
+            }
+        }
+        all
+    }
+
     /// Binds the ports of all forwards and targets, on loopback or on `listen`.
     ///
     /// # Errors

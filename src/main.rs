@@ -13,6 +13,7 @@ mod error;
 mod gateway;
 mod host_key;
 mod identities;
+mod keeper;
 mod keys;
 mod known_hosts;
 mod lane;
@@ -21,6 +22,7 @@ mod link;
 mod listener;
 mod log;
 mod manual;
+mod master;
 mod peer;
 mod probe;
 mod prompt;
@@ -30,6 +32,9 @@ mod reconnect;
 mod refusal;
 mod relay;
 mod retry;
+mod room;
+mod said;
+mod socket;
 mod ssh_config;
 mod ssh_query;
 mod start;
@@ -37,6 +42,7 @@ mod sys;
 mod target;
 mod terminal;
 mod tokens;
+mod transport;
 mod tunnel;
 mod wire;
 
@@ -48,7 +54,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     sys::close_inherited();
     let (ignores_hup, ignores_int) = sys::reset_signals();
-    if let Some(code) = terminal::answer_for_ssh() {
+    if let Some(code) = keeper::keep().or_else(terminal::answer_for_ssh) {
         return code;
     }
     let inherited = start::Inherited {

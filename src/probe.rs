@@ -2,21 +2,38 @@
 
 use crate::error::{Code, Error, Result};
 use crate::gateway::Limits;
+use crate::link;
 use crate::listener::Bound;
 use crate::log::Log;
 use crate::target::Destination;
-use ssh2::{ErrorCode, Session};
+use crate::transport::Connection;
+use ssh2::ErrorCode;
+use std::time::Duration;
 
 /// What is known of each door of the targets.
 pub struct Findings {
     /// By door; `None`: not asked yet. Doors of `-L` are never asked.
-    doors: Vec<Option<Answer>>,
+    doors: Vec<Option<Finding>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Answer {
+/// That it answers, or why not.
+type Finding = std::result::Result<(), String>;
+
+/// What came of asking for one stream.
+pub enum Answer {
+    /// The license server has taken the connection.
     Yes,
+    /// The gateway cannot reach it; why.
     No(String),
+    /// Nothing came in time.
+    Late {
+        /// The question still hangs in the connection: it is of no more use.
+        spent: bool,
+    },
+    /// The gateway does not allow it.
+    Forbidden,
+    /// The connection to the gateway has ended; how.
+    Lost(String),
 }
 
 /// Why asking ended early.
@@ -43,7 +60,7 @@ impl Findings {
     /// [`Code::ServerDown`], naming the servers of the first variable without.
     pub fn verdict(&self, bound: &Bound, log: &Log) -> Result<()> {
         let refusal = |door: usize| match &self.doors[door] {
-            Some(Answer::No(why)) => Some(why.as_str()),
+            Some(Err(why)) => Some(why.as_str()),
             _ => None,
         };
         for variable in &bound.variables {
@@ -87,7 +104,7 @@ impl Findings {
 /// # Errors
 /// See [`Failure`]; 77 when the gateway forbids a forward.
 pub fn ask(
-    session: &Session,
+    connection: &mut Connection,
     bound: &Bound,
     findings: &mut Findings,
     limits: Limits,
@@ -98,56 +115,69 @@ pub fn ask(
             if findings.doors[door].is_some() {
                 continue;
             }
-            let Destination::Tcp { host, port } = &bound.doors[door].to else {
-                continue;
-            };
-            let limit = limits.step.min(limits.deadline.left());
-            session.set_timeout(u32::try_from(limit.as_millis().max(1)).unwrap_or(u32::MAX));
-            let answer = match session.channel_direct_tcpip(host, *port, None) {
-                Ok(mut channel) => {
-                    let _ = channel.close();
-                    Answer::Yes
+            let to = &bound.doors[door].to;
+            let limit = limits.next_step();
+            let answer = connection.probe(to, limit);
+            let spent = matches!(answer, Answer::Late { spent: true });
+            let finding = match answer {
+                Answer::Yes => Ok(()),
+                Answer::No(why) => Err(format!("cannot be reached from the gateway: {why}")),
+                Answer::Late { .. } => Err(format!(
+                    "did not answer the gateway within {} s",
+                    limit.as_secs()
+                )),
+                Answer::Forbidden => {
+                    return Err(Failure::Error(Error::new(
+                        Code::Refused,
+                        format!(
+                            "the gateway forbids forwarding to {to}: ask its administrator (sshd's \
+                             AllowTcpForwarding and PermitOpen, or permitopen in authorized_keys)"
+                        ),
+                    )));
                 }
-                Err(e) => match e.code() {
-                    // LIBSSH2_ERROR_CHANNEL_FAILURE: the gateway said no.
-                    ErrorCode::Session(-21) if e.message().contains("prohibited") => {
-                        return Err(Failure::Error(Error::new(
-                            Code::Refused,
-                            format!(
-                                "the gateway forbids forwarding to {}: ask its administrator (sshd's \
-                                 AllowTcpForwarding and PermitOpen, or permitopen in authorized_keys)",
-                                bound.doors[door].to
-                            ),
-                        )));
-                    }
-                    ErrorCode::Session(-21) => Answer::No(
-                        "cannot be reached from the gateway: connection refused, or its name is unknown there"
-                            .into(),
-                    ),
-                    // LIBSSH2_ERROR_TIMEOUT
-                    ErrorCode::Session(-9) => {
-                        let why = format!("did not answer the gateway within {} s", limit.as_secs());
-                        log.step(format_args!("{} {why}", bound.doors[door].to));
-                        findings.doors[door] = Some(Answer::No(why));
-                        return Err(Failure::SessionSpent);
-                    }
-                    _ => {
-                        return Err(Failure::Error(Error::new(
-                            Code::GatewayDown,
-                            format!(
-                                "the gateway closed the connection right after the login ({})",
-                                e.message()
-                            ),
-                        )));
-                    }
-                },
+                Answer::Lost(why) => {
+                    let what = "the gateway closed the connection right after the login";
+                    return Err(Failure::Error(Error::new(
+                        Code::GatewayDown,
+                        format!("{what} ({why})"),
+                    )));
+                }
             };
-            log.step(match &answer {
-                Answer::Yes => format!("{} answers", bound.doors[door].to),
-                Answer::No(why) => format!("{} {why}", bound.doors[door].to),
-            });
-            findings.doors[door] = Some(answer);
+            let said = finding.as_ref().map_or_else(String::as_str, |()| "answers");
+            log.step(format_args!("{to} {said}"));
+            findings.doors[door] = Some(finding);
+            if spent {
+                return Err(Failure::SessionSpent);
+            }
         }
     }
     Ok(())
+}
+
+impl link::Connection {
+    /// Opens a stream over libssh2 and closes it again, within `limit`.
+    pub fn probe(&self, to: &Destination, limit: Duration) -> Answer {
+        let Destination::Tcp { host, port } = to else {
+            return Answer::No("targets are TCP ports".into());
+        };
+        let milliseconds = limit.as_millis().max(1);
+        self.session
+            .set_timeout(u32::try_from(milliseconds).unwrap_or(u32::MAX));
+        match self.session.channel_direct_tcpip(host, *port, None) {
+            Ok(mut channel) => {
+                let _ = channel.close();
+                Answer::Yes
+            }
+            Err(e) => match e.code() {
+                // LIBSSH2_ERROR_CHANNEL_FAILURE: the gateway said no.
+                ErrorCode::Session(-21) if e.message().contains("prohibited") => Answer::Forbidden,
+                ErrorCode::Session(-21) => {
+                    Answer::No("connection refused, or its name is unknown there".into())
+                }
+                // LIBSSH2_ERROR_TIMEOUT; libssh2 cannot take the question back.
+                ErrorCode::Session(-9) => Answer::Late { spent: true },
+                _ => Answer::Lost(e.message().to_owned()),
+            },
+        }
+    }
 }

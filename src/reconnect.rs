@@ -1,13 +1,11 @@
 //! Gets back to the gateway, without hammering it and without locking the account.
 
-use crate::auth::Credentials;
 use crate::error::{Code, Error};
-use crate::gateway::{self, Limits};
-use crate::link::Connection;
+use crate::gateway::Limits;
 use crate::log::Log;
 use crate::retry::{Backoff, Deadline, refusal_waits};
-use crate::ssh_config::Gateway;
 use crate::sys::{Epoll, Interest};
+use crate::transport::{Connection, Route};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,9 +14,8 @@ use std::time::{Duration, Instant};
 
 /// The way back to the gateway.
 pub struct Reconnect {
-    gateway: Arc<Gateway>,
     /// Locked by the attempt under way.
-    credentials: Arc<Mutex<Credentials>>,
+    route: Arc<Mutex<Route>>,
     step: Duration,
     state: State,
     /// Failures in a row, of any kind.
@@ -55,11 +52,10 @@ pub enum Outcome {
 }
 
 impl Reconnect {
-    /// For the gateway that the first connection was made to.
-    pub fn new(gateway: Gateway, credentials: Credentials, step: Duration) -> Reconnect {
+    /// The way by which the first connection was made; `step` limits each step.
+    pub fn new(route: Route, step: Duration) -> Reconnect {
         Reconnect {
-            gateway: Arc::new(gateway),
-            credentials: Arc::new(Mutex::new(credentials)),
+            route: Arc::new(Mutex::new(route)),
             step,
             state: State::Idle,
             failures: 0,
@@ -79,7 +75,7 @@ impl Reconnect {
 
     /// Whether a login needs nobody at a keyboard.
     pub fn can_log_in_alone(&self) -> bool {
-        !lock(&self.credentials).needs_a_person()
+        lock(&self.route).can_log_in_alone()
     }
 
     /// Wants a connection. A thousand tunnels lose their gateway in the same
@@ -143,8 +139,7 @@ impl Reconnect {
             write: false,
         };
         epoll.add(&done, token, read)?;
-        let gateway = Arc::clone(&self.gateway);
-        let credentials = Arc::clone(&self.credentials);
+        let route = Arc::clone(&self.route);
         let log = Arc::clone(log);
         let limits = Limits {
             step: self.step,
@@ -153,7 +148,7 @@ impl Reconnect {
         let thread = thread::Builder::new().spawn(move || {
             // Closed when this thread ends, in whatever way.
             let _end = end;
-            gateway::open(&gateway, &mut lock(&credentials), None, limits, &log)
+            lock(&route).open(None, limits, &log)
         })?;
         Ok(Attempt { thread, done })
     }
@@ -201,7 +196,7 @@ impl Reconnect {
     }
 }
 
-/// A panic in the thread leaves the credentials as good as they were.
-fn lock(credentials: &Mutex<Credentials>) -> MutexGuard<'_, Credentials> {
-    credentials.lock().unwrap_or_else(|e| e.into_inner())
+/// A panic in the thread leaves the route as good as it was.
+fn lock(route: &Mutex<Route>) -> MutexGuard<'_, Route> {
+    route.lock().unwrap_or_else(|e| e.into_inner())
 }

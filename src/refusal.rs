@@ -20,6 +20,8 @@ pub struct Failure<'a> {
     pub unreadable: bool,
     /// Somebody was there to be asked.
     pub attended: bool,
+    /// There is a key that libssh2 cannot sign with: on a FIDO device or a token.
+    pub untouchable: bool,
 }
 
 /// Homes are shared inside a cluster, so that a key made here opens the gateway.
@@ -77,13 +79,19 @@ impl Failure<'_> {
         if !self.attended && (offers("password") || offers("keyboard-interactive")) {
             text += "; nobody is here to type a password or a second factor";
         }
+        let only_ssh = (offers("hostbased") && self.gw.hostbased)
+            || (offers("gssapi") && self.gw.gssapi)
+            || (offers("publickey") && self.untouchable);
         if offers("hostbased") || offers("gssapi") {
-            text += "; licfwd cannot log in by hostbased or gssapi";
+            text += "; libssh2 cannot log in by hostbased or gssapi";
+            if !only_ssh {
+                text += ", ssh itself not without HostbasedAuthentication or GSSAPIAuthentication in its configuration";
+            }
             if offers("publickey") {
                 text += KEY_FOR_THE_CLUSTER;
             }
         }
-        Error::new(self.code(), one_line(&(text + &self.master())))
+        Error::new(self.code(), one_line(&(text + &self.master()))).if_not_for_ssh(only_ssh)
     }
 
     /// Nothing was offered: names the files that are not there, which on a
@@ -143,6 +151,30 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_tells_whether_ssh_may_get_in() {
+        for (config, offered, untouchable, may) in [
+            ("", "gssapi-with-mic", false, false),
+            ("gssapiauthentication yes", "gssapi-with-mic", false, true),
+            ("gssapiauthentication yes", "hostbased", false, false),
+            ("hostbasedauthentication yes", "hostbased", false, true),
+            ("", "publickey", true, true),
+            ("", "password", true, false),
+        ] {
+            let failure = Failure {
+                gw: &gateway(config),
+                offered: &owned(&[offered]),
+                tried: &[],
+                accepted: &[],
+                flaws: Vec::new(),
+                unreadable: false,
+                attended: false,
+                untouchable,
+            };
+            assert_eq!(failure.refused().ssh_may, may, "{config}, {offered}");
+        }
+    }
+
+    #[test]
     fn a_refusal_says_what_and_how() {
         let mut gw = gateway("");
         let offered = owned(&["publickey", "hostbased", "password"]);
@@ -156,15 +188,19 @@ mod tests {
             flaws: vec![&flaw],
             unreadable: false,
             attended: false,
+            untouchable: false,
         };
         let error = failure.refused();
         assert_eq!(error.code, Code::Refused);
+        // ssh itself would not try hostbased here either.
+        assert!(!error.ssh_may);
         let text = error.to_string();
         for part in [
             "login at bob@gw (bob@gw.example, port 2222): refused: tried key /a, ",
             "agent key b  (ssh-rsa); the gateway offers publickey, hostbased, password; ",
             "unusable: key /c: encrypted; nobody is here",
-            "cannot log in by hostbased or gssapi; make a key",
+            "cannot log in by hostbased or gssapi, ssh itself not without",
+            "in its configuration; make a key",
             "ssh-keygen -t ed25519 -N '' -f ~/.ssh/id_licfwd && cat",
         ] {
             assert!(text.contains(part), "{part}: {text}");
@@ -188,6 +224,7 @@ mod tests {
             flaws: Vec::new(),
             unreadable: false,
             attended: true,
+            untouchable: false,
         };
         let text = failure.refused().to_string();
         assert!(text.contains("the gateway took publickey and wants more"));

@@ -106,6 +106,16 @@ pub struct Gateway {
     pub keyboard_interactive: bool,
     /// NumberOfPasswordPrompts.
     pub password_prompts: u32,
+    /// HostbasedAuthentication, which only ssh can do.
+    pub hostbased: bool,
+    /// GSSAPIAuthentication, which only ssh can do.
+    pub gssapi: bool,
+    /// PKCS11Provider is set: a token holds keys, which only ssh can use.
+    pub token: bool,
+    /// ForkAfterAuthentication.
+    pub forks: bool,
+    /// The ssh program is installed.
+    pub has_ssh: bool,
     /// PreferredAuthentications; empty: ssh's own order.
     pub preferred_methods: Vec<String>,
 }
@@ -130,7 +140,9 @@ pub fn resolve(
         ));
     }
     let here = Here::find();
-    let (text, remarks) = match ask_ssh(gateway, ssh_options, timeout)? {
+    let answer = ask_ssh(gateway, ssh_options, timeout)?;
+    let has_ssh = answer.is_some();
+    let (text, remarks) = match answer {
         Some(answer) => answer,
         None => {
             log.detail("no ssh in PATH: using the command line and ssh's defaults");
@@ -138,6 +150,7 @@ pub fn resolve(
         }
     };
     let mut found = parse(&text, gateway, &here)?;
+    found.has_ssh = has_ssh;
     for line in remarks.lines().map(str::trim) {
         let line = line.strip_prefix("Warning: ").unwrap_or(line);
         if let Some(rest) = line.strip_prefix("Identity file ")
@@ -270,6 +283,11 @@ fn parse(text: &str, name: &str, here: &Here) -> Result<Gateway> {
         keyboard_interactive: on("kbdinteractiveauthentication", true)
             && on("challengeresponseauthentication", true),
         password_prompts: seconds("numberofpasswordprompts").unwrap_or(3).min(10) as u32,
+        hostbased: on("hostbasedauthentication", false),
+        gssapi: on("gssapiauthentication", false),
+        token: some("pkcs11provider").is_some(),
+        forks: on("forkafterauthentication", false),
+        has_ssh: true,
         preferred_methods: list("preferredauthentications"),
         host_key_alias: alias,
         host,

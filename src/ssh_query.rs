@@ -56,7 +56,7 @@ pub fn ask_ssh(
 /// Reads both outputs until ssh has ended. What it prints on stderr fits into a
 /// pipe, so that one output can be read after the other. A process started by
 /// `Match exec` may keep stderr open for good: then ssh's own end is the end.
-fn hear_out(ssh: &mut Child, timeout: Duration) -> io::Result<(ExitStatus, String, String)> {
+pub fn hear_out(ssh: &mut Child, timeout: Duration) -> io::Result<(ExitStatus, String, String)> {
     const GLANCE: Duration = Duration::from_millis(50);
     let deadline = Instant::now() + timeout;
     let late = || {

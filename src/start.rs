@@ -5,10 +5,9 @@ use crate::auth::Credentials;
 use crate::cli::{Invocation, Watch};
 use crate::daemon;
 use crate::error::{Code, Context, Error, Result};
-use crate::gateway::{self, Limits, Silence};
+use crate::gateway::{Limits, Silence};
 use crate::host_key::Strict;
 use crate::lifeline::Lifeline;
-use crate::link::Connection;
 use crate::listener::{self, Bound, node_name};
 use crate::log::Log;
 use crate::peer::Access;
@@ -18,6 +17,7 @@ use crate::retry::{Backoff, Deadline};
 use crate::ssh_config;
 use crate::sys;
 use crate::terminal::Terminal;
+use crate::transport::{self, Connection, Route};
 use crate::tunnel::{Parts, Tunnel};
 use std::fs::File;
 use std::sync::Arc;
@@ -97,7 +97,8 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         .timeout
         .or(gateway.connect_timeout)
         .unwrap_or(STEP);
-    let mut credentials = Credentials::load(&gateway, &log)?;
+    transport::check(invocation.via, &gateway)?;
+    let credentials = Credentials::load(&gateway, &log)?;
     if gateway.unlink_sockets && !invocation.check {
         listener::make_way(&invocation.forwards);
     }
@@ -110,20 +111,27 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
 
     log.step("identities read, local ports bound");
 
+    let silence = Silence::of(&gateway);
+    let mut route = Route {
+        gateway,
+        credentials,
+        via: invocation.via,
+        ssh_options: invocation.ssh_options.clone(),
+        destinations: bound.destinations(),
+        dry: invocation.check,
+    };
     let limits = Limits { step, deadline };
     let way = Way {
         invocation,
-        gateway: &gateway,
         limits,
         log: &log,
     };
-    let connection = way.try_until_it_works(&mut credentials, &bound)?;
+    let connection = way.try_until_it_works(&mut route, &bound)?;
     tell_where_it_works(invocation, &log);
     if invocation.check {
         return Ok(());
     }
 
-    let silence = Silence::of(&gateway);
     let Bound {
         doors,
         servers,
@@ -146,10 +154,11 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         .collect();
     let told = Arc::clone(&log);
     let started = format!(
-        "started: gateway {} ({} port {}), {}",
-        gateway.name,
-        gateway.host,
-        gateway.port,
+        "started: gateway {} ({} port {}) over {}, {}",
+        route.gateway.name,
+        route.gateway.host,
+        route.gateway.port,
+        connection.name(),
         values
             .iter()
             .map(|(name, value)| format!("{name}={value}"))
@@ -162,7 +171,7 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         let parts = Parts {
             doors,
             access,
-            reconnect: Reconnect::new(gateway, credentials, step),
+            reconnect: Reconnect::new(route, step),
             silence,
             life,
             signals,
@@ -278,22 +287,17 @@ fn tell_where_it_works(invocation: &Invocation, log: &Log) {
 /// The way to a connection over which the license servers answer.
 struct Way<'a> {
     invocation: &'a Invocation,
-    gateway: &'a ssh_config::Gateway,
     limits: Limits,
-    log: &'a Log,
+    log: &'a Arc<Log>,
 }
 
 impl Way<'_> {
     /// Tries, waits and tries again, with one counter for gateway and servers.
-    fn try_until_it_works(
-        &self,
-        credentials: &mut Credentials,
-        bound: &Bound,
-    ) -> Result<Connection> {
+    fn try_until_it_works(&self, route: &mut Route, bound: &Bound) -> Result<Connection> {
         let mut connection = None;
         let tries = self.invocation.tries;
         for n in 1.. {
-            let error = match self.try_once(&mut connection, credentials, bound) {
+            let error = match self.try_once(&mut connection, route, bound) {
                 Ok(()) => break,
                 Err(e) if !e.code.is_transient() => return Err(e),
                 Err(e) => e,
@@ -331,7 +335,7 @@ impl Way<'_> {
     fn try_once(
         &self,
         connection: &mut Option<Connection>,
-        credentials: &mut Credentials,
+        route: &mut Route,
         bound: &Bound,
     ) -> Result<()> {
         let mut findings = Findings::of(bound);
@@ -339,13 +343,7 @@ impl Way<'_> {
             if connection.is_none() {
                 let mut terminal = Terminal::open();
                 let prompter = terminal.as_mut().map(|t| t as _);
-                *connection = Some(gateway::open(
-                    self.gateway,
-                    credentials,
-                    prompter,
-                    self.limits,
-                    self.log,
-                )?);
+                *connection = Some(route.open(prompter, self.limits, self.log)?);
             }
             let Some(open) = connection else {
                 continue;
@@ -353,7 +351,7 @@ impl Way<'_> {
             if !self.invocation.probe {
                 return Ok(());
             }
-            match probe::ask(&open.session, bound, &mut findings, self.limits, self.log) {
+            match probe::ask(open, bound, &mut findings, self.limits, self.log) {
                 Ok(()) => return findings.verdict(bound, self.log),
                 Err(probe::Failure::SessionSpent) => *connection = None,
                 Err(probe::Failure::Error(e)) => {

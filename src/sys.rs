@@ -10,6 +10,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -225,11 +226,15 @@ pub fn detached(command: &mut Command) -> &mut Command {
 }
 
 /// Like [`detached`], for a helper that must not outlive this process, killed or
-/// not. The kernel ties it to the calling *thread*, hence only for helpers
-/// that end before that thread does.
+/// not: see [`tied_to_this_thread`].
 pub fn detached_short(command: &mut Command) -> &mut Command {
+    tied_to_this_thread(detached(command))
+}
+
+/// Prepares a program that dies with the calling *thread* (PR_SET_PDEATHSIG,
+/// prctl(2)), hence only for those that end before that thread should.
+pub fn tied_to_this_thread(command: &mut Command) -> &mut Command {
     const PR_SET_PDEATHSIG: c_int = 1;
-    let command = detached(command);
     // SAFETY: prctl with this option takes an integer and is async-signal-safe.
     unsafe {
         command.pre_exec(|| {
@@ -436,6 +441,20 @@ pub fn hold_signals(hold: bool) {
     unsafe { sigprocmask(how, &set, std::ptr::null_mut()) };
 }
 
+/// What schedulers send to every process of a job.
+const SENT: [c_int; 8] = [
+    SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTSTP, SIGTERM,
+];
+
+/// Ignores what schedulers send to every process of a job; programs started
+/// from here begin with that.
+pub fn ignore_signals() {
+    for number in SENT {
+        // SAFETY: the disposition is valid for all of these.
+        unsafe { signal(number, SIG_IGN) };
+    }
+}
+
 /// Ignores what schedulers send to every process of a job, and delivers
 /// `wanted` through the returned descriptor instead of a handler.
 ///
@@ -443,9 +462,7 @@ pub fn hold_signals(hold: bool) {
 /// Those of signalfd.
 pub fn serve_signals(wanted: &[i32]) -> io::Result<SignalFd> {
     const SIG_SETMASK: c_int = 2;
-    for number in [
-        SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTSTP, SIGTERM,
-    ] {
+    for number in SENT {
         let disposition = if wanted.contains(&number) {
             SIG_DFL
         } else {
@@ -533,6 +550,11 @@ impl Event {
     /// Reading will not block.
     pub fn readable(&self) -> bool {
         self.events & (EPOLLIN | EPOLLHUP | EPOLLERR) != 0
+    }
+
+    /// Both ends are closed, or the connection broke.
+    pub fn hung_up(&self) -> bool {
+        self.events & (EPOLLHUP | EPOLLERR) != 0
     }
 
     /// Writing will not block.
@@ -738,6 +760,28 @@ pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
 /// None that a caller could cause.
 pub fn set_backlog(listener: impl AsFd, backlog: i32) -> io::Result<()> {
     check(listen(listener.as_fd().as_raw_fd(), backlog)).map(drop)
+}
+
+/// Connects to a Unix socket without waiting.
+///
+/// # Errors
+/// `WouldBlock`: its line of waiting connections is full. `NotFound`,
+/// `ConnectionRefused`: nobody listens there. `InvalidInput`: the path is too long.
+pub fn connect_unix(path: &str) -> io::Result<UnixStream> {
+    const AF_UNIX: u16 = 1;
+    const SOCK_STREAM: c_int = 1;
+    // `struct sockaddr_un`: family, 107 bytes, and a zero.
+    let mut address = [0u8; 110];
+    address[..2].copy_from_slice(&AF_UNIX.to_ne_bytes());
+    match address[2..109].get_mut(..path.len()) {
+        Some(room) => room.copy_from_slice(path.as_bytes()),
+        None => return Err(io::ErrorKind::InvalidInput.into()),
+    }
+    let flags = SOCK_STREAM | CLOEXEC | NONBLOCK;
+    let fd = own(socket(c_int::from(AF_UNIX), flags, 0))?;
+    // SAFETY: the kernel reads that many bytes of the buffer.
+    check(unsafe { connect(fd.as_raw_fd(), address.as_ptr().cast(), 110) })?;
+    Ok(UnixStream::from(fd))
 }
 
 /// Connects within `limit`, from a given local address (ssh's BindAddress) or

@@ -13,13 +13,13 @@ use crate::ending::Ending;
 use crate::gateway::Silence;
 use crate::lane::{Lane, News, Waiting};
 use crate::lifeline::Lifeline;
-use crate::link::{Connection, Link};
 use crate::listener::Door;
 use crate::log::Log;
 use crate::peer::Access;
 use crate::reception::Reception;
 use crate::reconnect::{Outcome, Reconnect};
 use crate::sys::{self, Epoll, Event, Interest, SignalFd};
+use crate::transport::Connection;
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
@@ -155,8 +155,10 @@ impl Tunnel {
             ATTEMPT => self.end_attempt(),
             DOOR => self.accept(upper, lower),
             SESSION => {
-                if let Some(lane) = &mut self.lanes[lower] {
-                    lane.has_spoken();
+                if let Some(lane) = &mut self.lanes[lower]
+                    && let Err(e) = lane.has_spoken()
+                {
+                    self.lose(lower, &e.to_string());
                 }
             }
             _ => {
@@ -234,8 +236,8 @@ impl Tunnel {
     /// worth a login.
     fn make_room(&mut self) {
         let all_slow = self.lanes.iter().flatten().all(|lane| {
-            lane.opening()
-                .is_some_and(|(_, since)| since.elapsed() >= SLOW)
+            let opening = lane.opening();
+            lane.link.is_crowded() && opening.is_some_and(|(_, since)| since.elapsed() >= SLOW)
         });
         if all_slow && self.lanes.iter().any(Option::is_none) {
             self.want_lane("a license server is slow to connect");
@@ -259,7 +261,12 @@ impl Tunnel {
     fn fit_lanes(&mut self) {
         let mut lanes = self.lanes.iter().flatten().count();
         let clients = self.clients();
-        if lanes < CREW && clients > CROWD * lanes {
+        let crowded = self
+            .lanes
+            .iter()
+            .flatten()
+            .all(|lane| lane.link.is_crowded());
+        if crowded && lanes < CREW && clients > CROWD * lanes {
             self.want_lane("many clients");
         }
         let opening = |lane: &Lane| lane.opening().is_some();
@@ -355,16 +362,13 @@ impl Tunnel {
         let Some(index) = self.lanes.iter().position(Option::is_none) else {
             return Ok(());
         };
-        let link = Link::new(
-            connection,
-            Rc::clone(self.ending.urgent()),
-            self.silence.limit,
-        );
+        let urgent = Rc::clone(self.ending.urgent());
+        let link = connection.drive(urgent, self.silence.limit);
         self.epoll
             .add(link.socket(), SESSION | index as u64, READ)?;
         let mut lane = Lane::new(link, CLIENT | (index as u64) << UPPER);
         // Packets may have come with the login already.
-        lane.has_spoken();
+        lane.has_spoken()?;
         self.lanes[index] = Some(lane);
         Ok(())
     }
@@ -441,7 +445,9 @@ impl Tunnel {
                 continue;
             };
             let Silence { limit, .. } = self.silence;
-            let silence = lane.link.silence();
+            let Some(silence) = lane.link.silence() else {
+                continue;
+            };
             if silence >= limit {
                 self.lose(index, &format!("no sign of life for {} s", limit.as_secs()));
             } else if silence >= self.silence.ask
@@ -459,9 +465,6 @@ impl Tunnel {
 
     /// How long nothing is due: the wait is for events alone where it is `None`.
     fn next_timer(&self) -> Option<Duration> {
-        if self.lanes.iter().flatten().any(Lane::is_unfinished) {
-            return Some(Duration::ZERO);
-        }
         let until = |since: Instant, span: Duration| span.saturating_sub(since.elapsed());
         let mut due = vec![
             self.ending.due(self.clients()),
@@ -476,13 +479,14 @@ impl Tunnel {
             );
         }
         for lane in self.lanes.iter().flatten() {
-            let silence = lane.link.silence();
             let next = if lane.can_ask_for_life() {
                 self.silence.ask
             } else {
                 self.silence.limit
             };
-            due.push(Some(next.saturating_sub(silence)));
+            let silence = lane.link.silence();
+            due.push(silence.map(|silence| next.saturating_sub(silence)));
+            due.push(lane.due());
             // Somebody may wait behind a slow one.
             if let Some((_, since)) = lane.opening().filter(|_| !self.line.is_empty())
                 && since.elapsed() < SLOW

@@ -5,9 +5,9 @@ use crate::gateway::{Limits, Silence};
 use crate::link::Helper;
 use crate::log::Log;
 use crate::prompt::Prompter;
+use crate::said::{blame, gist};
 use crate::ssh_config::{Family, Gateway};
 use crate::sys;
-use crate::terminal::NO_ANSWER;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -44,35 +44,12 @@ impl Wire {
             return e;
         }
         let code = blame(&words).unwrap_or(e.code);
-        Error::new(code, format!("{e}; the proxy said: {}", gist(&words)))
+        let text = format!("{e}; the proxy said: {}", gist(&words));
+        Error::new(code, text).if_not_for_ssh(e.ssh_may)
     }
 }
 
 const ENODEV: i32 = 19;
-
-/// What an ssh on the way to the gateway has failed at. Tried again and again,
-/// its refused logins would lock an account as well.
-fn blame(words: &str) -> Option<Code> {
-    if words.contains("Host key verification failed") {
-        Some(Code::HostKey)
-    } else if words.contains(": Permission denied (") || words.contains(NO_ANSWER) {
-        Some(Code::Refused)
-    } else if words.contains("Could not resolve hostname") && !words.contains("Temporary failure") {
-        Some(Code::Config)
-    } else {
-        None
-    }
-}
-
-/// The last lines of what a proxy said, on one line: ssh names the cause first and
-/// then that the connection is closed.
-fn gist(words: &str) -> String {
-    let lines = words.lines().map(str::trim);
-    let lines: Vec<&str> = lines
-        .filter(|line| line.contains(char::is_alphanumeric) && !line.contains('\u{1}'))
-        .collect();
-    lines[lines.len().saturating_sub(3)..].join("; ")
-}
 
 impl Drop for Wire {
     fn drop(&mut self) {
@@ -334,36 +311,4 @@ pub fn gateway_down(gateway: &Gateway, what: String) -> Error {
             gateway.name, gateway.host, gateway.port
         ),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::terminal::is_asking;
-
-    #[test]
-    fn a_proxy_is_quoted_and_blamed() {
-        for (words, quoted, code) in [
-            ("nc: no route\n\n", "nc: no route", None),
-            (
-                "@@@@\nwarning\nkey of a has changed\nHost key verification failed.\r\nclosed\n",
-                "key of a has changed; Host key verification failed.; closed",
-                Some(Code::HostKey),
-            ),
-            (
-                "\u{1}asking\nPermission denied, please try again.\n",
-                "Permission denied, please try again.",
-                None,
-            ),
-            (
-                "a@b: Permission denied (publickey,password).",
-                "a@b: Permission denied (publickey,password).",
-                Some(Code::Refused),
-            ),
-        ] {
-            assert_eq!((gist(words).as_str(), blame(words)), (quoted, code));
-        }
-        assert!(is_asking("\u{1}asking\nssh: debug"));
-        assert!(!is_asking("\u{1}asking\n\u{1}answered\n") && !is_asking("asking"));
-    }
 }

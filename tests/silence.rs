@@ -1,6 +1,7 @@
 //! A gateway that vanishes without a word is noticed, whatever the reason.
 
 use crate::rig::crowd::alone;
+use crate::rig::job::over_ssh;
 use crate::rig::network::{self, Beyond};
 use crate::rig::traffic::connect;
 use crate::rig::{Gateway, Job, LicenseServer, Service, Tunnel, wait_until};
@@ -126,8 +127,10 @@ fn an_idle_tunnel_sleeps() {
         start.elapsed() > limit * 2 + Duration::from_secs(1)
     });
     let woken = tunnel.sleeps() - sleeps.expect("a first count");
+    // ssh asks by itself.
+    let least = if over_ssh() { 0 } else { 2 };
     assert!(
-        (2..=8).contains(&woken),
+        (least..=8).contains(&woken),
         "{woken} wake-ups in {:?}",
         limit * 2
     );

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::log::Verbosity;
 use crate::target::{Forward, Target, Template};
+use crate::transport::Via;
 
 /// What the user wants.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct Invocation {
     pub compress: bool,
     /// Tries to reach the gateway and the license servers, in all.
     pub tries: u32,
+    /// Who speaks to the gateway.
+    pub via: Via,
     /// Limit for each connection step, where given.
     pub timeout: Option<Duration>,
     /// Limit for everything before the announcement.

@@ -26,6 +26,8 @@ pub struct Gateway {
     client: Scratch,
     /// What sshd sees in place of the system's files.
     overlay: Overlay,
+    /// What they see who log in.
+    client_overlay: Overlay,
     /// The process in whose network sshd runs, if not in ours.
     network: Option<u32>,
     sshd: Option<Child>,
@@ -92,6 +94,23 @@ impl Gateway {
         Ok(Gateway::new(server, overlay, None, lines))
     }
 
+    /// A gateway that keeps its files in `server` and sees what the overlay has;
+    /// so do its clients ([`Job::licfwd`](super::Job::licfwd)), with theirs.
+    /// `client_lines` are added to its `ssh_config`.
+    pub fn overlaid(
+        server: Scratch,
+        overlays: [Overlay; 2],
+        lines: &[&str],
+        client_lines: &[&str],
+    ) -> Gateway {
+        let [overlay, client_overlay] = overlays;
+        let mut gateway = Gateway::new(server, overlay, None, lines);
+        gateway.client_overlay = client_overlay;
+        let config = gateway.client.read("ssh_config") + &client_lines.join("\n") + "\n";
+        gateway.client.write("ssh_config", &config);
+        gateway
+    }
+
     fn new(server: Scratch, overlay: Overlay, network: Option<u32>, lines: &[&str]) -> Gateway {
         let client = Scratch::new();
         let host_key = keygen(&server.file("host_ed25519"), &["-t", "ed25519"]);
@@ -105,6 +124,7 @@ impl Gateway {
             server,
             client,
             overlay,
+            client_overlay: Overlay::default(),
             network,
             sshd: None,
         };
@@ -136,6 +156,11 @@ impl Gateway {
     /// The private key that it lets in.
     pub fn identity(&self) -> PathBuf {
         self.client.file("id_ed25519")
+    }
+
+    /// A program as its clients see it.
+    pub fn client_command(&self, program: &Path) -> Command {
+        self.client_overlay.command(program, None)
     }
 
     /// The directory with the three files above, for more of that kind.

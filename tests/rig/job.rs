@@ -1,10 +1,12 @@
 //! Runs licfwd and shell scripts as a batch job would, and ends what they leave behind.
 
+use std::fs::{self, Permissions};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -48,10 +50,14 @@ impl Job {
     /// A program with the job's environment: no agent, no settings of the
     /// user's, `licfwd` first in `PATH`.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        self.wrap(Command::new(program.as_ref()))
+    }
+
+    /// Gives a command the job's environment.
+    pub fn wrap(&self, mut command: Command) -> Command {
         let inherited = std::env::var("PATH").unwrap_or_default();
         let licfwd = licfwd();
         let licfwd = licfwd.parent().expect("a directory").display();
-        let mut command = Command::new(program.as_ref());
         command
             .env_clear()
             .env("PATH", format!("{licfwd}:{inherited}:/usr/sbin:/sbin"))
@@ -63,10 +69,15 @@ impl Job {
         command
     }
 
+    /// A program as the gateway's clients see it ([`Gateway::client_command`]).
+    pub fn client(&self, program: impl AsRef<Path>, gateway: &Gateway) -> Command {
+        self.wrap(gateway.client_command(program.as_ref()))
+    }
+
     /// `licfwd -F CONFIG` of that gateway, to be continued with its name
     /// (`gw`) or options.
     pub fn licfwd(&self, gateway: &Gateway) -> Command {
-        let mut command = self.command(licfwd());
+        let mut command = self.client(licfwd(), gateway);
         command.arg("-F").arg(gateway.config());
         command
     }
@@ -74,7 +85,7 @@ impl Job {
     /// A script for a shell, with the gateway's `ssh_config` in `$CONFIG` and
     /// the license server's port in `$PORT`.
     pub fn script(&self, shell: &str, text: &str, gateway: &Gateway, port: u16) -> Command {
-        let mut command = self.command(shell);
+        let mut command = self.client(shell, gateway);
         command
             .env("CONFIG", gateway.config())
             .env("PORT", port.to_string());
@@ -293,8 +304,34 @@ impl Collector {
     }
 }
 
-/// The program under test, as cargo built it for these tests.
+/// The program under test; in the tests of the module `over_ssh` a script that
+/// calls it with `--via ssh`.
 pub fn licfwd() -> PathBuf {
+    static OVER_SSH: OnceLock<Scratch> = OnceLock::new();
+    if !over_ssh() {
+        return built();
+    }
+    let directory = OVER_SSH.get_or_init(|| {
+        let directory = Scratch::new();
+        let text = format!("#!/bin/sh\nexec {} --via ssh \"$@\"\n", built().display());
+        let script = directory.write("licfwd", &text);
+        fs::set_permissions(script, Permissions::from_mode(0o700)).expect("chmod");
+        directory
+    });
+    directory.file("licfwd")
+}
+
+/// As cargo built it for these tests.
+pub fn built() -> PathBuf {
     let built = option_env!("CARGO_BIN_EXE_licfwd");
     PathBuf::from(built.expect("only integration tests know where licfwd is"))
+}
+
+/// Whether this test is one of the module `over_ssh`: the harness gives each
+/// test's thread the test's name.
+pub fn over_ssh() -> bool {
+    let thread = thread::current();
+    thread
+        .name()
+        .is_some_and(|name| name.starts_with("over_ssh::"))
 }

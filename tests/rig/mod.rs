@@ -5,11 +5,14 @@
 //! for it, and with the process at the latest, however that ends
 //! ([`scratch`]). Logs are shown when a test fails.
 
+pub mod certified;
 pub mod crowd;
 pub mod dropbear;
 pub mod flexnet;
 pub mod gateway;
+pub mod hostbased;
 pub mod job;
+pub mod kerberos;
 pub mod license_server;
 pub mod network;
 pub mod nodes;

@@ -1,5 +1,7 @@
-//! Shows a server other files than the system's, in a mount namespace of its own.
+//! Shows a program other files than the system's, in a mount namespace of its own.
 
+use std::ffi::OsStr;
+use std::fmt::Display;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,10 +20,14 @@ const MOUNT: &str = r#"
     exec "$@"
 "#;
 
-/// Pairs of a file and the one that it hides. The machine itself sees none of
-/// it, and nothing is left when the program has ended.
-#[derive(Default)]
-pub struct Overlay(Vec<(PathBuf, &'static str)>);
+/// Pairs of a file and the one that it hides, and variables of the environment.
+/// The machine itself sees none of it, and nothing is left when the program has
+/// ended.
+#[derive(Clone, Default)]
+pub struct Overlay {
+    files: Vec<(PathBuf, &'static str)>,
+    variables: Vec<String>,
+}
 
 impl Overlay {
     /// Whether this machine can do it.
@@ -42,16 +48,28 @@ impl Overlay {
         WHY.get_or_init(check).clone()
     }
 
-    /// From now on `over`, which must exist, is `file`.
+    /// From now on `over`, which must exist, is `file`; both may be directories.
     pub fn add(&mut self, file: PathBuf, over: &'static str) {
-        self.0.push((file, over));
+        self.files.push((file, over));
+    }
+
+    /// From now on the environment has this variable, whoever clears the command's.
+    pub fn set(&mut self, name: &str, value: impl Display) {
+        self.variables.push(format!("{name}={value}"));
     }
 
     /// A command for the program under the overlay, as that user and group or
     /// as ourselves. Its process id is the program's.
     pub fn command(&self, program: &Path, ids: Option<(u32, u32)>) -> Command {
-        if self.0.is_empty() {
-            let mut command = Command::new(program);
+        let mut words: Vec<&OsStr> = Vec::new();
+        if !self.variables.is_empty() {
+            words.push("env".as_ref());
+            words.extend(self.variables.iter().map(OsStr::new));
+        }
+        words.push(program.as_ref());
+        if self.files.is_empty() {
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]);
             if let Some((user, group)) = ids {
                 command.uid(user).gid(group);
             }
@@ -63,7 +81,7 @@ impl Overlay {
             command.args(["--map-current-user", "--keep-caps"]);
         }
         command.args(["sh", "-c", MOUNT, "sh"]);
-        for (file, over) in &self.0 {
+        for (file, over) in &self.files {
             command.arg(file).arg(over);
         }
         command.arg("--");
@@ -71,7 +89,7 @@ impl Overlay {
             command.args(["setpriv", "--clear-groups"]);
             command.args([format!("--reuid={user}"), format!("--regid={group}")]);
         }
-        command.arg(program);
+        command.args(words);
         command
     }
 }

@@ -1,0 +1,92 @@
+//! Keeps one ssh exactly as long as the tunnel that uses it.
+//!
+//! The kernel can tie a process to the thread that started it, but the ssh of a
+//! tunnel is started by a process that forks and leaves, or by a thread that
+//! ends. So licfwd starts itself once more, in between:
+//!
+//! ```text
+//! tunnel <------- wire -------> keeper, stdin       the tunnel goes: the keeper reads
+//!        <--- words, the end -- ssh, stdout+stderr  the end, and kills ssh
+//! ```
+//! The other way round ssh dies with the keeper (PR_SET_PDEATHSIG), and the
+//! tunnel reads the end of the wire.
+
+use crate::room::Room;
+use crate::sys;
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread;
+
+/// Tells a keeper that it is one, and which directory it keeps.
+const ROOM: &str = "LICFWD_KEEPS";
+
+/// Starts an ssh with those arguments and its keeper; the wire brings what ssh
+/// says, and its end is ssh's.
+///
+/// # Errors
+/// No process or descriptor was to be had.
+pub fn start(arguments: &[OsString], room: &Room) -> io::Result<(Child, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let theirs = OwnedFd::from(theirs);
+    // Also where the program has been replaced since.
+    let mut keeper = Command::new("/proc/self/exe");
+    keeper.arg0("licfwd-keeper").args(arguments);
+    keeper.env(ROOM, room.path());
+    keeper
+        .stdin(theirs.try_clone()?)
+        .stdout(theirs.try_clone()?)
+        .stderr(theirs);
+    Ok((sys::detached(&mut keeper).spawn()?, ours))
+}
+
+/// What a keeper does instead of everything else.
+pub fn keep() -> Option<ExitCode> {
+    let room = PathBuf::from(env::var_os(ROOM)?);
+    // Schedulers signal every process of a job; ssh inherits the indifference.
+    sys::ignore_signals();
+    let (room, _lock) = match Room::enter(room) {
+        Ok(entered) => entered,
+        Err(e) => return Some(complain("its directory", &e)),
+    };
+    let room = Box::leak(Box::new(room));
+    let mut ssh = Command::new("ssh");
+    ssh.args(env::args_os().skip(1))
+        .env_remove(ROOM)
+        .env("SSH_ASKPASS_REQUIRE", "never")
+        .stdin(Stdio::null());
+    let mut ssh = match sys::tied_to_this_thread(&mut ssh).spawn() {
+        Ok(ssh) => ssh,
+        Err(e) => {
+            room.clear();
+            return Some(complain("cannot start", &e));
+        }
+    };
+    let kept = &*room;
+    thread::spawn(move || {
+        let mut wire = io::stdin();
+        // Nobody writes there: what comes is the end.
+        while wire.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
+        leave(kept);
+    });
+    let _ = ssh.wait();
+    leave(room)
+}
+
+/// Nobody of this group stays: a program that carries ssh's connection would
+/// hold the wire.
+fn leave(room: &Room) -> ! {
+    room.clear();
+    sys::end_own_group();
+    sys::exit_now(0)
+}
+
+fn complain(what: &str, e: &io::Error) -> ExitCode {
+    let _ = writeln!(io::stderr(), "ssh: {what}: {e}");
+    ExitCode::FAILURE
+}

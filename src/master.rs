@@ -1,0 +1,385 @@
+//! Reaches the gateway through the user's own ssh, as a master of shared connections (ssh(1), -M).
+//!
+//! ```text
+//! client -- licfwd -- DIR/n -- ssh -M -- gateway -- license server n
+//! ```
+//! ssh logs in as it would for its user, in whatever way that is, and never
+//! asks. Then a second ssh has it listen on one socket for each license server.
+//! Ports, owner check, retries and announcement stay licfwd's own.
+
+use crate::error::{Code, Context, Error, Result, cause};
+use crate::gateway::{Limits, Silence};
+use crate::host_key::Strict;
+use crate::keeper;
+use crate::link::Helper;
+use crate::log::Log;
+use crate::probe::Answer;
+use crate::relay::Remote;
+use crate::room::Room;
+use crate::said::{blame, closed_during_login, gist, why_not_open};
+use crate::socket::Socket;
+use crate::ssh_query::hear_out;
+use crate::sys;
+use crate::target::{Destination, host_port};
+use crate::transport::{Opened, Route, Transport};
+use crate::wire::gateway_down;
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What ssh's LocalCommand prints when the user is logged in.
+const LOGGED_IN: &str = "licfwd-logged-in";
+/// How much of ssh's words is remembered.
+const MEMORY: usize = 4096;
+/// How long to wait before knocking again where ssh's line of waiting
+/// connections is full, and when to give up.
+const KNOCK: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A logged-in ssh, its sockets, and who keeps it.
+pub struct Master {
+    /// What ssh says; its end is ssh's.
+    wire: UnixStream,
+    /// The last of it.
+    words: String,
+    destinations: Vec<Destination>,
+    /// What a client waits for.
+    asking: Option<Question>,
+    log: Arc<Log>,
+    // Dropped in this order: who keeps the room, then the room.
+    _keeper: Helper,
+    room: Room,
+}
+
+/// A client waits for a stream to the destination with that number.
+struct Question {
+    to: usize,
+    since: Instant,
+    /// When to knock at ssh's socket again.
+    again: Instant,
+}
+
+/// Lets ssh log in and listen. Connecting, key exchange and login are ssh's
+/// affair: they may take three steps' time together.
+///
+/// # Errors
+/// [`Code::GatewayDown`] when another try may help, [`Code::HostKey`],
+/// [`Code::Refused`] and [`Code::Config`] when it will not;
+/// [`Code::System`]: no process or private directory was to be had.
+pub fn open(route: &Route, limits: Limits, log: &Arc<Log>) -> Result<Master> {
+    let gateway = &route.gateway;
+    let what = || format!("gateway {}: ssh", gateway.name);
+    let room = Room::make().context(Code::System, || {
+        format!("{}: no private directory for its sockets", what())
+    })?;
+    let arguments = arguments(route, &room, limits.step);
+    let (child, wire) = keeper::start(&arguments, &room).context(Code::System, what)?;
+    wire.set_nonblocking(true).context(Code::System, what)?;
+    let mut master = Master {
+        wire,
+        words: String::new(),
+        destinations: route.destinations.clone(),
+        asking: None,
+        log: Arc::clone(log),
+        _keeper: Helper(child),
+        room,
+    };
+    let limit = (limits.step * 3).min(limits.deadline.left());
+    match master.wait_for_login(limit) {
+        Ok(true) => {}
+        Ok(false) => {
+            let why = format!("ssh: no login within {} s", limit.as_secs());
+            return Err(gateway_down(gateway, why));
+        }
+        Err(e) => return Err(master.why_not(route, &cause(&e))),
+    }
+    log.step(format_args!("gateway {}: ssh has logged in", gateway.name));
+    master.listen(limits)?;
+    Ok(master)
+}
+
+/// What ssh is called with. Of each option the first counts: ours come before
+/// the user's, and those before the configuration file's.
+fn arguments(route: &Route, room: &Room, step: Duration) -> Vec<OsString> {
+    let gateway = &route.gateway;
+    let silence = Silence::of(gateway);
+    // ssh gives up at the third question without an answer.
+    let interval = (silence.limit / 3).as_secs().max(1);
+    let strict = match gateway.strict {
+        Strict::Yes => "yes",
+        // With `no` ssh would go on with a changed key.
+        Strict::AcceptNew | Strict::AcceptUnwritten | Strict::No => "accept-new",
+    };
+    let mut options = vec![
+        "ControlPersist=no".to_owned(),
+        "BatchMode=yes".to_owned(),
+        "PermitLocalCommand=yes".to_owned(),
+        format!("LocalCommand=echo {LOGGED_IN}"),
+        // The configuration's own forwards are another ssh's business.
+        "ClearAllForwardings=yes".to_owned(),
+        "StreamLocalBindUnlink=yes".to_owned(),
+        "LogLevel=INFO".to_owned(),
+        format!("StrictHostKeyChecking={strict}"),
+        format!("ServerAliveInterval={interval}"),
+        "ServerAliveCountMax=2".to_owned(),
+        format!("ConnectTimeout={}", step.as_secs().max(1)),
+    ];
+    if gateway.compression {
+        options.push("Compression=yes".to_owned());
+    }
+    if gateway.forks {
+        options.push("ForkAfterAuthentication=no".to_owned());
+    }
+    if route.dry {
+        // A new key goes to the first file of the user's.
+        let files = gateway
+            .user_known_hosts
+            .iter()
+            .chain(&gateway.global_known_hosts);
+        let files: Vec<String> = files.map(|f| format!("\"{}\"", f.display())).collect();
+        options.push(format!("GlobalKnownHostsFile={}", files.join(" ")));
+        options.push("UserKnownHostsFile=/dev/null".to_owned());
+        options.push("UpdateHostKeys=no".to_owned());
+    }
+    let mut words: Vec<OsString> = ["-N", "-M", "-S"].map(Into::into).into();
+    words.push(room.file("ctl").into());
+    for option in options {
+        words.extend(["-o".into(), option.into()]);
+    }
+    words.extend(route.ssh_options.iter().cloned());
+    words.extend(["--".into(), gateway.name.clone().into()]);
+    words
+}
+
+impl Master {
+    /// Whether ssh is logged in before `limit` is over.
+    ///
+    /// # Errors
+    /// ssh has ended.
+    fn wait_for_login(&mut self, limit: Duration) -> io::Result<bool> {
+        let end = Instant::now() + limit;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if !sys::poll_readable(&self.wire, left)? {
+                return Ok(false);
+            }
+            self.hear()?;
+            if let Some(at) = self.words.find(LOGGED_IN) {
+                self.words.truncate(at);
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Reads what ssh has said.
+    ///
+    /// # Errors
+    /// It has ended.
+    fn hear(&mut self) -> io::Result<()> {
+        let mut chunk = [0; 1024];
+        loop {
+            match self.wire.read(&mut chunk) {
+                Ok(0) => return Err(io::Error::other("it has ended without a word")),
+                Ok(count) => {
+                    self.words += &String::from_utf8_lossy(&chunk[..count]);
+                    let mut excess = self.words.len().saturating_sub(MEMORY);
+                    while !self.words.is_char_boundary(excess) {
+                        excess += 1;
+                    }
+                    self.words.drain(..excess);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// What kept ssh from logging in, in its own words.
+    fn why_not(&self, route: &Route, otherwise: &str) -> Error {
+        let gateway = &route.gateway;
+        let gist = Some(gist(&self.words)).filter(|gist| !gist.is_empty());
+        let text = format!("ssh: {}", gist.as_deref().unwrap_or(otherwise));
+        let code = blame(&self.words)
+            .or_else(|| closed_during_login(&self.words).then_some(Code::Refused));
+        let error = gateway_down(gateway, text);
+        match code {
+            Some(code) => Error::new(code, error.to_string()),
+            None => error,
+        }
+    }
+
+    /// A further ssh that speaks to this one. Should this one be gone, it must
+    /// not go out by itself.
+    fn client(&self) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-F", "/dev/null", "-o", "ProxyCommand=false", "-S"]);
+        ssh.arg(self.room.file("ctl")).stdin(Stdio::null());
+        sys::detached_short(&mut ssh);
+        ssh
+    }
+
+    /// Has ssh listen on a socket for each destination.
+    fn listen(&self, limits: Limits) -> Result<()> {
+        if self.destinations.is_empty() {
+            return Ok(());
+        }
+        let mut ssh = self.client();
+        ssh.args(["-O", "forward"]);
+        for (n, to) in self.destinations.iter().enumerate() {
+            let to = match to {
+                Destination::Tcp { host, port } => host_port(host, *port),
+                Destination::Unix(path) => path.replace('\\', "\\\\").replace(':', "\\:"),
+            };
+            let socket = self.room.file(&n.to_string());
+            ssh.arg("-L").arg(format!("{socket}:{to}"));
+        }
+        ssh.args(["--", "licfwd.invalid"]);
+        ssh.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let what = || "ssh -O forward".to_owned();
+        let mut ssh = ssh.spawn().context(Code::System, what)?;
+        let heard = hear_out(&mut ssh, limits.next_step());
+        if heard.is_err() {
+            sys::kill_group(ssh.id());
+            let _ = ssh.wait();
+        }
+        let (status, _, words) = heard.context(Code::GatewayDown, what)?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(Error::new(
+                Code::GatewayDown,
+                format!("{}: {}", what(), gist(&words)),
+            )),
+        }
+    }
+
+    /// Has ssh open a stream, within `limit`.
+    pub fn probe(&mut self, to: &Destination, limit: Duration) -> Answer {
+        let Destination::Tcp { host, port } = to else {
+            return Answer::No("targets are TCP ports".into());
+        };
+        if let Err(e) = self.hear() {
+            return Answer::Lost(cause(&e));
+        }
+        self.words.clear();
+        let mut ssh = self.client();
+        // -v: the license server may say nothing for ever, but ssh tells when
+        // it is connected.
+        ssh.args(["-v", "-W", &host_port(host, *port), "--", "licfwd.invalid"]);
+        ssh.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut ssh = match ssh.spawn() {
+            Ok(ssh) => Helper(ssh),
+            Err(e) => return Answer::Lost(format!("cannot start ssh -W: {}", cause(&e))),
+        };
+        let Some(stderr) = ssh.0.stderr.take() else {
+            return Answer::Lost("ssh -W has no stderr".into());
+        };
+        let end = Instant::now() + limit;
+        let mut lines = BufReader::new(stderr);
+        let mut line = String::new();
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if lines.buffer().is_empty()
+                && !sys::poll_readable(lines.get_ref(), left).unwrap_or(true)
+            {
+                return Answer::Late { spent: false };
+            }
+            line.clear();
+            match lines.read_line(&mut line) {
+                Ok(count) if count > 0 => {}
+                _ => break,
+            }
+            if line.contains("master session id") {
+                return Answer::Yes;
+            }
+        }
+        // It has ended; the master has said before why.
+        let heard = self.hear();
+        match (why_not_open(&self.words), heard) {
+            (Some(why), _) if why.contains("prohibited") => Answer::Forbidden,
+            (Some(why), _) => Answer::No(why.to_lowercase()),
+            (None, Err(e)) => Answer::Lost(cause(&e)),
+            (None, Ok(())) => Answer::No("ssh -W failed".into()),
+        }
+    }
+}
+
+impl Transport for Master {
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.wire.as_fd()
+    }
+
+    /// ssh asks by itself (ServerAliveInterval).
+    fn silence(&self) -> Option<Duration> {
+        None
+    }
+
+    fn has_spoken(&mut self) -> io::Result<()> {
+        let heard = self.hear();
+        let gist = gist(&self.words);
+        if heard.is_err() {
+            let why = match gist.as_str() {
+                "" => "ssh has ended".to_owned(),
+                gist => format!("ssh has ended: {gist}"),
+            };
+            return Err(io::Error::new(ErrorKind::ConnectionReset, why));
+        }
+        if !gist.is_empty() {
+            self.log.detail(format_args!("ssh: {gist}"));
+            self.words.clear();
+        }
+        Ok(())
+    }
+
+    fn is_free(&self) -> bool {
+        self.asking.is_none()
+    }
+
+    fn is_crowded(&self) -> bool {
+        false
+    }
+
+    fn ask(&mut self, destination: Destination) {
+        let known = self.destinations.iter().position(|d| *d == destination);
+        let now = Instant::now();
+        self.asking = known.map(|to| Question {
+            to,
+            since: now,
+            again: now,
+        });
+    }
+
+    fn ask_for_life(&mut self) {}
+
+    fn answer(&mut self) -> io::Result<Option<Opened>> {
+        let Some(question) = &mut self.asking else {
+            return Ok(None);
+        };
+        let socket = self.room.file(&question.to.to_string());
+        let opened = match sys::connect_unix(&socket) {
+            Ok(stream) => Opened::Stream(Box::new(Socket::new(stream)) as Box<dyn Remote>),
+            Err(e) if e.kind() == ErrorKind::WouldBlock && question.since.elapsed() < PATIENCE => {
+                question.again = Instant::now() + KNOCK;
+                return Ok(None);
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                Opened::Refused("ssh takes no more connections".into())
+            }
+            Err(e) => {
+                let why = format!("ssh's socket: {}", cause(&e));
+                return Err(io::Error::new(ErrorKind::ConnectionReset, why));
+            }
+        };
+        self.asking = None;
+        Ok(Some(opened))
+    }
+
+    fn due(&self) -> Option<Duration> {
+        let question = self.asking.as_ref()?;
+        Some(question.again.saturating_duration_since(Instant::now()))
+    }
+}

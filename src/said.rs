@@ -1,0 +1,123 @@
+//! Understands what an ssh that licfwd has started says on its stderr; pure.
+
+use crate::error::Code;
+use crate::terminal::NO_ANSWER;
+
+/// What a failed ssh has failed at, where another try would not help: tried
+/// again and again, its refused logins would lock an account.
+pub fn blame(words: &str) -> Option<Code> {
+    let says = |part: &str| words.contains(part);
+    if says("Host key verification failed") {
+        Some(Code::HostKey)
+    } else if says(": Permission denied (")
+        || says("Too many authentication failures")
+        || says(NO_ANSWER)
+    {
+        Some(Code::Refused)
+    } else if (says("Could not resolve hostname") && !says("Temporary failure"))
+        || says("Unable to negotiate with")
+        || says("Bad configuration option")
+    {
+        Some(Code::Config)
+    } else {
+        None
+    }
+}
+
+/// Whether the gateway, and no hop before it, closed the connection after the
+/// key exchange had begun. sshd sheds load before that: there ssh names the
+/// exchange of identifications.
+pub fn closed_during_login(words: &str) -> bool {
+    let closed = [
+        "Connection closed by",
+        "Connection reset by",
+        "Received disconnect",
+    ];
+    let before = ["exchange_identification", "banner exchange"];
+    closed.iter().any(|part| words.contains(part))
+        && !before.iter().any(|part| words.contains(part))
+}
+
+/// The last lines of it, on one line: ssh names the cause first and then that
+/// the connection is closed. Of a changed host key it tells in five lines.
+pub fn gist(words: &str) -> String {
+    let lines = words.lines().map(str::trim);
+    let lines: Vec<&str> = lines
+        .filter(|line| line.contains(char::is_alphanumeric) && !line.contains('\u{1}'))
+        .collect();
+    let count = if words.contains("Offending ") { 5 } else { 3 };
+    lines[lines.len().saturating_sub(count)..].join("; ")
+}
+
+/// Why the last stream that was asked for was not opened.
+pub fn why_not_open(words: &str) -> Option<&str> {
+    let line = words
+        .lines()
+        .rfind(|line| line.contains(": open failed: "))?;
+    let (_, why) = line.split_once(": open failed: ")?;
+    Some(why.strip_prefix("connect failed: ").unwrap_or(why).trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::terminal::is_asking;
+
+    #[test]
+    fn a_proxy_is_quoted_and_blamed() {
+        for (words, quoted, code) in [
+            ("nc: no route\n\n", "nc: no route", None),
+            (
+                "@@@@\nwarning\nkey of a has changed\nHost key verification failed.\r\nclosed\n",
+                "key of a has changed; Host key verification failed.; closed",
+                Some(Code::HostKey),
+            ),
+            (
+                "\u{1}asking\nPermission denied, please try again.\n",
+                "Permission denied, please try again.",
+                None,
+            ),
+            (
+                "a@b: Permission denied (publickey,password).",
+                "a@b: Permission denied (publickey,password).",
+                Some(Code::Refused),
+            ),
+        ] {
+            assert_eq!((gist(words).as_str(), blame(words)), (quoted, code));
+        }
+        assert!(is_asking("\u{1}asking\nssh: debug"));
+        assert!(!is_asking("\u{1}asking\n\u{1}answered\n") && !is_asking("asking"));
+    }
+
+    #[test]
+    fn a_login_that_was_closed_is_told_from_a_full_gateway() {
+        for (words, during) in [
+            ("Connection closed by 127.0.0.1 port 22", true),
+            (
+                "Received disconnect from 127.0.0.1 port 22:2: too many",
+                true,
+            ),
+            (
+                "kex_exchange_identification: read: Connection reset by peer\r\nConnection reset by 127.0.0.1 port 22",
+                false,
+            ),
+            (
+                "ssh_exchange_identification: Connection closed by remote host",
+                false,
+            ),
+            ("Connection to gw closed by remote host.", false),
+        ] {
+            assert_eq!(closed_during_login(words), during, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_refused_stream_says_why() {
+        let words = "x\nchannel 2: open failed: administratively prohibited: open failed\n\
+                     channel 3: open failed: connect failed: Connection refused\r\n";
+        assert_eq!(why_not_open(words), Some("Connection refused"));
+        assert_eq!(why_not_open("Warning: x"), None);
+        let first = words.lines().nth(1).unwrap();
+        assert!(why_not_open(first).unwrap().contains("prohibited"));
+    }
+}

@@ -1,0 +1,184 @@
+//! The seam: opens streams to license servers, whichever program speaks to the gateway.
+//!
+//! [`crate::link`] does it with libssh2, [`crate::master`] with the user's own
+//! `ssh`. What stands above knows nothing of either.
+
+use crate::auth::Credentials;
+use crate::error::{Code, Error, Result};
+use crate::gateway::{self, Limits};
+use crate::link::{self, Link};
+use crate::log::Log;
+use crate::master::{self, Master};
+use crate::probe::Answer;
+use crate::prompt::Prompter;
+use crate::relay::Remote;
+use crate::ssh_config::Gateway;
+use crate::sys::Epoll;
+use crate::target::Destination;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How a stream that was asked for came out.
+pub enum Opened {
+    /// The gateway has connected it, or will say so in the stream.
+    Stream(Box<dyn Remote>),
+    /// The gateway says no, in its words.
+    Refused(String),
+}
+
+/// One live connection to the gateway, driven without blocking.
+pub trait Transport {
+    /// The socket to wait on.
+    fn socket(&self) -> BorrowedFd<'_>;
+    /// For how long the gateway has sent nothing; `None` where somebody else
+    /// notices a silent gateway.
+    fn silence(&self) -> Option<Duration>;
+    /// The socket is ready.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    fn has_spoken(&mut self) -> io::Result<()>;
+    /// Whether a stream can be asked for now.
+    fn is_free(&self) -> bool;
+    /// Whether many clients, or a slow answer for one of them, hold up the
+    /// others, so that a further connection is worth a login.
+    fn is_crowded(&self) -> bool;
+    /// Asks for a stream. [`Transport::answer`] has the outcome, now or later.
+    fn ask(&mut self, destination: Destination);
+    /// Asks whether the gateway is still there, where [`Transport::silence`] counts.
+    fn ask_for_life(&mut self);
+    /// Carries an outstanding question on. `None`: not answered yet, or it was
+    /// only the question whether the gateway is there.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    fn answer(&mut self) -> io::Result<Option<Opened>>;
+    /// How long until [`Transport::answer`] is worth another call even if the
+    /// socket tells nothing.
+    fn due(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// A connection on which somebody is logged in; not driven yet.
+pub enum Connection {
+    /// libssh2's.
+    Libssh2(link::Connection),
+    /// The user's own ssh.
+    Ssh(Master),
+}
+
+impl Connection {
+    /// Opens a stream to a license server and closes it again, within `limit`.
+    pub fn probe(&mut self, to: &Destination, limit: Duration) -> Answer {
+        match self {
+            Connection::Libssh2(connection) => connection.probe(to, limit),
+            Connection::Ssh(master) => master.probe(to, limit),
+        }
+    }
+
+    /// Who speaks to the gateway.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Connection::Libssh2(_) => "libssh2",
+            Connection::Ssh(_) => "ssh",
+        }
+    }
+
+    /// Begins to drive it. `urgent` becomes readable when the daemon has
+    /// something better to do than to wait for a stuck gateway; `patience` is
+    /// how long a packet may take to leave.
+    pub fn drive(self, urgent: Rc<Epoll>, patience: Duration) -> Box<dyn Transport> {
+        match self {
+            Connection::Libssh2(connection) => Box::new(Link::new(connection, urgent, patience)),
+            Connection::Ssh(master) => Box::new(master),
+        }
+    }
+}
+
+/// Who logs in at the gateway: `--via`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// libssh2, and ssh where only ssh can get in.
+    #[default]
+    Auto,
+    /// libssh2 alone.
+    Libssh2,
+    /// ssh alone.
+    Ssh,
+}
+
+/// The way to the gateway: everything that each further connection needs again.
+pub struct Route {
+    /// Where.
+    pub gateway: Gateway,
+    /// What is shown to it, by libssh2.
+    pub credentials: Credentials,
+    /// Who speaks to it; decided by the first connection where it was left open.
+    pub via: Via,
+    /// The options with which the user would call ssh.
+    pub ssh_options: Vec<OsString>,
+    /// Where streams may be asked for.
+    pub destinations: Vec<Destination>,
+    /// Nothing is to be written down (`--check`).
+    pub dry: bool,
+}
+
+impl Route {
+    /// Connects, checks the host key and logs in.
+    ///
+    /// # Errors
+    /// [`Code::GatewayDown`] when another try may help, [`Code::HostKey`],
+    /// [`Code::Refused`] and [`Code::Config`] when it will not.
+    pub fn open(
+        &mut self,
+        prompter: Option<&mut dyn Prompter>,
+        limits: Limits,
+        log: &Arc<Log>,
+    ) -> Result<Connection> {
+        if self.via == Via::Ssh {
+            return master::open(self, limits, log).map(Connection::Ssh);
+        }
+        let (gateway, credentials) = (&self.gateway, &mut self.credentials);
+        let refusal = match gateway::open(gateway, credentials, prompter, limits, log) {
+            Ok(connection) => {
+                self.via = Via::Libssh2;
+                return Ok(Connection::Libssh2(connection));
+            }
+            Err(e) if !e.ssh_may || !gateway.has_ssh => return Err(e),
+            Err(e) => e,
+        };
+        if self.via == Via::Libssh2 {
+            return Err(Error::new(
+                refusal.code,
+                format!("{refusal}; ssh itself may get in: leave out --via libssh2"),
+            ));
+        }
+        self.via = Via::Ssh;
+        log.event(format_args!("using ssh itself: {refusal}"));
+        master::open(self, limits, log)
+            .map(Connection::Ssh)
+            .map_err(|e| Error::new(e.code, format!("{e}; libssh2 before it: {refusal}")))
+    }
+
+    /// Whether a login needs nobody at a keyboard.
+    pub fn can_log_in_alone(&self) -> bool {
+        self.via == Via::Ssh || !self.credentials.needs_a_person()
+    }
+}
+
+/// Fails where `--via ssh` cannot be.
+///
+/// # Errors
+/// [`Code::Config`]: no ssh is installed.
+pub fn check(via: Via, gateway: &Gateway) -> Result<()> {
+    if via == Via::Ssh && !gateway.has_ssh {
+        let why = "needs the ssh program, which is not installed here";
+        return Err(Error::new(Code::Config, format!("--via ssh: {why}")));
+    }
+    Ok(())
+}

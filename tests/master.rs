@@ -1,0 +1,247 @@
+//! The user's own ssh as the way to the gateway: whoever dies, nothing is left and the port stays.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+use crate::rig::crowd::all_at_once;
+use crate::rig::gateway::keygen;
+use crate::rig::traffic::connect;
+use crate::rig::{
+    Gateway, Job, LIMIT, LicenseServer, Outcome, Service, Tunnel, process, wait_until,
+};
+
+/// A tunnel over ssh, with an echo at its end.
+struct Site {
+    gateway: Gateway,
+    server: LicenseServer,
+    tunnel: Tunnel,
+}
+
+impl Site {
+    fn new() -> Site {
+        let (gateway, server) = (Gateway::start(), LicenseServer::start(Service::Echo));
+        let tunnel = Tunnel::with(&gateway, server.port(), &["--via", "ssh"]);
+        Site {
+            gateway,
+            server,
+            tunnel,
+        }
+    }
+
+    /// The processes of the tunnel: keeper, ssh, daemon.
+    fn family(&self) -> [u32; 3] {
+        let one = |name| {
+            let found = self.tunnel.job().processes_named(name);
+            assert_eq!(found.len(), 1, "how many {name}");
+            found[0]
+        };
+        // The keeper's program is /proc/self/exe.
+        [one("exe"), one("ssh"), self.tunnel.pid()]
+    }
+
+    /// The private directories of ssh's sockets.
+    fn rooms(&self) -> Vec<PathBuf> {
+        let all = fs::read_dir(self.tunnel.job().directory().path()).expect("read");
+        let all = all.map(|entry| entry.expect("an entry").path());
+        let is_room = |path: &PathBuf| path.display().to_string().contains("/licfwd-ssh-");
+        all.filter(is_room).collect()
+    }
+
+    #[track_caller]
+    fn serves(&self) {
+        let mut client = connect(self.tunnel.port()).expect("connect");
+        client.write_all(b"x").expect("write");
+        client.read_exact(&mut [0]).expect("an answer");
+    }
+}
+
+/// Goal: ssh or its keeper dies: the client is told, the port stays, and the
+/// next client is served by a new ssh.
+#[test]
+fn who_loses_ssh_gets_another() {
+    let site = Site::new();
+    for round in 0..4 {
+        let mut client = connect(site.tunnel.port()).expect("connect");
+        client.write_all(b"x").expect("write");
+        client.read_exact(&mut [0]).expect("an answer");
+        let family = site.family();
+        process::signal("KILL", &family[round % 2..round % 2 + 1]);
+        assert!(client.read(&mut [0]).is_ok_and(|n| n == 0) || client.take_error().is_ok());
+        site.tunnel
+            .wait_for_log("reconnected to the gateway", round + 1);
+        site.serves();
+        assert_eq!(site.family()[2], family[2]);
+        wait_until("one private directory", LIMIT, || site.rooms().len() == 1);
+    }
+    assert!(site.tunnel.log().contains("over ssh"));
+}
+
+/// Goal: the daemon dies by SIGKILL: ssh and its keeper end, and their sockets go.
+#[test]
+fn nothing_outlives_the_daemon() {
+    let site = Site::new();
+    site.serves();
+    process::signal("KILL", &[site.tunnel.pid()]);
+    wait_until("all processes have ended", LIMIT, || {
+        site.tunnel.job().processes().is_empty()
+    });
+    wait_until("the directory is gone", LIMIT, || site.rooms().is_empty());
+    wait_until("sshd's session ends", LIMIT, || {
+        site.gateway.sessions().is_empty()
+    });
+}
+
+/// Goal: daemon, keeper and ssh die in the same moment: nobody is left to
+/// clean up, so the next licfwd does.
+#[test]
+fn what_a_massacre_leaves_is_swept_up_by_the_next() {
+    let site = Site::new();
+    process::signal("STOP", &site.family());
+    process::signal("KILL", &site.family());
+    let job = site.tunnel.job();
+    wait_until("all have ended", LIMIT, || job.processes().is_empty());
+    assert_eq!(site.rooms().len(), 1);
+    let target = format!("127.0.0.1:{}", site.server.port());
+    let mut next = job.licfwd(&site.gateway);
+    let next = job.run(next.args(["--via", "ssh", "--no-watch", "gw", &target]));
+    assert_eq!(next.code, 0, "{next:?}");
+    assert_eq!(site.rooms().len(), 1);
+    process::signal("TERM", &[job.daemon()]);
+    wait_until("it has ended", LIMIT, || job.processes().is_empty());
+    assert!(site.rooms().is_empty());
+}
+
+/// Goal: what a scheduler sends to every process of a job ends no ssh.
+#[test]
+fn a_schedulers_signals_do_not_end_ssh() {
+    let site = Site::new();
+    let mut client = connect(site.tunnel.port()).expect("connect");
+    let family = site.family();
+    for name in ["HUP", "INT", "QUIT", "USR1", "USR2", "ALRM", "TSTP", "TERM"] {
+        process::signal(name, &family[..2]);
+        client.write_all(b"x").expect("write");
+        client.read_exact(&mut [0]).expect("an answer");
+    }
+    assert_eq!(site.family(), family);
+}
+
+/// Goal: 600 clients at once are more than ssh's line of waiting connections
+/// holds; all are served.
+#[test]
+fn a_crowd_is_served() {
+    let site = Site::new();
+    let port = site.tunnel.port();
+    all_at_once(600, LIMIT, move |number| {
+        let mut client = connect(port)?;
+        let word = number.to_be_bytes();
+        client.write_all(&word)?;
+        let mut answer = [0; 8];
+        client.read_exact(&mut answer)?;
+        assert_eq!(answer, word);
+        Ok(())
+    });
+}
+
+/// Goal: what the user's configuration wants from an ssh of their own does not
+/// get in the way: forwards on taken ports, masters, commands, forks.
+#[test]
+fn the_configuration_is_for_another_ssh() {
+    let (gateway, server, job) = (
+        Gateway::start(),
+        LicenseServer::start(Service::Echo),
+        Job::new(),
+    );
+    let taken = server.port();
+    let master = job.directory().file("master");
+    let lines = format!(
+        "Host gw\nLocalForward {taken} localhost:1\nDynamicForward {taken}\nControlMaster auto\n\
+         ControlPath {}\nControlPersist 60\nExitOnForwardFailure yes\nRemoteCommand false\n\
+         ForkAfterAuthentication yes\nPermitLocalCommand yes\nLocalCommand false\n\
+         RequestTTY force\nLogLevel QUIET\nServerAliveInterval 7\n",
+        master.display()
+    );
+    let config = gateway.client().read("ssh_config");
+    let config = gateway.client().write("ssh_config", &(lines + &config));
+    let target = format!("127.0.0.1:{taken}");
+    let tunnel = Tunnel::of(job, |job| {
+        let mut command = job.licfwd(&gateway);
+        command.args(["--via", "ssh", "gw", &target]);
+        command
+    });
+    let mut client = connect(tunnel.port()).expect("connect");
+    client.write_all(b"x").expect("write");
+    client.read_exact(&mut [0]).expect("an answer");
+    assert!(config.exists() && !master.exists());
+}
+
+/// Goal: a key that has changed is refused whatever StrictHostKeyChecking says,
+/// and so is a revoked one.
+#[test]
+fn a_bad_host_key_is_final_over_ssh_too() {
+    for strict in ["yes", "accept-new", "no"] {
+        let mut gateway = Gateway::start();
+        gateway.change_host_key();
+        gateway.restart();
+        let outcome = call(
+            &gateway,
+            &["-o", &format!("StrictHostKeyChecking={strict}")],
+        );
+        assert_eq!(outcome.code, 76, "{strict}: {outcome:?}");
+    }
+    let gateway = Gateway::start();
+    let lines = fs::read_to_string(gateway.known_hosts()).expect("known_hosts");
+    let revoked: Vec<String> = lines.lines().map(|l| format!("@revoked {l}\n")).collect();
+    fs::write(gateway.known_hosts(), revoked.concat()).expect("known_hosts");
+    let outcome = call(&gateway, &["-o", "StrictHostKeyChecking=no"]);
+    assert_eq!(outcome.code, 76, "{outcome:?}");
+}
+
+/// Goal: a check of a new gateway writes nothing down; the real call does.
+#[test]
+fn a_check_over_ssh_writes_nothing_down() {
+    let gateway = Gateway::start();
+    fs::write(gateway.known_hosts(), "").expect("known_hosts");
+    let new = ["-o", "StrictHostKeyChecking=accept-new"];
+    let outcome = call(&gateway, &[&new[..], &["--check"]].concat());
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert_eq!(gateway.client().read("known_hosts"), "");
+    let outcome = call(&gateway, &new);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert!(gateway.client().read("known_hosts").contains("ssh-ed25519"));
+}
+
+/// Goal: a login that fails is told in ssh's words, and costs one login.
+#[test]
+fn a_refusal_is_told_in_sshs_words() {
+    let gateway = Gateway::start();
+    gateway.authorize(&keygen(&gateway.client().file("other"), &["-t", "ed25519"]));
+    let outcome = call(&gateway, &[]);
+    assert_eq!(outcome.code, 77, "{outcome:?}");
+    assert!(outcome.stderr.contains("Permission denied (publickey"));
+    let logins = gateway.log().matches("Connection from ").count();
+    assert_eq!(logins, 1, "{}", gateway.log());
+}
+
+/// Goal: without ssh `--via ssh` says so.
+#[test]
+fn without_ssh_it_says_so() {
+    let gateway = Gateway::start();
+    let job = Job::new();
+    let mut command = job.licfwd(&gateway);
+    command.env("PATH", "/nonexistent");
+    let outcome = job.run(command.args(["--via", "ssh", "gw", "127.0.0.1:1"]));
+    assert_eq!(outcome.code, 78, "{outcome:?}");
+    assert!(outcome.stderr.contains("not installed"), "{outcome:?}");
+}
+
+/// A whole call over ssh, and its end.
+fn call(gateway: &Gateway, options: &[&str]) -> Outcome {
+    let (server, job) = (LicenseServer::start(Service::Echo), Job::new());
+    let mut command = job.licfwd(gateway);
+    command
+        .args(["--via", "ssh", "--timeout", "5"])
+        .args(options);
+    command.args(["gw", &format!("127.0.0.1:{}", server.port())]);
+    job.run(&mut command)
+}

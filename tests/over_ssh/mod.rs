@@ -1,0 +1,25 @@
+//! The main job, the ports, the owner check, the reconnection and the Slurm jobs
+//! once more, over the user's own ssh.
+
+#![allow(clippy::duplicate_mod)]
+
+#[path = "../exit_codes.rs"]
+mod exit_codes;
+#[path = "../forward.rs"]
+mod forward;
+#[path = "../job.rs"]
+mod job;
+#[path = "../licenses.rs"]
+mod licenses;
+#[path = "../life.rs"]
+mod life;
+#[path = "../other_nodes.rs"]
+mod other_nodes;
+#[path = "../owner.rs"]
+mod owner;
+#[path = "../reconnect.rs"]
+mod reconnect;
+#[path = "../silence.rs"]
+mod silence;
+#[path = "../slurm.rs"]
+mod slurm;
