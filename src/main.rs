@@ -17,6 +17,7 @@ mod keeper;
 mod keys;
 mod known_hosts;
 mod lane;
+mod lanes;
 mod lifeline;
 mod link;
 mod listener;

@@ -101,6 +101,24 @@ pub fn hear_out(ssh: &mut Child, timeout: Duration) -> io::Result<(ExitStatus, S
     Ok((status, lossy(text), lossy(remarks)))
 }
 
+/// ssh's options with the files of `-F` and `-i` made absolute: the daemon lives
+/// in `/`. What ssh itself expands stays as it is.
+pub fn absolute(options: &[OsString]) -> Vec<OsString> {
+    let is_file = |name: &OsString| name == "-F" || name == "-i";
+    let mut follows = false;
+    let words = options.iter().map(|word| {
+        let expanded = word.as_encoded_bytes().starts_with(b"~")
+            || word.as_encoded_bytes().contains(&b'%')
+            || word.as_encoded_bytes().contains(&b'$');
+        let file = std::mem::replace(&mut follows, is_file(word)) && !expanded;
+        match file.then(|| std::path::absolute(word)) {
+            Some(Ok(path)) if word != "none" => path.into(),
+            _ => word.clone(),
+        }
+    });
+    words.collect()
+}
+
 /// What one read gave, or nothing when there was nothing to read within `limit`.
 fn read_some(
     from: &mut (impl Read + AsFd),

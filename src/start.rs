@@ -15,6 +15,7 @@ use crate::probe::{self, Findings};
 use crate::reconnect::Reconnect;
 use crate::retry::{Backoff, Deadline};
 use crate::ssh_config;
+use crate::ssh_query;
 use crate::sys;
 use crate::terminal::Terminal;
 use crate::transport::{self, Connection, Route};
@@ -116,7 +117,7 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         gateway,
         credentials,
         via: invocation.via,
-        ssh_options: invocation.ssh_options.clone(),
+        ssh_options: ssh_query::absolute(&invocation.ssh_options),
         destinations: bound.destinations(),
         dry: invocation.check,
     };

@@ -3,15 +3,11 @@
 //! The way of a byte: a client connects to a [`Door`]; its user is checked; it
 //! waits in line until a [`Lane`] is free to ask the gateway for a stream; from
 //! then on its [`crate::relay::Relay`] carries bytes both ways.
-//!
-//! One lane is the rule. libssh2 can ask for one stream at a time, and a
-//! license server that swallows packets holds the question for minutes: then
-//! another server's client gets a further lane, with a login of its own. So do
-//! hundreds of clients, for as long as they are there.
 
 use crate::ending::Ending;
 use crate::gateway::Silence;
 use crate::lane::{Lane, News, Waiting};
+use crate::lanes::{LANES, Lanes, SLOW};
 use crate::lifeline::Lifeline;
 use crate::listener::Door;
 use crate::log::Log;
@@ -46,17 +42,8 @@ pub struct Parts {
 
 /// New clients wait that long for a gateway that is lost.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A question to the gateway that takes longer holds up other servers' clients.
-const SLOW: Duration = Duration::from_millis(250);
 /// Waiting clients looked at in one turn.
 const BATCH: usize = 64;
-/// Lanes at most, however many license servers there are.
-const LANES: usize = 8;
-/// Lanes that a crowd of clients gets, and how many clients make one: each turn
-/// of sshd looks at all channels of its session, and each session opens one at
-/// a time.
-const CREW: usize = 4;
-const CROWD: usize = 150;
 
 /// Tokens: the kind in the top byte, below it an index.
 const KIND: u32 = 56;
@@ -81,7 +68,7 @@ pub struct Tunnel {
     ending: Ending,
     log: Arc<Log>,
     epoll: Epoll,
-    lanes: [Option<Lane>; LANES],
+    lanes: Lanes,
     line: VecDeque<Waiting>,
     /// When the last lane was lost, and why.
     lost: Option<(Instant, String)>,
@@ -155,14 +142,14 @@ impl Tunnel {
             ATTEMPT => self.end_attempt(),
             DOOR => self.accept(upper, lower),
             SESSION => {
-                if let Some(lane) = &mut self.lanes[lower]
+                if let Some(lane) = self.lanes.get_mut(lower)
                     && let Err(e) = lane.has_spoken()
                 {
                     self.lose(lower, &e.to_string());
                 }
             }
             _ => {
-                if let Some(lane) = &mut self.lanes[upper]
+                if let Some(lane) = self.lanes.get_mut(upper)
                     && let Err(e) =
                         lane.client_is_ready(lower, event, &self.epoll, &mut self.buffer)
                 {
@@ -175,7 +162,7 @@ impl Tunnel {
     // ---- clients ---------------------------------------------------------
 
     fn accept(&mut self, door: usize, socket: usize) {
-        let hopeless = self.reconnect.has_given_up() && self.no_lane();
+        let hopeless = self.reconnect.has_given_up() && self.lanes.is_empty();
         for waiting in self.reception.welcome(door, socket, &self.epoll) {
             if hopeless {
                 self.log.detail(format_args!(
@@ -192,102 +179,59 @@ impl Tunnel {
     /// Gives free lanes to waiting clients, first come first served, but none
     /// to a license server that is slow to answer another.
     fn seat_clients(&mut self) {
-        let young = |lane: &Lane| {
-            lane.opening()
-                .is_some_and(|(_, since)| since.elapsed() < SLOW)
-        };
         let mut waiting = 0;
-        while waiting < self.line.len() && !self.lanes.iter().flatten().all(young) {
+        while waiting < self.line.len() && waiting <= BATCH && !self.lanes.are_all_asking() {
             if self.line[waiting].client.is_broken() {
                 self.line.remove(waiting);
                 continue;
             }
             let to = self.reception.leads_to(self.line[waiting].door).clone();
-            let slow = self.lanes.iter().flatten().any(|lane| {
-                lane.opening().is_some_and(|(door, since)| {
-                    since.elapsed() >= SLOW && *self.reception.leads_to(door) == to
-                })
-            });
-            let lane = self
+            let slow = self
                 .lanes
-                .iter_mut()
-                .flatten()
-                .filter(|lane| lane.link.is_free())
-                .min_by_key(|lane| lane.clients());
-            match (slow, lane) {
-                (false, Some(lane)) => {
+                .slow()
+                .any(|door| *self.reception.leads_to(door) == to);
+            match self.lanes.free().filter(|_| !slow) {
+                Some(lane) => {
                     if let Some(client) = self.line.remove(waiting) {
                         lane.connect(client, to);
                     }
                 }
-                (false, None) => {
-                    self.make_room();
+                None => {
+                    if !slow && self.lanes.are_all_slow() {
+                        self.want_lane("a license server is slow to connect");
+                    }
                     waiting += 1;
                 }
-                (true, _) => waiting += 1,
             }
-            if waiting > BATCH {
-                return;
-            }
-        }
-    }
-
-    /// Every lane waits for an answer: when all are slow, a further one is
-    /// worth a login.
-    fn make_room(&mut self) {
-        let all_slow = self.lanes.iter().flatten().all(|lane| {
-            let opening = lane.opening();
-            lane.link.is_crowded() && opening.is_some_and(|(_, since)| since.elapsed() >= SLOW)
-        });
-        if all_slow && self.lanes.iter().any(Option::is_none) {
-            self.want_lane("a license server is slow to connect");
         }
     }
 
     fn want_lane(&mut self, why: &str) {
-        if !self.no_lane()
-            && !self.one_session
-            && self.reconnect.is_idle()
-            && self.reconnect.can_log_in_alone()
-        {
+        if !self.one_session && self.reconnect.is_idle() && self.reconnect.can_log_in_alone() {
             self.log
                 .event(format_args!("{why}: opening another session"));
             self.reconnect.want_now();
         }
     }
 
-    /// A crowd gets further lanes. Empty ones go when most of the crowd has gone
-    /// and nobody waits for a slow license server.
+    /// A crowd gets further lanes, which go when most of it has gone and nobody
+    /// waits.
     fn fit_lanes(&mut self) {
-        let mut lanes = self.lanes.iter().flatten().count();
         let clients = self.clients();
-        let crowded = self
-            .lanes
-            .iter()
-            .flatten()
-            .all(|lane| lane.link.is_crowded());
-        if crowded && lanes < CREW && clients > CROWD * lanes {
+        if self.lanes.are_too_few_for(clients) {
             self.want_lane("many clients");
         }
-        let opening = |lane: &Lane| lane.opening().is_some();
-        if !self.line.is_empty() || self.lanes.iter().flatten().any(opening) {
-            return;
-        }
-        for slot in &mut self.lanes {
-            if lanes > 1
-                && clients * 2 <= CROWD * (lanes - 1)
-                && let Some(lane) = slot.take_if(|lane| lane.is_empty())
-            {
+        if self.line.is_empty() {
+            for lane in self.lanes.take_superfluous(clients) {
                 self.log.detail("closed a session without clients");
                 self.epoll.remove(lane.link.socket());
-                lanes -= 1;
             }
         }
     }
 
     fn carry(&mut self) {
         for index in 0..LANES {
-            let Some(lane) = &mut self.lanes[index] else {
+            let Some(lane) = self.lanes.get_mut(index) else {
                 continue;
             };
             match lane.turn(&self.epoll, &mut self.buffer) {
@@ -343,23 +287,13 @@ impl Tunnel {
     }
 
     fn clients(&self) -> usize {
-        self.line.len()
-            + self
-                .lanes
-                .iter()
-                .flatten()
-                .map(Lane::clients)
-                .sum::<usize>()
+        self.line.len() + self.lanes.iter().map(Lane::clients).sum::<usize>()
     }
 
     // ---- the gateway -----------------------------------------------------
 
-    fn no_lane(&self) -> bool {
-        self.lanes.iter().all(Option::is_none)
-    }
-
     fn add_lane(&mut self, connection: Connection) -> io::Result<()> {
-        let Some(index) = self.lanes.iter().position(Option::is_none) else {
+        let Some(index) = self.lanes.vacancy() else {
             return Ok(());
         };
         let urgent = Rc::clone(self.ending.urgent());
@@ -369,12 +303,12 @@ impl Tunnel {
         let mut lane = Lane::new(link, CLIENT | (index as u64) << UPPER);
         // Packets may have come with the login already.
         lane.has_spoken()?;
-        self.lanes[index] = Some(lane);
+        self.lanes.put(index, lane);
         Ok(())
     }
 
     fn lose(&mut self, index: usize, why: &str) {
-        let Some(lane) = self.lanes[index].take() else {
+        let Some(lane) = self.lanes.take(index) else {
             return;
         };
         self.epoll.remove(lane.link.socket());
@@ -385,7 +319,7 @@ impl Tunnel {
             None => {}
         }
         sys::trim_memory();
-        if self.no_lane() {
+        if self.lanes.is_empty() {
             self.log.event(format_args!(
                 "lost the gateway: {why}; closed {clients} clients, reconnecting"
             ));
@@ -401,7 +335,7 @@ impl Tunnel {
     fn end_attempt(&mut self) {
         match self.reconnect.finish(&self.epoll) {
             None => {}
-            Some(Outcome::Later(e, _) | Outcome::GivenUp(e)) if !self.no_lane() => {
+            Some(Outcome::Later(e, _) | Outcome::GivenUp(e)) if !self.lanes.is_empty() => {
                 self.log
                     .event(format_args!("no further session: {e}; going on with one"));
                 self.one_session = true;
@@ -434,14 +368,14 @@ impl Tunnel {
     }
 
     fn look_after_the_gateway(&mut self) {
-        if self.no_lane() {
+        if self.lanes.is_empty() {
             self.dismiss(|_, waiting| waiting.since.elapsed() >= PATIENCE);
             if self.lost.is_some() {
                 self.reconnect.want();
             }
         }
         for index in 0..LANES {
-            let Some(lane) = &mut self.lanes[index] else {
+            let Some(lane) = self.lanes.get_mut(index) else {
                 continue;
             };
             let Silence { limit, .. } = self.silence;
@@ -471,14 +405,14 @@ impl Tunnel {
             self.reconnect.due(),
             self.reception.due(),
         ];
-        if self.no_lane() {
+        if self.lanes.is_empty() {
             due.push(
                 self.line
                     .front()
                     .map(|waiting| until(waiting.since, PATIENCE)),
             );
         }
-        for lane in self.lanes.iter().flatten() {
+        for lane in self.lanes.iter() {
             let next = if lane.can_ask_for_life() {
                 self.silence.ask
             } else {

@@ -175,6 +175,29 @@ fn the_configuration_is_for_another_ssh() {
     assert!(config.exists() && !master.exists());
 }
 
+/// Goal: file names on the command line hold after the daemon has left the
+/// directory in which they were typed.
+#[test]
+fn relative_names_survive_a_reconnection() {
+    let (mut gateway, server) = (Gateway::start(), LicenseServer::start(Service::Echo));
+    let job = Job::new();
+    let here = job.directory().path().display().to_string();
+    for name in ["ssh_config", "id_ed25519"] {
+        let text = gateway.client().read(name);
+        let text = text.replace(&gateway.identity().display().to_string(), "/nonexistent");
+        job.directory().write(name, &text);
+    }
+    let target = format!("127.0.0.1:{}", server.port());
+    let tunnel = Tunnel::of(job, |job| {
+        let mut command = job.command(crate::rig::job::licfwd());
+        command.args(["--via", "ssh", "-F", "ssh_config", "-i", "./id_ed25519"]);
+        command.args(["gw", &target]).current_dir(&here);
+        command
+    });
+    gateway.restart();
+    tunnel.wait_for_log("reconnected to the gateway", 1);
+}
+
 /// Goal: a key that has changed is refused whatever StrictHostKeyChecking says,
 /// and so is a revoked one.
 #[test]

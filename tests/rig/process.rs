@@ -80,8 +80,17 @@ pub fn descriptors(pid: u32) -> usize {
 
 /// Resident memory of a process in kB.
 pub fn resident_kb(pid: u32) -> usize {
+    status_of(pid, "VmRSS:")
+}
+
+/// What of it the process has written to, without its program's code, in kB.
+pub fn written_kb(pid: u32) -> usize {
+    status_of(pid, "RssAnon:")
+}
+
+fn status_of(pid: u32, key: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
         .unwrap_or(0)
 }

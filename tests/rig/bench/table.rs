@@ -59,7 +59,7 @@ impl Row {
 
 /// All samples so far.
 #[derive(Default)]
-pub struct Table(BTreeMap<Row, [Vec<f64>; 4]>);
+pub struct Table(BTreeMap<Row, [Vec<f64>; PEERS.len()]>);
 
 impl Table {
     /// Adds one sample.
@@ -74,11 +74,12 @@ impl Table {
         for peer in PEERS {
             let _ = write!(out, " {} |", peer.name());
         }
-        out.push_str("\n|---|---|---|---|---|\n");
+        let _ = writeln!(out, "\n|---{}|", "|---".repeat(PEERS.len()));
         for (row, columns) in &self.0 {
             let (name, digits) = row.text();
             let _ = write!(out, "| {name} |");
-            let base = median(&columns[1]);
+            let ssh = PEERS.iter().position(|peer| *peer == Peer::Ssh);
+            let base = ssh.and_then(|ssh| median(&columns[ssh]));
             for (peer, samples) in PEERS.into_iter().zip(columns) {
                 let Some(middle) = median(samples) else {
                     out.push_str(" - |");

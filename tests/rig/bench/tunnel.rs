@@ -12,23 +12,36 @@ use crate::rig::{Gateway, LIMIT, Scratch, eventually_every, gateway, process, wa
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     Licfwd,
+    /// licfwd over the ssh program.
+    OverSsh,
     Ssh,
     Autossh,
     Dbclient,
 }
 
 /// In the order of each round and of the table's columns.
-pub const PEERS: [Peer; 4] = [Peer::Licfwd, Peer::Ssh, Peer::Autossh, Peer::Dbclient];
+pub const PEERS: [Peer; 5] = [
+    Peer::Licfwd,
+    Peer::OverSsh,
+    Peer::Ssh,
+    Peer::Autossh,
+    Peer::Dbclient,
+];
 
 impl Peer {
     /// What stands at its column's head.
     pub fn name(self) -> &'static str {
         match self {
             Peer::Licfwd => "licfwd",
+            Peer::OverSsh => "licfwd --via ssh",
             Peer::Ssh => "ssh -L",
             Peer::Autossh => "autossh",
             Peer::Dbclient => "dbclient",
         }
+    }
+
+    fn is_licfwd(self) -> bool {
+        matches!(self, Peer::Licfwd | Peer::OverSsh)
     }
 }
 
@@ -92,8 +105,11 @@ impl Site {
         let way = format!("127.0.0.1:{port}:127.0.0.1:{server}");
         let config = self.gateway.config();
         let mut command = match peer {
-            Peer::Licfwd => {
+            Peer::Licfwd | Peer::OverSsh => {
                 let mut command = self.command(&self.licfwd, tag);
+                if peer == Peer::OverSsh {
+                    command.args(["--via", "ssh"]);
+                }
                 command.arg("-F").arg(&config).arg(gateway::NAME);
                 command.arg(format!("127.0.0.1:{server}"));
                 return command;
@@ -143,12 +159,12 @@ impl Tunnel {
         };
         let mut command = site.forward(peer, tunnel.port, server, &tunnel.tag);
         // Background processes keep what they inherit: only licfwd lets go.
-        if peer != Peer::Licfwd {
+        if !peer.is_licfwd() {
             command.stdout(Stdio::null());
         }
         let begin = Instant::now();
         let mut child = command.spawn()?;
-        if peer == Peer::Licfwd {
+        if peer.is_licfwd() {
             tunnel.port = announced(&mut child)?;
             answers(tunnel.port)?;
         } else {
