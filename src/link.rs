@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// libssh2's EAGAIN.
-const EAGAIN: ErrorCode = ErrorCode::Session(-37);
+pub const EAGAIN: ErrorCode = ErrorCode::Session(-37);
 /// The gateway has answered that it could not open the channel.
 const CHANNEL_FAILURE: ErrorCode = ErrorCode::Session(-21);
 

@@ -2,13 +2,15 @@
 
 use crate::error::{Code, Error, Result};
 use crate::gateway::Limits;
-use crate::link;
+use crate::link::{self, EAGAIN};
 use crate::listener::Bound;
 use crate::log::Log;
+use crate::sys::{self, Interest};
 use crate::target::Destination;
 use crate::transport::Connection;
-use ssh2::ErrorCode;
-use std::time::Duration;
+use ssh2::{BlockDirections, Channel, ErrorCode};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 /// What is known of each door of the targets.
 pub struct Findings {
@@ -160,10 +162,7 @@ impl link::Connection {
         let Destination::Tcp { host, port } = to else {
             return Answer::No("targets are TCP ports".into());
         };
-        let milliseconds = limit.as_millis().max(1);
-        self.session
-            .set_timeout(u32::try_from(milliseconds).unwrap_or(u32::MAX));
-        match self.session.channel_direct_tcpip(host, *port, None) {
+        match self.open(host, *port, limit) {
             Ok(mut channel) => {
                 let _ = channel.close();
                 Answer::Yes
@@ -174,10 +173,38 @@ impl link::Connection {
                 ErrorCode::Session(-21) => {
                     Answer::No("connection refused, or its name is unknown there".into())
                 }
-                // LIBSSH2_ERROR_TIMEOUT; libssh2 cannot take the question back.
-                ErrorCode::Session(-9) => Answer::Late { spent: true },
+                // libssh2 cannot take the question back.
+                EAGAIN => Answer::Late { spent: true },
                 _ => Answer::Lost(e.message().to_owned()),
             },
         }
+    }
+
+    /// `EAGAIN`: no answer within `limit`. Not left to libssh2's own waiting,
+    /// because sshd holds the answer back until its greeting before it is
+    /// acknowledged (Nagle), which the kernel puts off for 40 ms.
+    fn open(
+        &self,
+        host: &str,
+        port: u16,
+        limit: Duration,
+    ) -> std::result::Result<Channel, ssh2::Error> {
+        let end = Instant::now() + limit;
+        self.session.set_blocking(false);
+        let opened = loop {
+            let opened = self.session.channel_direct_tcpip(host, port, None);
+            let left = end.saturating_duration_since(Instant::now());
+            match &opened {
+                Err(e) if e.code() == EAGAIN && !left.is_zero() => {}
+                _ => break opened,
+            }
+            let write = self.session.block_directions() != BlockDirections::Inbound;
+            let interest = Interest { read: true, write };
+            sys::acknowledge(&self.socket);
+            // An error shows in the next call.
+            let _ = sys::wait_any([(self.socket.as_fd(), interest)], Some(left));
+        };
+        self.session.set_blocking(true);
+        opened
     }
 }
