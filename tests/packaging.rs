@@ -113,6 +113,10 @@ fn install_and_uninstall() {
     assert!(!prefix.join("share").exists(), "an empty directory is left");
     assert_eq!(sh(&job, "archive/install --uninstall").code, 1);
 
+    // A prefix that was not there before goes too.
+    succeeds(&job, "archive/install new; archive/install --uninstall new");
+    assert!(!job.directory().file("new").exists());
+
     // A damaged archive is not installed.
     succeeds(&job, "echo >>archive/share/man/man1/licfwd.1");
     assert_ne!(sh(&job, "archive/install other").code, 0);
@@ -206,4 +210,6 @@ fn debian_package() {
     ] {
         assert!(told.contains(word), "{word}: {told}");
     }
+    // Whoever unpacks it by hand gives the package's root to that directory.
+    assert!(!told.contains("drwx------"), "{told}");
 }
