@@ -171,13 +171,16 @@ fn handshake(
             ),
         )
         .if_not_for_ssh(true),
-        _ => gateway_down(
+        // sshd, too, ends the connection when it finds nothing in common, and may
+        // be faster; a gateway that sheds load does so before it says its name.
+        code => gateway_down(
             gateway,
             format!(
                 "the connection was closed before the login ({}); a gateway with too many logins at once does that (sshd's MaxStartups)",
                 e.message()
             ),
-        ),
+        )
+        .if_not_for_ssh(code == ErrorCode::Session(-5) && session.banner().is_some()),
     })?;
     Ok(session)
 }

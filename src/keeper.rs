@@ -11,10 +11,12 @@
 //! The other way round ssh dies with the keeper (PR_SET_PDEATHSIG), and the
 //! tunnel reads the end of the wire.
 
+use crate::error::cause;
 use crate::room::Room;
 use crate::sys;
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -23,6 +25,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 
+/// How a keeper is called, by the kernel and in what it says itself.
+pub const KEEPER: &str = "licfwd-keeper";
 /// Tells a keeper that it is one, and which directory it keeps.
 const ROOM: &str = "LICFWD_KEEPS";
 
@@ -36,8 +40,10 @@ pub fn start(arguments: &[OsString], room: &Room) -> io::Result<(Child, UnixStre
     let theirs = OwnedFd::from(theirs);
     // Also where the program has been replaced since.
     let mut keeper = Command::new("/proc/self/exe");
-    keeper.arg0("licfwd-keeper").args(arguments);
+    keeper.arg0(KEEPER).args(arguments);
     keeper.env(ROOM, room.path());
+    // A job's directory must not stay busy.
+    keeper.current_dir("/");
     keeper
         .stdin(theirs.try_clone()?)
         .stdout(theirs.try_clone()?)
@@ -50,21 +56,26 @@ pub fn keep() -> Option<ExitCode> {
     let room = PathBuf::from(env::var_os(ROOM)?);
     // Schedulers signal every process of a job; ssh inherits the indifference.
     sys::ignore_signals();
+    // Else it would be called exe in ps and top.
+    let _ = fs::write("/proc/self/comm", KEEPER);
     let (room, _lock) = match Room::enter(room) {
         Ok(entered) => entered,
-        Err(e) => return Some(complain("its directory", &e)),
+        Err(e) => return Some(complain("private directory", &e)),
     };
     let room = Box::leak(Box::new(room));
     let mut ssh = Command::new("ssh");
     ssh.args(env::args_os().skip(1))
         .env_remove(ROOM)
         .env("SSH_ASKPASS_REQUIRE", "never")
+        // Before OpenSSH 8.4 these two decide.
+        .env_remove("SSH_ASKPASS")
+        .env_remove("DISPLAY")
         .stdin(Stdio::null());
     let mut ssh = match sys::tied_to_this_thread(&mut ssh).spawn() {
         Ok(ssh) => ssh,
         Err(e) => {
             room.clear();
-            return Some(complain("cannot start", &e));
+            return Some(complain("cannot start ssh", &e));
         }
     };
     let kept = &*room;
@@ -87,6 +98,6 @@ fn leave(room: &Room) -> ! {
 }
 
 fn complain(what: &str, e: &io::Error) -> ExitCode {
-    let _ = writeln!(io::stderr(), "ssh: {what}: {e}");
+    let _ = writeln!(io::stderr(), "{KEEPER}: {what}: {}", cause(e));
     ExitCode::FAILURE
 }

@@ -27,14 +27,20 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What ssh's LocalCommand prints when the user is logged in.
 const LOGGED_IN: &str = "licfwd-logged-in";
-/// How much of ssh's words is remembered.
+/// Where the user's shell does not run LocalCommand (nologin, false), the control
+/// socket tells: how often to look.
+const GLANCE: Duration = Duration::from_millis(100);
+/// How much of ssh's words is remembered, and how much is read in one go: a
+/// program that carries its connection may talk for ever.
 const MEMORY: usize = 4096;
+const MOUTHFUL: usize = 2;
 /// How long to wait before knocking again where ssh's line of waiting
 /// connections is full, and when to give up.
 const KNOCK: Duration = Duration::from_millis(10);
@@ -70,8 +76,8 @@ struct Question {
 /// [`Code::GatewayDown`] when another try may help, [`Code::HostKey`],
 /// [`Code::Refused`] and [`Code::Config`] when it will not;
 /// [`Code::System`]: no process or private directory was to be had.
-pub fn open(route: &Route, limits: Limits, log: &Arc<Log>) -> Result<Master> {
-    let gateway = &route.gateway;
+pub fn open(route: &mut Route, limits: Limits, log: &Arc<Log>) -> Result<Master> {
+    let gateway = route.gateway.clone();
     let what = || format!("gateway {}: ssh", gateway.name);
     let room = Room::make().context(Code::System, || {
         format!("{}: no private directory for its sockets", what())
@@ -92,11 +98,16 @@ pub fn open(route: &Route, limits: Limits, log: &Arc<Log>) -> Result<Master> {
     match master.wait_for_login(limit) {
         Ok(true) => {}
         Ok(false) => {
-            let why = format!("ssh: no login within {} s", limit.as_secs());
-            return Err(gateway_down(gateway, why));
+            let why = format!("no login within {} s", limit.as_secs());
+            let why = match gist(&master.words) {
+                gist if gist.is_empty() => format!("ssh: {why}"),
+                gist => format!("ssh: {why}; it said: {gist}"),
+            };
+            return Err(gateway_down(&gateway, why));
         }
         Err(e) => return Err(master.why_not(route, &cause(&e))),
     }
+    route.cut_off = false;
     log.step(format_args!("gateway {}: ssh has logged in", gateway.name));
     master.listen(limits)?;
     Ok(master)
@@ -164,13 +175,18 @@ impl Master {
         let end = Instant::now() + limit;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            if !sys::poll_readable(&self.wire, left)? {
-                return Ok(false);
-            }
-            self.hear()?;
-            if let Some(at) = self.words.find(LOGGED_IN) {
-                self.words.truncate(at);
+            if sys::poll_readable(&self.wire, left.min(GLANCE))? {
+                self.hear()?;
+                if let Some(at) = self.words.find(LOGGED_IN) {
+                    self.words.truncate(at);
+                    return Ok(true);
+                }
+            } else if Path::new(&self.room.file("ctl")).exists() {
+                self.words.clear();
                 return Ok(true);
+            }
+            if left.is_zero() {
+                return Ok(false);
             }
         }
     }
@@ -181,7 +197,7 @@ impl Master {
     /// It has ended.
     fn hear(&mut self) -> io::Result<()> {
         let mut chunk = [0; 1024];
-        loop {
+        for _ in 0..MOUTHFUL {
             match self.wire.read(&mut chunk) {
                 Ok(0) => return Err(io::Error::other("it has ended without a word")),
                 Ok(count) => {
@@ -197,15 +213,19 @@ impl Master {
                 Err(e) => return Err(e),
             }
         }
+        Ok(())
     }
 
     /// What kept ssh from logging in, in its own words.
-    fn why_not(&self, route: &Route, otherwise: &str) -> Error {
+    fn why_not(&self, route: &mut Route, otherwise: &str) -> Error {
         let gateway = &route.gateway;
         let gist = Some(gist(&self.words)).filter(|gist| !gist.is_empty());
-        let text = format!("ssh: {}", gist.as_deref().unwrap_or(otherwise));
-        let code = blame(&self.words)
-            .or_else(|| closed_during_login(&self.words).then_some(Code::Refused));
+        let said = gist.as_deref().unwrap_or(otherwise);
+        let text = format!("ssh: {}", said.strip_prefix("ssh: ").unwrap_or(said));
+        // ssh does not tell whether that was in the middle of the key exchange, as
+        // a gateway does that sheds load, or a refused login; one more will tell.
+        let twice = closed_during_login(&self.words) && std::mem::replace(&mut route.cut_off, true);
+        let code = blame(&self.words).or_else(|| twice.then_some(Code::Refused));
         let error = gateway_down(gateway, text);
         match code {
             Some(code) => Error::new(code, error.to_string()),

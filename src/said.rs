@@ -1,6 +1,7 @@
 //! Understands what an ssh that licfwd has started says on its stderr; pure.
 
 use crate::error::Code;
+use crate::keeper::KEEPER;
 use crate::terminal::NO_ANSWER;
 
 /// What a failed ssh has failed at, where another try would not help: tried
@@ -17,8 +18,12 @@ pub fn blame(words: &str) -> Option<Code> {
     } else if (says("Could not resolve hostname") && !says("Temporary failure"))
         || says("Unable to negotiate with")
         || says("Bad configuration option")
+        // Before OpenSSH 7.6 there is no StrictHostKeyChecking=accept-new.
+        || says(": unsupported option ")
     {
         Some(Code::Config)
+    } else if says(KEEPER) {
+        Some(Code::System)
     } else {
         None
     }
@@ -81,6 +86,11 @@ mod tests {
                 "a@b: Permission denied (publickey,password).",
                 "a@b: Permission denied (publickey,password).",
                 Some(Code::Refused),
+            ),
+            (
+                "command-line line 0: unsupported option \"accept-new\".",
+                "command-line line 0: unsupported option \"accept-new\".",
+                Some(Code::Config),
             ),
         ] {
             assert_eq!((gist(words).as_str(), blame(words)), (quoted, code));

@@ -14,6 +14,9 @@ pub struct Socket {
     writable: bool,
     /// End of file has been read.
     ended: bool,
+    /// ssh takes no more: the license server is gone. What it has said may still
+    /// be on its way, in ssh's own buffers.
+    deaf: bool,
     /// ssh has closed its side altogether. There may be something left to read,
     /// but no event tells more.
     cut: bool,
@@ -27,6 +30,7 @@ impl Socket {
             readable: false,
             writable: true,
             ended: false,
+            deaf: false,
             cut: false,
         }
     }
@@ -69,16 +73,20 @@ impl Remote for Socket {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.deaf {
+            return Ok(bytes.len());
+        }
         match self.stream.write(bytes) {
             Ok(count) => Ok(count),
-            Err(e) => {
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 self.writable = false;
-                let passing = matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted);
-                if !passing {
-                    self.cut = true;
-                    self.readable = !self.ended;
-                }
                 Err(ErrorKind::WouldBlock.into())
+            }
+            // As ssh does with its own clients: nobody is there to hear it, but
+            // the other direction goes on to its end, of which an event will tell.
+            Err(_) => {
+                self.deaf = true;
+                Ok(bytes.len())
             }
         }
     }
@@ -109,5 +117,31 @@ impl Remote for Socket {
         self.cut |= event.hung_up();
         self.readable |= event.readable() && !self.ended;
         self.writable |= event.writable() && !self.cut;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_license_server_that_has_gone_is_heard_to_the_end() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut socket = Socket::new(ours);
+        // What ssh does at the end of a channel whose bytes have not all left.
+        theirs.shutdown(Shutdown::Read).unwrap();
+        assert_eq!(socket.write(b"anybody there").unwrap(), 13);
+        assert!(!socket.is_cut() && socket.room() > 0);
+        socket.readable = true;
+        let none = socket.read(&mut [0; 9]).unwrap_err();
+        assert_eq!(none.kind(), ErrorKind::WouldBlock);
+        theirs.write_all(b"the rest").unwrap();
+        drop(theirs);
+        socket.readable = true;
+        assert_eq!(socket.read(&mut [0; 9]).unwrap(), 8);
+        socket.readable = true;
+        assert_eq!(socket.read(&mut [0; 9]).unwrap(), 0);
+        assert!(socket.at_end());
     }
 }

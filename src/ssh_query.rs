@@ -1,6 +1,6 @@
 //! Gets the text of `ssh -G`, or makes it up where no ssh is installed.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -101,22 +101,33 @@ pub fn hear_out(ssh: &mut Child, timeout: Duration) -> io::Result<(ExitStatus, S
     Ok((status, lossy(text), lossy(remarks)))
 }
 
-/// ssh's options with the files of `-F` and `-i` made absolute: the daemon lives
-/// in `/`. What ssh itself expands stays as it is.
+/// ssh's options with the files of `-F`, `-i` and `-o ...File=` made absolute: the
+/// daemon lives in `/`. What ssh itself expands, or splits, stays as it is.
 pub fn absolute(options: &[OsString]) -> Vec<OsString> {
-    let is_file = |name: &OsString| name == "-F" || name == "-i";
-    let mut follows = false;
+    let file = |word: &OsStr| match std::path::absolute(word) {
+        Ok(path) if word != "none" && plain(word) => path.into(),
+        _ => word.to_owned(),
+    };
+    let mut before = OsStr::new("");
     let words = options.iter().map(|word| {
-        let expanded = word.as_encoded_bytes().starts_with(b"~")
-            || word.as_encoded_bytes().contains(&b'%')
-            || word.as_encoded_bytes().contains(&b'$');
-        let file = std::mem::replace(&mut follows, is_file(word)) && !expanded;
-        match file.then(|| std::path::absolute(word)) {
-            Some(Ok(path)) if word != "none" => path.into(),
+        let option = std::mem::replace(&mut before, word);
+        let setting = word.to_str().and_then(|word| word.split_once('='));
+        match setting {
+            _ if option == "-F" || option == "-i" => file(word),
+            Some((key, value)) if option == "-o" && key.to_ascii_lowercase().ends_with("file") => {
+                let mut setting = OsString::from(format!("{key}="));
+                setting.push(file(value.as_ref()));
+                setting
+            }
             _ => word.clone(),
         }
     });
     words.collect()
+}
+
+fn plain(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    !name.starts_with(b"~") && !name.iter().any(|c| b"%$\" \t".contains(c))
 }
 
 /// What one read gave, or nothing when there was nothing to read within `limit`.

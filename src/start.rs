@@ -120,6 +120,7 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         ssh_options: ssh_query::absolute(&invocation.ssh_options),
         destinations: bound.destinations(),
         dry: invocation.check,
+        cut_off: false,
     };
     let limits = Limits { step, deadline };
     let way = Way {

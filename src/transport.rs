@@ -126,6 +126,8 @@ pub struct Route {
     pub destinations: Vec<Destination>,
     /// Nothing is to be written down (`--check`).
     pub dry: bool,
+    /// The last login over ssh was cut off without a word.
+    pub cut_off: bool,
 }
 
 impl Route {
@@ -155,12 +157,17 @@ impl Route {
         if self.via == Via::Libssh2 {
             return Err(Error::new(
                 refusal.code,
-                format!("{refusal}; ssh itself may get in: leave out --via libssh2"),
+                format!("{refusal}; ssh itself may get in: --via ssh"),
             ));
         }
-        self.via = Via::Ssh;
         log.event(format_args!("using ssh itself: {refusal}"));
-        master::open(self, limits, log)
+        let opened = master::open(self, limits, log);
+        // A connection that was closed proves nothing: the next try may find
+        // libssh2 good enough.
+        if opened.is_ok() || !refusal.code.is_transient() {
+            self.via = Via::Ssh;
+        }
+        opened
             .map(Connection::Ssh)
             .map_err(|e| Error::new(e.code, format!("{e}; libssh2 before it: {refusal}")))
     }

@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use crate::rig::crowd::all_at_once;
 use crate::rig::gateway::keygen;
@@ -36,8 +39,7 @@ impl Site {
             assert_eq!(found.len(), 1, "how many {name}");
             found[0]
         };
-        // The keeper's program is /proc/self/exe.
-        [one("exe"), one("ssh"), self.tunnel.pid()]
+        [one("licfwd-keeper"), one("ssh"), self.tunnel.pid()]
     }
 
     /// The private directories of ssh's sockets.
@@ -182,15 +184,19 @@ fn relative_names_survive_a_reconnection() {
     let (mut gateway, server) = (Gateway::start(), LicenseServer::start(Service::Echo));
     let job = Job::new();
     let here = job.directory().path().display().to_string();
-    for name in ["ssh_config", "id_ed25519"] {
+    for name in ["ssh_config", "id_ed25519", "known_hosts"] {
         let text = gateway.client().read(name);
-        let text = text.replace(&gateway.identity().display().to_string(), "/nonexistent");
+        let text = text.replace(
+            &gateway.client().path().display().to_string(),
+            "/nonexistent",
+        );
         job.directory().write(name, &text);
     }
     let target = format!("127.0.0.1:{}", server.port());
     let tunnel = Tunnel::of(job, |job| {
         let mut command = job.command(crate::rig::job::licfwd());
         command.args(["--via", "ssh", "-F", "ssh_config", "-i", "./id_ed25519"]);
+        command.args(["-o", "UserKnownHostsFile=known_hosts"]);
         command.args(["gw", &target]).current_dir(&here);
         command
     });
@@ -244,6 +250,42 @@ fn a_refusal_is_told_in_sshs_words() {
     assert!(outcome.stderr.contains("Permission denied (publickey"));
     let logins = gateway.log().matches("Connection from ").count();
     assert_eq!(logins, 1, "{}", gateway.log());
+}
+
+/// Goal: service accounts have a shell that runs nothing.
+#[test]
+fn a_shell_that_runs_nothing_is_no_obstacle() {
+    let (gateway, server) = (Gateway::start(), LicenseServer::start(Service::Echo));
+    let job = Job::new();
+    let mut command = job.licfwd(&gateway);
+    command.env("SHELL", "/bin/false").args(["--via", "ssh"]);
+    command.args(["--tries", "1", "--timeout", "5", "--check", "gw"]);
+    let outcome = job.run(command.arg(format!("127.0.0.1:{}", server.port())));
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+}
+
+/// Goal: a license server that has gone is heard to its end, however long that
+/// takes its client and whatever that one goes on to say.
+#[test]
+fn the_last_words_of_a_server_reach_a_client_that_goes_on_talking() {
+    const SIZE: usize = 5_000_000;
+    let (gateway, listener) = (Gateway::start(), TcpListener::bind("127.0.0.1:0"));
+    let listener = listener.expect("bind");
+    let port = listener.local_addr().expect("an address").port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.expect("a client").write_all(&vec![7; SIZE]);
+        }
+    });
+    let tunnel = Tunnel::with(&gateway, port, &["--via", "ssh"]);
+    let mut client = connect(tunnel.port()).expect("connect");
+    for _ in 0..8 {
+        thread::sleep(Duration::from_millis(100));
+        client.write_all(b"are you there").expect("write");
+    }
+    let mut words = Vec::new();
+    client.read_to_end(&mut words).expect("all of it");
+    assert_eq!(words.len(), SIZE);
 }
 
 /// Goal: without ssh `--via ssh` says so.
