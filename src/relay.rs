@@ -186,6 +186,14 @@ pub struct Relay<L, R> {
     pub bytes_down: u64,
 }
 
+/// What may be held without a thought.
+const LITTLE: usize = 32_768;
+
+fn up_to(buffer: &mut [u8], limit: usize) -> &mut [u8] {
+    let size = buffer.len().min(limit.max(LITTLE));
+    &mut buffer[..size]
+}
+
 /// How many buffers one direction may carry before others have their turn.
 const TURN: usize = 4;
 
@@ -251,10 +259,11 @@ impl<L: Local, R: Remote> Relay<L, R> {
                     Err(e) => return Err(e),
                 },
                 State::Open if !readable => break,
-                State::Open => match self.local.read(buffer) {
+                // No more than can be sent on, or little: it would have to be held.
+                State::Open => match self.local.read(up_to(buffer, self.remote.room())) {
                     Ok(0) => self.up.state = State::Draining,
                     Ok(count) => {
-                        readable = count == buffer.len();
+                        readable = count >= LITTLE.min(buffer.len());
                         let sent = self.write_up(&buffer[..count])?;
                         self.bytes_up += sent as u64;
                         self.up.held.extend_from_slice(&buffer[sent..count]);

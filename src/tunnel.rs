@@ -96,8 +96,9 @@ impl Tunnel {
             lost: None,
             one_session: false,
             most_clients: 0,
-            // libssh2 writes 32700 bytes at most in one call.
-            buffer: vec![0; 32_700],
+            // Instead of 32 kB: some 10 % more through a socket of ssh's, and 4 % by
+            // libssh2, which writes 32700 bytes at most in one call.
+            buffer: vec![0; 131_072],
         };
         let urgent = tunnel.ending.urgent();
         tunnel.epoll.add(&**urgent, URGENT, READ)?;
