@@ -78,7 +78,7 @@ pub const EXITS: &[Exit] = {
 pub struct Error {
     /// The exit code.
     pub code: Code,
-    /// Where libssh2 is at its end, ssh itself may get further.
+    /// ssh itself may get further than libssh2 did.
     pub ssh_may: bool,
     message: String,
 }
@@ -95,9 +95,7 @@ impl Error {
             message: message.into(),
         }
     }
-}
 
-impl Error {
     /// The same, where ssh itself may get further than libssh2 if `can`.
     pub fn if_not_for_ssh(self, can: bool) -> Error {
         Error {

@@ -14,6 +14,7 @@ use crate::keeper;
 use crate::link::Helper;
 use crate::log::Log;
 use crate::probe::Answer;
+use crate::reception::out_of_something;
 use crate::relay::Remote;
 use crate::room::Room;
 use crate::said::{blame, closed_during_login, gist, why_not_open};
@@ -105,7 +106,7 @@ pub fn open(route: &mut Route, limits: Limits, log: &Arc<Log>) -> Result<Master>
             };
             return Err(gateway_down(&gateway, why));
         }
-        Err(e) => return Err(master.why_not(route, &cause(&e))),
+        Err(_) => return Err(master.why_not(route)),
     }
     route.cut_off = false;
     log.step(format_args!("gateway {}: ssh has logged in", gateway.name));
@@ -217,19 +218,25 @@ impl Master {
     }
 
     /// What kept ssh from logging in, in its own words.
-    fn why_not(&self, route: &mut Route, otherwise: &str) -> Error {
-        let gateway = &route.gateway;
-        let gist = Some(gist(&self.words)).filter(|gist| !gist.is_empty());
-        let said = gist.as_deref().unwrap_or(otherwise);
-        let text = format!("ssh: {}", said.strip_prefix("ssh: ").unwrap_or(said));
+    fn why_not(&self, route: &mut Route) -> Error {
+        let said = self.last_words();
+        let text = format!("ssh: {}", said.strip_prefix("ssh: ").unwrap_or(&said));
         // ssh does not tell whether that was in the middle of the key exchange, as
         // a gateway does that sheds load, or a refused login; one more will tell.
-        let twice = closed_during_login(&self.words) && std::mem::replace(&mut route.cut_off, true);
+        let cut_off = closed_during_login(&self.words);
+        let twice = std::mem::replace(&mut route.cut_off, cut_off) && cut_off;
         let code = blame(&self.words).or_else(|| twice.then_some(Code::Refused));
-        let error = gateway_down(gateway, text);
+        let error = gateway_down(&route.gateway, text);
         match code {
             Some(code) => Error::new(code, error.to_string()),
             None => error,
+        }
+    }
+
+    fn last_words(&self) -> String {
+        match gist(&self.words) {
+            gist if gist.is_empty() => "it has ended without a word".to_owned(),
+            gist => gist,
         }
     }
 
@@ -278,18 +285,15 @@ impl Master {
     }
 
     /// Has ssh open a stream, within `limit`.
-    pub fn probe(&mut self, to: &Destination, limit: Duration) -> Answer {
-        let Destination::Tcp { host, port } = to else {
-            return Answer::No("targets are TCP ports".into());
-        };
-        if let Err(e) = self.hear() {
-            return Answer::Lost(cause(&e));
+    pub fn probe(&mut self, host: &str, port: u16, limit: Duration) -> Answer {
+        if self.hear().is_err() {
+            return Answer::Lost(self.last_words());
         }
         self.words.clear();
         let mut ssh = self.client();
         // -v: the license server may say nothing for ever, but ssh tells when
         // it is connected.
-        ssh.args(["-v", "-W", &host_port(host, *port), "--", "licfwd.invalid"]);
+        ssh.args(["-v", "-W", &host_port(host, port), "--", "licfwd.invalid"]);
         ssh.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut ssh = match ssh.spawn() {
             Ok(ssh) => Helper(ssh),
@@ -322,8 +326,8 @@ impl Master {
         match (why_not_open(&self.words), heard) {
             (Some(why), _) if why.contains("prohibited") => Answer::Forbidden,
             (Some(why), _) => Answer::No(why.to_lowercase()),
-            (None, Err(e)) => Answer::Lost(cause(&e)),
-            (None, Ok(())) => Answer::No("ssh -W failed".into()),
+            // The end of the wire may come a little later than that of the master.
+            (None, _) => Answer::Lost(self.last_words()),
         }
     }
 }
@@ -339,20 +343,18 @@ impl Transport for Master {
     }
 
     fn has_spoken(&mut self) -> io::Result<()> {
+        let before = std::mem::take(&mut self.words);
         let heard = self.hear();
-        let gist = gist(&self.words);
-        if heard.is_err() {
-            let why = match gist.as_str() {
-                "" => "ssh has ended".to_owned(),
-                gist => format!("ssh has ended: {gist}"),
-            };
-            return Err(io::Error::new(ErrorKind::ConnectionReset, why));
+        if self.words.is_empty() {
+            // Why it ended may have been said before.
+            self.words = before;
+        } else {
+            self.log.detail(format_args!("ssh: {}", gist(&self.words)));
         }
-        if !gist.is_empty() {
-            self.log.detail(format_args!("ssh: {gist}"));
-            self.words.clear();
-        }
-        Ok(())
+        heard.map_err(|_| {
+            let why = format!("ssh: {}", self.last_words());
+            io::Error::new(ErrorKind::ConnectionReset, why)
+        })
     }
 
     fn is_free(&self) -> bool {
@@ -382,12 +384,13 @@ impl Transport for Master {
         let socket = self.room.file(&question.to.to_string());
         let opened = match sys::connect_unix(&socket) {
             Ok(stream) => Opened::Stream(Box::new(Socket::new(stream)) as Box<dyn Remote>),
-            Err(e) if e.kind() == ErrorKind::WouldBlock && question.since.elapsed() < PATIENCE => {
-                question.again = Instant::now() + KNOCK;
-                return Ok(None);
-            }
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                Opened::Refused("ssh takes no more connections".into())
+            // Its line is full, or we are out of descriptors: that passes.
+            Err(e) if e.kind() == ErrorKind::WouldBlock || out_of_something(&e) => {
+                if question.since.elapsed() < PATIENCE {
+                    question.again = Instant::now() + KNOCK;
+                    return Ok(None);
+                }
+                Opened::Refused(format!("ssh's socket: {}", cause(&e)))
             }
             Err(e) => {
                 let why = format!("ssh's socket: {}", cause(&e));

@@ -6,7 +6,6 @@ use crate::link::{self, EAGAIN};
 use crate::listener::Bound;
 use crate::log::Log;
 use crate::sys::{self, Interest};
-use crate::target::Destination;
 use crate::transport::Connection;
 use ssh2::{BlockDirections, Channel, ErrorCode};
 use std::os::fd::AsFd;
@@ -158,11 +157,8 @@ pub fn ask(
 
 impl link::Connection {
     /// Opens a stream over libssh2 and closes it again, within `limit`.
-    pub fn probe(&self, to: &Destination, limit: Duration) -> Answer {
-        let Destination::Tcp { host, port } = to else {
-            return Answer::No("targets are TCP ports".into());
-        };
-        match self.open(host, *port, limit) {
+    pub fn probe(&self, host: &str, port: u16, limit: Duration) -> Answer {
+        match self.open(host, port, limit) {
             Ok(mut channel) => {
                 let _ = channel.close();
                 Answer::Yes

@@ -139,7 +139,7 @@ impl Reception {
 }
 
 /// Out of descriptors or memory: accepting again at once would spin.
-fn out_of_something(e: &io::Error) -> bool {
+pub fn out_of_something(e: &io::Error) -> bool {
     const ENOMEM: i32 = 12;
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;

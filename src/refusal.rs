@@ -57,11 +57,28 @@ impl Failure<'_> {
         }
         text += &self.flaws();
         Error::new(Code::Refused, one_line(&(text + &self.master())))
+            .if_not_for_ssh(self.is_for_ssh())
+    }
+
+    fn offers(&self, method: &str) -> bool {
+        self.offered.iter().any(|o| o.starts_with(method))
+    }
+
+    /// Whether ssh itself would try a way that libssh2 has not.
+    fn is_for_ssh(&self) -> bool {
+        let wished = &self.gw.preferred_methods;
+        let may = |method: &str| {
+            self.offers(method)
+                && (wished.is_empty() || wished.iter().any(|w| w.starts_with(method)))
+        };
+        (may("hostbased") && self.gw.hostbased)
+            || (may("gssapi") && self.gw.gssapi)
+            || (may("publickey") && self.untouchable)
     }
 
     /// No method worked.
     pub fn refused(&self) -> Error {
-        let offers = |method: &str| self.offered.iter().any(|o| o.starts_with(method));
+        let offers = |method: &str| self.offers(method);
         let mut text = format!("{}: refused: ", self.step());
         text += &match self.tried {
             [] => self.no_key(),
@@ -79,9 +96,7 @@ impl Failure<'_> {
         if !self.attended && (offers("password") || offers("keyboard-interactive")) {
             text += "; nobody is here to type a password or a second factor";
         }
-        let only_ssh = (offers("hostbased") && self.gw.hostbased)
-            || (offers("gssapi") && self.gw.gssapi)
-            || (offers("publickey") && self.untouchable);
+        let only_ssh = self.is_for_ssh();
         if offers("hostbased") || offers("gssapi") {
             text += "; libssh2 cannot log in by hostbased or gssapi";
             if !only_ssh {
@@ -155,6 +170,12 @@ mod tests {
         for (config, offered, untouchable, may) in [
             ("", "gssapi-with-mic", false, false),
             ("gssapiauthentication yes", "gssapi-with-mic", false, true),
+            (
+                "gssapiauthentication yes\npreferredauthentications publickey",
+                "gssapi-with-mic",
+                false,
+                false,
+            ),
             ("gssapiauthentication yes", "hostbased", false, false),
             ("hostbasedauthentication yes", "hostbased", false, true),
             ("", "publickey", true, true),
@@ -171,6 +192,7 @@ mod tests {
                 untouchable,
             };
             assert_eq!(failure.refused().ssh_may, may, "{config}, {offered}");
+            assert_eq!(failure.closed().ssh_may, may, "{config}, {offered}");
         }
     }
 

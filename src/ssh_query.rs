@@ -111,11 +111,14 @@ pub fn absolute(options: &[OsString]) -> Vec<OsString> {
     let mut before = OsStr::new("");
     let words = options.iter().map(|word| {
         let option = std::mem::replace(&mut before, word);
-        let setting = word.to_str().and_then(|word| word.split_once('='));
+        let setting = word
+            .to_str()
+            .and_then(|word| word.split_once(['=', ' ', '\t']));
         match setting {
             _ if option == "-F" || option == "-i" => file(word),
-            Some((key, value)) if option == "-o" && key.to_ascii_lowercase().ends_with("file") => {
-                let mut setting = OsString::from(format!("{key}="));
+            Some((key, value)) if option == "-o" && names_a_file(key.trim()) => {
+                let value = value.trim_start_matches(['=', ' ', '\t']).trim();
+                let mut setting = OsString::from(format!("{}=", key.trim()));
                 setting.push(file(value.as_ref()));
                 setting
             }
@@ -123,6 +126,11 @@ pub fn absolute(options: &[OsString]) -> Vec<OsString> {
         }
     });
     words.collect()
+}
+
+fn names_a_file(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    key.ends_with("file") || ["revokedhostkeys", "pkcs11provider"].contains(&key.as_str())
 }
 
 fn plain(name: &OsStr) -> bool {
@@ -222,4 +230,31 @@ pub fn without_ssh(gateway: &str, options: &[OsString], here: &Here) -> Result<S
     add("userknownhostsfile", &format!("{own} {own}2"));
     add("globalknownhostsfile", &format!("{all} {all}2"));
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_become_absolute_in_every_spelling() {
+        let here = std::env::current_dir().unwrap().display().to_string();
+        for (word, expected) in [
+            ("IdentityFile=k", format!("IdentityFile={here}/k")),
+            ("identityfile = k", format!("identityfile={here}/k")),
+            (
+                "UserKnownHostsFile k",
+                format!("UserKnownHostsFile={here}/k"),
+            ),
+            ("IdentityFile=~/k", "IdentityFile=~/k".into()),
+            ("CertificateFile=/k", "CertificateFile=/k".into()),
+            ("User=k", "User=k".into()),
+        ] {
+            let options = ["-o".into(), word.into()];
+            assert_eq!(absolute(&options)[1], *expected, "{word}");
+        }
+        let options = ["-F", "none", "-i", "k", "-p", "k"].map(Into::into);
+        let words = ["-F", "none", "-i", &format!("{here}/k"), "-p", "k"];
+        assert_eq!(absolute(&options), words);
+    }
 }

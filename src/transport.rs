@@ -75,9 +75,12 @@ pub enum Connection {
 impl Connection {
     /// Opens a stream to a license server and closes it again, within `limit`.
     pub fn probe(&mut self, to: &Destination, limit: Duration) -> Answer {
+        let Destination::Tcp { host, port } = to else {
+            return Answer::No("targets are TCP ports".into());
+        };
         match self {
-            Connection::Libssh2(connection) => connection.probe(to, limit),
-            Connection::Ssh(master) => master.probe(to, limit),
+            Connection::Libssh2(connection) => connection.probe(host, *port, limit),
+            Connection::Ssh(master) => master.probe(host, *port, limit),
         }
     }
 
@@ -126,7 +129,7 @@ pub struct Route {
     pub destinations: Vec<Destination>,
     /// Nothing is to be written down (`--check`).
     pub dry: bool,
-    /// The last login over ssh was cut off without a word.
+    /// The attempt over ssh before this one was cut off without a word.
     pub cut_off: bool,
 }
 

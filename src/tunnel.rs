@@ -72,7 +72,7 @@ pub struct Tunnel {
     line: VecDeque<Waiting>,
     /// When the last lane was lost, and why.
     lost: Option<(Instant, String)>,
-    /// A further session was not to be had: one has to do.
+    /// A further session was not to be had: those that there are have to do.
     one_session: bool,
     most_clients: usize,
     buffer: Vec<u8>,
@@ -321,6 +321,8 @@ impl Tunnel {
         }
         sys::trim_memory();
         if self.lanes.is_empty() {
+            // The next gateway, or the same one later, may be more generous.
+            self.one_session = false;
             self.log.event(format_args!(
                 "lost the gateway: {why}; closed {clients} clients, reconnecting"
             ));
@@ -338,7 +340,7 @@ impl Tunnel {
             None => {}
             Some(Outcome::Later(e, _) | Outcome::GivenUp(e)) if !self.lanes.is_empty() => {
                 self.log
-                    .event(format_args!("no further session: {e}; going on with one"));
+                    .event(format_args!("no further session: {e}; going on without"));
                 self.one_session = true;
                 self.reconnect.start_over();
             }

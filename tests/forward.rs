@@ -1,7 +1,7 @@
 //! The forwarder: every byte arrives, nobody stands in another's way, nothing is left over.
 //!
 //! The tests named `fact_*` are about libssh2: each fails when licfwd lacks
-//! its remedy for that property (README, "libssh2, as it behaves").
+//! its remedy for that property (see `src/link.rs` and `src/lane.rs`).
 
 use crate::rig::crowd::{all_at_once, alone};
 use crate::rig::job::over_ssh;
