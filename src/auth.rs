@@ -6,10 +6,6 @@
 //! only the agent holds, and RSA certificates inside an agent (it asks the
 //! agent for a SHA-1 signature then).
 
-use std::collections::HashSet;
-
-use ssh2::{ErrorCode, Session};
-
 use crate::agent::{Agent, AgentKey};
 use crate::error::Result;
 pub use crate::identities::Credentials;
@@ -18,6 +14,8 @@ use crate::log::Log;
 use crate::prompt::{Dialogue, Prompter};
 use crate::refusal::Failure;
 use crate::ssh_config::Gateway;
+use ssh2::{ErrorCode, Session};
+use std::collections::HashSet;
 
 /// Logs in. `session` has shaken hands and is in blocking mode with a time-out;
 /// without a `prompter` nobody is ever asked.

@@ -105,15 +105,9 @@ const DRAWS: u32 = 10;
 const BACKLOG: i32 = 4096;
 
 impl Bound {
-    /// Where the doors lead, each place once.
+    /// Where the doors lead.
     pub fn destinations(&self) -> Vec<Destination> {
-        let mut all = Vec::new();
-        for door in &self.doors {
-            if !all.contains(&door.to) {
-                all.push(door.to.clone());
-            }
-        }
-        all
+        self.doors.iter().map(|door| door.to.clone()).collect()
     }
 
     /// Binds the ports of all forwards and targets, on loopback or on `listen`.
