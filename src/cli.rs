@@ -13,7 +13,8 @@ use getopts::{Fail, Matches, Options};
 
 use crate::error::{Code, Context, Error, Result};
 use crate::log::Verbosity;
-use crate::target::{self, Forward, Target, Template};
+use crate::target::{self, Forward, Target};
+use crate::template::Template;
 use crate::transport::Via;
 
 pub use invocation::{Generated, Invocation, Request, Shell, Watch};

@@ -41,6 +41,7 @@ mod ssh_query;
 mod start;
 mod sys;
 mod target;
+mod template;
 mod terminal;
 mod tokens;
 mod transport;

@@ -351,49 +351,6 @@ pub fn check_name(name: &str) -> std::result::Result<(), String> {
     }
 }
 
-/// The value of the variable, `{port}@{host}` unless `--format` says otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template(String);
-
-impl Default for Template {
-    fn default() -> Template {
-        Template("{port}@{host}".to_owned())
-    }
-}
-
-impl Template {
-    /// Reads `{port}`, `{host}`, letters, digits and `@ : . , / _ - + % =`: the
-    /// value stands unquoted in a statement that a shell evaluates.
-    ///
-    /// # Errors
-    /// [`Code::Usage`], quoting the text and naming what is allowed.
-    pub fn parse(text: &str) -> Result<Template> {
-        Template::check(text).context(Code::Usage, || format!("--format {}", quoted(text)))?;
-        Ok(Template(text.to_owned()))
-    }
-
-    fn check(text: &str) -> Parsed<()> {
-        // A stand-in instead of nothing: "{ho{port}st}" must not become a field.
-        let literal = text.replace("{port}", "0").replace("{host}", "0");
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"@:.,/_-+%=".contains(&b);
-        if !literal.bytes().all(allowed) {
-            Err("expected {port}, {host}, letters, digits and @ : . , / _ - + % = only".to_owned())
-        } else if !text.contains("{port}") {
-            Err("expected {port} in it".to_owned())
-        } else if literal.starts_with('=') || literal.contains(":=") {
-            Err("zsh would look for a command after = at the start or after a colon".to_owned())
-        } else {
-            Ok(())
-        }
-    }
-
-    /// The value for one server.
-    pub fn render(&self, port: u16, host: &str) -> String {
-        let text = self.0.replace("{port}", &port.to_string());
-        text.replace("{host}", host)
-    }
-}
-
 /// `text` in quotes and shortened, with everything escaped that could break the
 /// line or drive a terminal.
 pub fn quoted(text: &str) -> String {

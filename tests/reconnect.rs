@@ -55,12 +55,8 @@ fn a_gateway_that_is_killed_again_and_again() {
 /// Goal: a client that comes while there is no gateway is closed after ten seconds.
 #[test]
 fn a_client_waits_in_line_for_ten_seconds() {
-    let mut gateway = Gateway::start();
-    let server = LicenseServer::start(Service::Echo);
-    let tunnel = Tunnel::start(&gateway, server.port());
+    let (_gateway, _server, tunnel) = without_a_gateway();
     let port = tunnel.port();
-    gateway.kill();
-    tunnel.wait_for_log("lost the gateway", 1);
     let took = alone(LIMIT, move || must_be_closed(port));
     assert!((9.0..12.0).contains(&took.as_secs_f64()), "{took:?}");
 }
@@ -68,12 +64,8 @@ fn a_client_waits_in_line_for_ten_seconds() {
 /// Goal: a client that came just before the gateway's return gets its answer.
 #[test]
 fn a_client_in_line_is_served_after_the_return() {
-    let mut gateway = Gateway::start();
-    let server = LicenseServer::start(Service::Echo);
-    let tunnel = Tunnel::start(&gateway, server.port());
+    let (mut gateway, _server, tunnel) = without_a_gateway();
     let port = tunnel.port();
-    gateway.kill();
-    tunnel.wait_for_log("lost the gateway", 1);
     let waiting = thread::spawn(move || echo_once(port, 1));
     gateway.restart();
     waiting.join().expect("a client").expect("an answer");
@@ -115,6 +107,16 @@ fn a_changed_host_key_is_final() {
     tunnel.wait_for_log("giving up on the gateway", 1);
     assert_given_up(&tunnel);
     assert_eq!(logins(&gateway) - before, 1, "{}", gateway.log());
+}
+
+/// A tunnel that has just lost its gateway.
+fn without_a_gateway() -> (Gateway, LicenseServer, Tunnel) {
+    let mut gateway = Gateway::start();
+    let server = LicenseServer::start(Service::Echo);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    gateway.kill();
+    tunnel.wait_for_log("lost the gateway", 1);
+    (gateway, server, tunnel)
 }
 
 /// The port belongs to licfwd, which closes every client at once.

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::log::Verbosity;
-use crate::target::{Forward, Target, Template};
+use crate::target::{Forward, Target};
+use crate::template::Template;
 use crate::transport::Via;
 
 /// What the user wants.

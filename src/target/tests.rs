@@ -1,4 +1,4 @@
-//! What is accepted and refused as a target, a forward and a template.
+//! What is accepted and refused as a target and a forward.
 
 use super::*;
 use std::process::{Command, Stdio};
@@ -240,36 +240,4 @@ fn forwards_mean_what_ssh_takes_them_for() {
         }
     }
     panic!("only {accepted} of the generated forwards were accepted");
-}
-
-#[test]
-fn templates() {
-    assert_eq!(Template::default().render(5, "localhost"), "5@localhost");
-    for (text, value) in [
-        ("{port}", "5"),
-        ("{host}:{port}", "h:5"),
-        ("x={port}@{host},{port}%+-_/.", "x=5@h,5%+-_/."),
-    ] {
-        assert_eq!(Template::parse(text).unwrap().render(5, "h"), value);
-    }
-    for text in [
-        "",
-        "{host}",
-        "{port",
-        "{port} ",
-        "{Port}{port}",
-        "{ho{port}st}",
-        "{po{host}rt}{port}",
-        "'{port}'",
-        "$(id){port}",
-        "{port};",
-        "{port}\n",
-        "~{port}",
-        "={port}",
-        "{port}:=x",
-    ] {
-        let error = Template::parse(text).expect_err(text);
-        assert_eq!(error.code, Code::Usage);
-        refused(text, &error.to_string());
-    }
 }
