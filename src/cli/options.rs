@@ -63,7 +63,7 @@ pub const OPTIONS: &[Opt] = {
         opt(Tunnel, "C", "", "", "compress what passes through the gateway"),
         opt(Tunnel, "f", "", "", "background (default with targets)"),
         opt(Tunnel, "", "foreground", "", "foreground (default with -L alone)"),
-        opt(Tunnel, "", "via", "WHO", "who logs in at the gateway: libssh2, ssh, auto (auto)"),
+        opt(Tunnel, "", "via", "libssh2|ssh|auto", "who logs in at the gateway (auto)"),
         opt(Tunnel, "", "tries", "N", "tries for gateway and license server together (10)"),
         opt(Tunnel, "", "timeout", "SECONDS", "limit for each connection step (ConnectTimeout or 15)"),
         opt(Tunnel, "", "deadline", "SECONDS", "limit for everything before the announcement (300)"),
