@@ -36,8 +36,8 @@ impl Client {
 
     /// Closes with a reset: the client learns at once that its connection broke,
     /// instead of taking what it got so far for the whole.
-    pub fn reset(self) {
-        let _ = sys::reset_on_close(&self);
+    pub fn reset(mut self) {
+        self.break_off();
     }
 }
 
@@ -61,5 +61,9 @@ impl Local for Client {
             Client::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Client::Unix(stream) => stream.shutdown(Shutdown::Write),
         };
+    }
+
+    fn break_off(&mut self) {
+        let _ = sys::reset_on_close(&*self);
     }
 }

@@ -28,8 +28,8 @@ pub enum News {
     Served(String),
     /// The gateway could not connect this client; why.
     Refused(Waiting, Instant, String),
-    /// A client has gone: its name, bytes up and down.
-    Left(String, u64, u64),
+    /// A client has gone: its name; bytes up and down, where licfwd carried them.
+    Left(String, Option<(u64, u64)>),
 }
 
 struct Passenger {
@@ -257,7 +257,9 @@ impl Lane {
     /// for life. Returns whether an answer has come.
     fn ask(&mut self, epoll: &Epoll, news: &mut Vec<News>) -> io::Result<bool> {
         let asked = !self.link.is_free();
-        let Some(opened) = self.link.answer()? else {
+        let client = self.opening.as_ref();
+        let client = client.map(|(waiting, _)| waiting.client.as_fd());
+        let Some(opened) = self.link.answer(client)? else {
             return Ok(asked && self.link.is_free());
         };
         let Some((waiting, since)) = self.opening.take() else {
@@ -317,7 +319,9 @@ impl Lane {
     fn retire(&mut self, slot: usize, news: &mut Vec<News>) {
         if let Some(passenger) = self.slots[slot].take() {
             let relay = passenger.relay;
-            news.push(News::Left(passenger.who, relay.bytes_up, relay.bytes_down));
+            let carried = !relay.remote.has_the_client();
+            let bytes = carried.then_some((relay.bytes_up, relay.bytes_down));
+            news.push(News::Left(passenger.who, bytes));
             // The client's socket closes here, and epoll forgets it.
             self.closing.push(relay.remote);
             self.free.push(slot);

@@ -3,7 +3,8 @@
 //! libssh2 can ask for one stream at a time, and a license server that swallows
 //! packets holds the question for minutes: then another server's client gets a
 //! further lane, with a login of its own. So do hundreds of clients, for as
-//! long as they are there: each turn of sshd looks at all streams of its session.
+//! long as they are there: each turn of sshd, and of ssh, looks at all streams
+//! of its session.
 
 use crate::lane::Lane;
 use std::time::{Duration, Instant};
@@ -84,9 +85,7 @@ impl Lanes {
     }
 
     fn may_have_company(&self) -> bool {
-        !self.is_empty()
-            && self.vacancy().is_some()
-            && self.iter().all(|lane| lane.link.is_crowded())
+        !self.is_empty() && self.vacancy().is_some()
     }
 
     /// Takes lanes without clients away when that many clients in all need fewer,

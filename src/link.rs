@@ -218,10 +218,6 @@ impl Transport for Link {
         self.asking.is_none()
     }
 
-    fn is_crowded(&self) -> bool {
-        true
-    }
-
     fn ask(&mut self, destination: Destination) {
         debug_assert!(self.is_free());
         self.asking = Some(Question::Open(destination));
@@ -236,7 +232,7 @@ impl Transport for Link {
         self.asking = Some(Question::AreYouThere);
     }
 
-    fn answer(&mut self) -> io::Result<Option<Opened>> {
+    fn answer(&mut self, _: Option<BorrowedFd<'_>>) -> io::Result<Option<Opened>> {
         let Some(question) = self.asking.clone() else {
             return Ok(None);
         };

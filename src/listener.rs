@@ -105,11 +105,6 @@ const DRAWS: u32 = 10;
 const BACKLOG: i32 = 4096;
 
 impl Bound {
-    /// Where the doors lead.
-    pub fn destinations(&self) -> Vec<Destination> {
-        self.doors.iter().map(|door| door.to.clone()).collect()
-    }
-
     /// Binds the ports of all forwards and targets, on loopback or on `listen`.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ mod listener;
 mod log;
 mod manual;
 mod master;
+mod mux;
 mod peer;
 mod probe;
 mod prompt;

@@ -1,11 +1,15 @@
 //! Reaches the gateway through the user's own ssh, as a master of shared connections (ssh(1), -M).
 //!
 //! ```text
-//! client -- licfwd -- DIR/n -- ssh -M -- gateway -- license server n
+//! client ------------------- ssh -M -- gateway -- license server
+//! client -- licfwd -- DIR/n -- ssh -M -- gateway -- -L number n
 //! ```
 //! ssh logs in as it would for its user, in whatever way that is, and never
-//! asks. Then a second ssh has it listen on one socket for each license server.
-//! Ports, owner check, retries and announcement stay licfwd's own.
+//! asks. Ports, owner check, retries and announcement stay licfwd's own; then
+//! ssh gets the socket of a license server's client ([`crate::mux`]). Streams
+//! that it opens so are at their end when the server has ended its output, as
+//! those of `ssh -W`. For `-L`, behind which may be any program, a second ssh
+//! has it listen on sockets of its own, and licfwd carries the bytes there.
 
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::gateway::{Limits, Silence};
@@ -13,6 +17,7 @@ use crate::host_key::Strict;
 use crate::keeper;
 use crate::link::Helper;
 use crate::log::Log;
+use crate::mux::Handed;
 use crate::probe::Answer;
 use crate::reception::out_of_something;
 use crate::relay::Remote;
@@ -25,7 +30,7 @@ use crate::target::{Destination, host_port};
 use crate::transport::{Opened, Route, Transport};
 use crate::wire::gateway_down;
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -53,7 +58,7 @@ pub struct Master {
     wire: UnixStream,
     /// The last of it.
     words: String,
-    destinations: Vec<Destination>,
+    forwards: Vec<Destination>,
     /// What a client waits for.
     asking: Option<Question>,
     log: Arc<Log>,
@@ -62,9 +67,9 @@ pub struct Master {
     room: Room,
 }
 
-/// A client waits for a stream to the destination with that number.
+/// A client waits for a stream.
 struct Question {
-    to: usize,
+    to: Destination,
     since: Instant,
     /// When to knock at ssh's socket again.
     again: Instant,
@@ -89,7 +94,7 @@ pub fn open(route: &mut Route, limits: Limits, log: &Arc<Log>) -> Result<Master>
     let mut master = Master {
         wire,
         words: String::new(),
-        destinations: route.destinations.clone(),
+        forwards: route.forwards.clone(),
         asking: None,
         log: Arc::clone(log),
         _keeper: Helper(child),
@@ -240,24 +245,16 @@ impl Master {
         }
     }
 
-    /// A further ssh that speaks to this one. Should this one be gone, it must
-    /// not go out by itself.
-    fn client(&self) -> Command {
-        let mut ssh = Command::new("ssh");
-        ssh.args(["-F", "/dev/null", "-o", "ProxyCommand=false", "-S"]);
-        ssh.arg(self.room.file("ctl")).stdin(Stdio::null());
-        sys::detached_short(&mut ssh);
-        ssh
-    }
-
-    /// Has ssh listen on a socket for each destination.
+    /// Has ssh listen on a socket for each `-L`.
     fn listen(&self, limits: Limits) -> Result<()> {
-        if self.destinations.is_empty() {
+        if self.forwards.is_empty() {
             return Ok(());
         }
-        let mut ssh = self.client();
-        ssh.args(["-O", "forward"]);
-        for (n, to) in self.destinations.iter().enumerate() {
+        let mut ssh = Command::new("ssh");
+        // Should the master be gone, this one must not go out by itself.
+        ssh.args(["-F", "/dev/null", "-o", "ProxyCommand=false", "-S"]);
+        ssh.arg(self.room.file("ctl")).args(["-O", "forward"]);
+        for (n, to) in self.forwards.iter().enumerate() {
             let to = match to {
                 Destination::Tcp { host, port } => host_port(host, *port),
                 Destination::Unix(path) => path.replace('\\', "\\\\").replace(':', "\\:"),
@@ -266,8 +263,10 @@ impl Master {
             ssh.arg("-L").arg(format!("{socket}:{to}"));
         }
         ssh.args(["--", "licfwd.invalid"]);
+        ssh.stdin(Stdio::null());
         ssh.stdout(Stdio::piped()).stderr(Stdio::piped());
         let what = || "ssh -O forward".to_owned();
+        let ssh = sys::detached_short(&mut ssh);
         let mut ssh = ssh.spawn().context(Code::System, what)?;
         let heard = hear_out(&mut ssh, limits.next_step());
         if heard.is_err() {
@@ -290,44 +289,50 @@ impl Master {
             return Answer::Lost(self.last_words());
         }
         self.words.clear();
-        let mut ssh = self.client();
-        // -v: the license server may say nothing for ever, but ssh tells when
-        // it is connected.
-        ssh.args(["-v", "-W", &host_port(host, port), "--", "licfwd.invalid"]);
-        ssh.stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut ssh = match ssh.spawn() {
-            Ok(ssh) => Helper(ssh),
-            Err(e) => return Answer::Lost(format!("cannot start ssh -W: {}", cause(&e))),
-        };
-        let Some(stderr) = ssh.0.stderr.take() else {
-            return Answer::Lost("ssh -W has no stderr".into());
-        };
         let end = Instant::now() + limit;
-        let mut lines = BufReader::new(stderr);
-        let mut line = String::new();
-        loop {
+        let asked = UnixStream::pair().and_then(|(ours, theirs)| {
+            let stream = self.hand_over(host, port, theirs.as_fd())?;
+            Ok((ours, stream))
+        });
+        let (_client, mut stream) = match asked {
+            Ok(asked) => asked,
+            Err(e) => return Answer::Lost(format!("ssh's control socket: {}", cause(&e))),
+        };
+        while !stream.is_cut() {
             let left = end.saturating_duration_since(Instant::now());
-            if lines.buffer().is_empty()
-                && !sys::poll_readable(lines.get_ref(), left).unwrap_or(true)
-            {
+            let spoken = stream.socket().map(|s| sys::poll_readable(s, left));
+            if matches!(spoken, Some(Ok(false))) {
                 return Answer::Late { spent: false };
             }
-            line.clear();
-            match lines.read_line(&mut line) {
-                Ok(count) if count > 0 => {}
-                _ => break,
-            }
-            if line.contains("master session id") {
+            stream.listen();
+            if stream.is_open() {
                 return Answer::Yes;
             }
         }
-        // It has ended; the master has said before why.
         let heard = self.hear();
         match (why_not_open(&self.words), heard) {
             (Some(why), _) if why.contains("prohibited") => Answer::Forbidden,
             (Some(why), _) => Answer::No(why.to_lowercase()),
             // The end of the wire may come a little later than that of the master.
             (None, _) => Answer::Lost(self.last_words()),
+        }
+    }
+
+    fn hand_over(&self, host: &str, port: u16, client: BorrowedFd<'_>) -> io::Result<Handed> {
+        Handed::over(self.room.file("ctl"), (host, port), client)
+    }
+
+    fn open(&self, to: &Destination, client: BorrowedFd<'_>) -> io::Result<Box<dyn Remote>> {
+        let forward = self.forwards.iter().position(|known| known == to);
+        match (forward, to) {
+            (None, Destination::Tcp { host, port }) => {
+                Ok(Box::new(self.hand_over(host, *port, client)?))
+            }
+            (None, Destination::Unix(_)) => Err(ErrorKind::NotFound.into()),
+            (Some(n), _) => {
+                let socket = sys::connect_unix(&self.room.file(&n.to_string()))?;
+                Ok(Box::new(Socket::new(socket)))
+            }
         }
     }
 }
@@ -361,15 +366,10 @@ impl Transport for Master {
         self.asking.is_none()
     }
 
-    fn is_crowded(&self) -> bool {
-        false
-    }
-
     fn ask(&mut self, destination: Destination) {
-        let known = self.destinations.iter().position(|d| *d == destination);
         let now = Instant::now();
-        self.asking = known.map(|to| Question {
-            to,
+        self.asking = Some(Question {
+            to: destination,
             since: now,
             again: now,
         });
@@ -377,28 +377,27 @@ impl Transport for Master {
 
     fn ask_for_life(&mut self) {}
 
-    fn answer(&mut self) -> io::Result<Option<Opened>> {
-        let Some(question) = &mut self.asking else {
+    fn answer(&mut self, client: Option<BorrowedFd<'_>>) -> io::Result<Option<Opened>> {
+        let (Some(mut question), Some(client)) = (self.asking.take(), client) else {
             return Ok(None);
         };
-        let socket = self.room.file(&question.to.to_string());
-        let opened = match sys::connect_unix(&socket) {
-            Ok(stream) => Opened::Stream(Box::new(Socket::new(stream)) as Box<dyn Remote>),
-            // Its line is full, or we are out of descriptors: that passes.
+        match self.open(&question.to, client) {
+            Ok(stream) => Ok(Some(Opened::Stream(stream))),
+            // Its line is full, or somebody is out of descriptors: that passes.
             Err(e) if e.kind() == ErrorKind::WouldBlock || out_of_something(&e) => {
-                if question.since.elapsed() < PATIENCE {
-                    question.again = Instant::now() + KNOCK;
-                    return Ok(None);
+                if question.since.elapsed() > PATIENCE {
+                    let why = format!("ssh's socket: {}", cause(&e));
+                    return Ok(Some(Opened::Refused(why)));
                 }
-                Opened::Refused(format!("ssh's socket: {}", cause(&e)))
+                question.again = Instant::now() + KNOCK;
+                self.asking = Some(question);
+                Ok(None)
             }
             Err(e) => {
                 let why = format!("ssh's socket: {}", cause(&e));
-                return Err(io::Error::new(ErrorKind::ConnectionReset, why));
+                Err(io::Error::new(ErrorKind::ConnectionReset, why))
             }
-        };
-        self.asking = None;
-        Ok(Some(opened))
+        }
     }
 
     fn due(&self) -> Option<Duration> {

@@ -144,5 +144,10 @@ pub fn out_of_something(e: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     const ENOBUFS: i32 = 105;
-    matches!(e.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOBUFS))
+    const ETOOMANYREFS: i32 = 109;
+    let number = e.raw_os_error();
+    matches!(
+        number,
+        Some(ENOMEM | ENFILE | EMFILE | ENOBUFS | ETOOMANYREFS)
+    )
 }

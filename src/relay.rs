@@ -20,6 +20,8 @@ pub trait Local {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
     /// Tells the client that no more will come.
     fn end_of_output(&mut self);
+    /// Lets the client's connection break off, instead of end, when it is closed.
+    fn break_off(&mut self);
 }
 
 /// The license server's side: one stream through the gateway.
@@ -45,6 +47,16 @@ pub trait Remote {
     fn hung_up(&mut self) -> io::Result<bool>;
     /// Ends the stream; `WouldBlock` until the gateway has agreed.
     fn close(&mut self) -> io::Result<()>;
+
+    /// Whether the other side has the client's own socket: then the relay
+    /// carries nothing, and passes on the end alone.
+    fn has_the_client(&self) -> bool {
+        false
+    }
+    /// Whether the stream was not to be had.
+    fn is_refused(&self) -> bool {
+        false
+    }
 
     // A stream with a socket of its own:
 
@@ -102,6 +114,12 @@ impl Remote for Box<dyn Remote> {
     }
     fn close(&mut self) -> io::Result<()> {
         (**self).close()
+    }
+    fn has_the_client(&self) -> bool {
+        (**self).has_the_client()
+    }
+    fn is_refused(&self) -> bool {
+        (**self).is_refused()
     }
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         (**self).socket()
@@ -194,6 +212,8 @@ fn up_to(buffer: &mut [u8], limit: usize) -> &mut [u8] {
     &mut buffer[..size]
 }
 
+/// What the kernel holds for a socket at most, in bytes (tcp_rmem).
+const MOST_INPUT: usize = 8 << 20;
 /// How many buffers one direction may carry before others have their turn.
 const TURN: usize = 4;
 
@@ -354,13 +374,30 @@ impl<L: Local, R: Remote> Relay<L, R> {
     /// # Errors
     /// The connection to the gateway is lost.
     pub fn notice_hang_up(&mut self) -> io::Result<()> {
-        if self.down.state == State::Closed
+        if self.remote.is_refused() && !self.is_over() {
+            self.local.break_off();
+            self.abandon();
+        } else if self.down.state == State::Closed
             && self.up.state != State::Closed
             && self.remote.hung_up()?
         {
+            if self.remote.has_the_client() {
+                self.discard_input();
+            }
             self.abandon();
         }
         Ok(())
+    }
+
+    /// A socket that is closed with something to read resets its connection, and
+    /// what the license server has said last would be lost (RFC 2525, 2.17).
+    fn discard_input(&mut self) {
+        let mut scratch = [0; 8192];
+        for _ in 0..MOST_INPUT / scratch.len() {
+            if !self.local.read(&mut scratch).is_ok_and(|count| count > 0) {
+                break;
+            }
+        }
     }
 
     /// The client is gone, or must go: nothing more is carried.
@@ -377,7 +414,9 @@ impl<L: Local, R: Remote> Relay<L, R> {
     /// What to wait for on the client's socket.
     pub fn interest(&self) -> Interest {
         Interest {
-            read: self.up.state == State::Open && self.up.held.is_empty(),
+            read: self.up.state == State::Open
+                && self.up.held.is_empty()
+                && !self.remote.has_the_client(),
             write: !self.down.held.is_empty(),
         }
     }

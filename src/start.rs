@@ -118,7 +118,7 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         credentials,
         via: invocation.via,
         ssh_options: ssh_query::absolute(&invocation.ssh_options),
-        destinations: bound.destinations(),
+        forwards: invocation.forwards.iter().map(|f| f.to.clone()).collect(),
         dry: invocation.check,
         cut_off: false,
     };

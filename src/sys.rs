@@ -7,6 +7,7 @@
 use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint, c_void};
 use std::fs::File;
 use std::io;
+use std::mem::offset_of;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -44,10 +45,13 @@ unsafe extern "C" {
     fn epoll_wait(epoll: c_int, events: *mut Event, max: c_int, timeout_ms: c_int) -> c_int;
     fn poll(fds: *mut PollFd, count: usize, timeout_ms: c_int) -> c_int;
     fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, len: u32) -> c_int;
+    fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut u32)
+    -> c_int;
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
     fn prctl(option: c_int, ...) -> c_int;
     fn syscall(number: c_long, ...) -> c_long;
+    fn sendmsg(fd: c_int, message: *const Message, flags: c_int) -> isize;
     fn bind(fd: c_int, address: *const c_void, len: u32) -> c_int;
     fn connect(fd: c_int, address: *const c_void, len: u32) -> c_int;
     fn getpwuid(uid: c_uint) -> *const Passwd;
@@ -88,6 +92,34 @@ struct PollFd {
 struct Limit {
     soft: u64,
     hard: u64,
+}
+
+/// `struct iovec`.
+#[repr(C)]
+struct Piece {
+    bytes: *const c_void,
+    count: usize,
+}
+
+/// `struct msghdr`; where musl has a smaller number, the kernel wants zeros.
+#[repr(C)]
+struct Message {
+    name: *const c_void,
+    name_len: u32,
+    pieces: *const Piece,
+    piece_count: usize,
+    control: *const c_void,
+    control_len: usize,
+    flags: c_int,
+}
+
+/// `struct cmsghdr` with one descriptor, padded to whole words.
+#[repr(C, align(8))]
+struct Passed {
+    len: usize,
+    level: c_int,
+    kind: c_int,
+    descriptor: c_int,
 }
 
 #[repr(C)]
@@ -782,6 +814,63 @@ pub fn connect_unix(path: &str) -> io::Result<UnixStream> {
     // SAFETY: the kernel reads that many bytes of the buffer.
     check(unsafe { connect(fd.as_raw_fd(), address.as_ptr().cast(), 110) })?;
     Ok(UnixStream::from(fd))
+}
+
+/// The process at the other end: who connected or, to whom connects, who
+/// listened (SO_PEERCRED, unix(7)).
+///
+/// # Errors
+/// None that a caller could cause.
+pub fn peer_process(socket: &UnixStream) -> io::Result<i32> {
+    const SO_PEERCRED: c_int = 17;
+    // `struct ucred`: process, user, group.
+    let mut peer: [c_int; 3] = [0; 3];
+    let mut size = size_of_val(&peer) as u32;
+    // SAFETY: the kernel writes at most `size` bytes to the address given.
+    check(unsafe {
+        getsockopt(
+            socket.as_raw_fd(),
+            SOL_SOCKET,
+            SO_PEERCRED,
+            peer.as_mut_ptr().cast(),
+            &raw mut size,
+        )
+    })?;
+    Ok(peer[0])
+}
+
+/// Sends a descriptor together with one zero byte (SCM_RIGHTS, unix(7)).
+///
+/// # Errors
+/// Those of sendmsg(2): nobody is there any more, or this user has too many
+/// descriptors under way.
+pub fn send_descriptor(to: &UnixStream, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    const SCM_RIGHTS: c_int = 1;
+    const MSG_NOSIGNAL: c_int = 0x4000;
+    let piece = Piece {
+        bytes: [0u8].as_ptr().cast(),
+        count: 1,
+    };
+    let passed = Passed {
+        len: offset_of!(Passed, descriptor) + size_of::<c_int>(),
+        level: SOL_SOCKET,
+        kind: SCM_RIGHTS,
+        descriptor: descriptor.as_raw_fd(),
+    };
+    let message = Message {
+        name: std::ptr::null(),
+        name_len: 0,
+        pieces: &raw const piece,
+        piece_count: 1,
+        control: (&raw const passed).cast(),
+        control_len: size_of::<Passed>(),
+        flags: 0,
+    };
+    // SAFETY: all that the message points to lives until the call returns.
+    match unsafe { sendmsg(to.as_raw_fd(), &raw const message, MSG_NOSIGNAL) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// Connects within `limit`, from a given local address (ssh's BindAddress) or

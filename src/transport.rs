@@ -44,19 +44,17 @@ pub trait Transport {
     fn has_spoken(&mut self) -> io::Result<()>;
     /// Whether a stream can be asked for now.
     fn is_free(&self) -> bool;
-    /// Whether many clients, or a slow answer for one of them, hold up the
-    /// others, so that a further connection is worth a login.
-    fn is_crowded(&self) -> bool;
     /// Asks for a stream. [`Transport::answer`] has the outcome, now or later.
     fn ask(&mut self, destination: Destination);
     /// Asks whether the gateway is still there, where [`Transport::silence`] counts.
     fn ask_for_life(&mut self);
     /// Carries an outstanding question on. `None`: not answered yet, or it was
-    /// only the question whether the gateway is there.
+    /// only the question whether the gateway is there. `client` is the socket
+    /// for which the stream is, for somebody who can carry its bytes alone.
     ///
     /// # Errors
     /// The connection is lost.
-    fn answer(&mut self) -> io::Result<Option<Opened>>;
+    fn answer(&mut self, client: Option<BorrowedFd<'_>>) -> io::Result<Option<Opened>>;
     /// How long until [`Transport::answer`] is worth another call even if the
     /// socket tells nothing.
     fn due(&self) -> Option<Duration> {
@@ -125,8 +123,8 @@ pub struct Route {
     pub via: Via,
     /// The options with which the user would call ssh.
     pub ssh_options: Vec<OsString>,
-    /// Where streams may be asked for.
-    pub destinations: Vec<Destination>,
+    /// Where `-L` leads.
+    pub forwards: Vec<Destination>,
     /// Nothing is to be written down (`--check`).
     pub dry: bool,
     /// The attempt over ssh before this one was cut off without a word.

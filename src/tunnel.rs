@@ -252,9 +252,10 @@ impl Tunnel {
     fn tell(&mut self, news: News) {
         match news {
             News::Served(who) => self.log.detail(format_args!("client {who}: connected")),
-            News::Left(who, up, down) => self.log.detail(format_args!(
+            News::Left(who, Some((up, down))) => self.log.detail(format_args!(
                 "client {who}: ended, {up} bytes up, {down} down"
             )),
+            News::Left(who, None) => self.log.detail(format_args!("client {who}: ended")),
             News::Refused(waiting, since, why) => {
                 let to = self.reception.leads_to(waiting.door).clone();
                 self.log.detail(format_args!(

