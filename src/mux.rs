@@ -126,21 +126,17 @@ fn take_message(heard: &mut Vec<u8>) -> Option<Vec<u8>> {
 
 /// Our greeting and the request for a stream.
 fn request((host, port): (&str, u16)) -> Vec<u8> {
-    let mut all = Vec::new();
-    let mut message = |words: &[u32], name: Option<&str>, last: Option<u32>| {
-        let mut body: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
-        if let Some(name) = name {
-            body.extend((name.len() as u32).to_be_bytes());
-            body.extend(name.as_bytes());
-        }
-        body.extend(last.into_iter().flat_map(u32::to_be_bytes));
-        all.extend((body.len() as u32).to_be_bytes());
-        all.extend(body);
-    };
-    message(&[HELLO, VERSION], None, None);
-    // Request number 1, and an empty reserved string.
-    message(&[NEW_STDIO_FWD, 1, 0], Some(host), Some(port.into()));
+    // Request number 1, an empty reserved string, and the host.
+    let mut stream = words(&[NEW_STDIO_FWD, 1, 0, host.len() as u32]);
+    stream.extend(host.as_bytes());
+    stream.extend(words(&[port.into()]));
+    let mut all = words(&[8, HELLO, VERSION, stream.len() as u32]);
+    all.extend(stream);
     all
+}
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_be_bytes()).collect()
 }
 
 /// There is nothing to carry; the relay only learns of the ends.
@@ -195,5 +191,28 @@ impl Remote for Handed {
 
     fn is_ready(&mut self, _: &Event) {
         self.listen();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_as_the_protocol_has_it() {
+        let greeting = b"\0\0\0\x08\0\0\0\x01\0\0\0\x04";
+        let stream = b"\0\0\0\x16\x10\0\0\x08\0\0\0\x01\0\0\0\0\0\0\0\x02gw\0\0\x69\x78";
+        assert_eq!(request(("gw", 27000)), [&greeting[..], stream].concat());
+    }
+
+    #[test]
+    fn messages_may_come_in_pieces() {
+        let mut heard = Vec::new();
+        let mut messages = Vec::new();
+        for byte in b"\0\0\0\x03abc\0\0\0\0\0\0\0\x01x" {
+            heard.push(*byte);
+            messages.extend(take_message(&mut heard));
+        }
+        assert_eq!(messages, [&b"abc"[..], b"", b"x"]);
     }
 }

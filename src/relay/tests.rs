@@ -63,6 +63,8 @@ struct Server {
     /// Calls that answer `WouldBlock` first, as during a key exchange.
     busy: u32,
     lost: bool,
+    has_the_client: bool,
+    refused: bool,
 }
 
 impl Server {
@@ -112,6 +114,12 @@ impl Remote for Server {
     }
     fn close(&mut self) -> io::Result<()> {
         Ok(())
+    }
+    fn has_the_client(&self) -> bool {
+        self.has_the_client
+    }
+    fn is_refused(&self) -> bool {
+        self.refused
     }
 }
 
@@ -276,4 +284,39 @@ fn a_server_gone_both_ways_ends_the_relay() {
     relay.remote.gone = true;
     relay.notice_hang_up().unwrap();
     assert!(relay.is_over());
+}
+
+#[test]
+fn of_a_client_that_was_handed_over_only_the_end_is_passed_on() {
+    let person = Person {
+        says: [Some(b"not for us".to_vec())].into(),
+        ..Person::default()
+    };
+    let server = Server {
+        has_the_client: true,
+        ..Server::default()
+    };
+    let mut relay = relay(person, server);
+    assert_eq!(relay.interest(), Interest::default());
+    assert!(!relay.up_is_due() && !relay.down_is_due());
+    relay.notice_hang_up().unwrap();
+    assert!(!relay.is_over());
+    (relay.remote.ended, relay.remote.gone) = (true, true);
+    assert!(relay.down_is_due());
+    relay.carry_down(&mut [0; 64]).unwrap();
+    relay.notice_hang_up().unwrap();
+    assert!(relay.is_over() && relay.local.told_the_end && !relay.local.broken_off);
+    // Left unread it would have the kernel reset the connection.
+    assert!(relay.local.says.is_empty());
+}
+
+#[test]
+fn a_refused_stream_breaks_its_client_off() {
+    let server = Server {
+        refused: true,
+        ..Server::default()
+    };
+    let mut relay = relay(Person::default(), server);
+    relay.notice_hang_up().unwrap();
+    assert!(relay.is_over() && relay.local.broken_off && !relay.local.told_the_end);
 }
