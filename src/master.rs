@@ -17,7 +17,7 @@ use crate::host_key::Strict;
 use crate::keeper;
 use crate::link::Helper;
 use crate::log::Log;
-use crate::mux::Handed;
+use crate::mux::{Handed, Watch};
 use crate::probe::Answer;
 use crate::reception::out_of_something;
 use crate::relay::Remote;
@@ -52,6 +52,10 @@ const MOUTHFUL: usize = 2;
 const KNOCK: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What ssh needs for a client that it has, and what it needs itself, in clients.
+const DESCRIPTORS: u64 = 3;
+const RESERVE: u64 = 16;
+
 /// A logged-in ssh, its sockets, and who keeps it.
 pub struct Master {
     /// What ssh says; its end is ssh's.
@@ -61,6 +65,10 @@ pub struct Master {
     forwards: Vec<Destination>,
     /// What a client waits for.
     asking: Option<Question>,
+    /// Since the login. Every stream of a client that ssh has holds it, too.
+    watch: Option<Arc<Watch>>,
+    /// For how many such clients ssh has descriptors.
+    most: usize,
     log: Arc<Log>,
     // Dropped in this order: who keeps the room, then the room.
     _keeper: Helper,
@@ -96,6 +104,8 @@ pub fn open(route: &mut Route, limits: Limits, log: &Arc<Log>) -> Result<Master>
         words: String::new(),
         forwards: route.forwards.clone(),
         asking: None,
+        watch: None,
+        most: (sys::raise_descriptor_limit() / DESCRIPTORS).saturating_sub(RESERVE) as usize,
         log: Arc::clone(log),
         _keeper: Helper(child),
         room,
@@ -115,6 +125,9 @@ pub fn open(route: &mut Route, limits: Limits, log: &Arc<Log>) -> Result<Master>
     }
     route.cut_off = false;
     log.step(format_args!("gateway {}: ssh has logged in", gateway.name));
+    // Before anything else that ssh opens.
+    let watch = Watch::over(&master.room.file("ctl")).context(Code::GatewayDown, what)?;
+    master.watch = Some(Arc::new(watch));
     master.listen(limits)?;
     Ok(master)
 }
@@ -319,7 +332,8 @@ impl Master {
     }
 
     fn hand_over(&self, host: &str, port: u16, client: BorrowedFd<'_>) -> io::Result<Handed> {
-        Handed::over(self.room.file("ctl"), (host, port), client)
+        let watch = self.watch.as_ref().ok_or(ErrorKind::NotConnected)?;
+        Handed::over(&self.room.file("ctl"), watch, (host, port), client)
     }
 
     fn open(&self, to: &Destination, client: BorrowedFd<'_>) -> io::Result<Box<dyn Remote>> {
@@ -363,7 +377,8 @@ impl Transport for Master {
     }
 
     fn is_free(&self) -> bool {
-        self.asking.is_none()
+        let clients = self.watch.as_ref().map_or(0, Arc::strong_count);
+        self.asking.is_none() && clients <= self.most.max(1)
     }
 
     fn ask(&mut self, destination: Destination) {

@@ -12,6 +12,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 // PROTOCOL.mux, "Protocol numbers".
 const HELLO: u32 = 1;
@@ -23,8 +24,7 @@ const SESSION_OPENED: u32 = 0x8000_0006;
 #[derive(Debug)]
 pub struct Handed {
     control: UnixStream,
-    /// Where ssh listens. The kernel knows the socket by the name of its birth.
-    path: String,
+    watch: Arc<Watch>,
     /// What has come over it and is not a whole message yet.
     heard: Vec<u8>,
     /// The license server has taken the connection.
@@ -48,15 +48,20 @@ impl Handed {
     ///
     /// # Errors
     /// Those of [`sys::connect_unix`] and [`sys::send_descriptor`].
-    pub fn over(path: String, to: (&str, u16), client: BorrowedFd<'_>) -> io::Result<Handed> {
-        let mut control = sys::connect_unix(&path)?;
+    pub fn over(
+        path: &str,
+        watch: &Arc<Watch>,
+        to: (&str, u16),
+        client: BorrowedFd<'_>,
+    ) -> io::Result<Handed> {
+        let mut control = sys::connect_unix(path)?;
         control.write_all(&request(to))?;
         // Its standard input and output.
         sys::send_descriptor(&control, client)?;
         sys::send_descriptor(&control, client)?;
         Ok(Handed {
             control,
-            path,
+            watch: Arc::clone(watch),
             heard: Vec::new(),
             opened: false,
             end: None,
@@ -89,7 +94,7 @@ impl Handed {
     fn kind_of_end(&self) -> End {
         match self.opened {
             false => End::Refused,
-            true if self.ssh_is_killed() || self.ssh_listens_no_more() => End::Ssh,
+            true if self.ssh_is_killed() || self.watch.has_ended() => End::Ssh,
             true => End::Own,
         }
     }
@@ -97,21 +102,42 @@ impl Handed {
     /// The kernel takes the memory from a process that has been killed, and with
     /// it the knowledge of its program, before it closes its files.
     fn ssh_is_killed(&self) -> bool {
-        let Ok(pid) = sys::peer_process(&self.control) else {
-            return false;
-        };
-        let program = fs::read_link(format!("/proc/{pid}/exe"));
-        program.is_err_and(|e| e.kind() == ErrorKind::NotFound)
+        match sys::peer_process(&self.control) {
+            Ok(pid) if pid > 0 => {
+                let program = fs::read_link(format!("/proc/{pid}/exe"));
+                program.is_err_and(|e| e.kind() == ErrorKind::NotFound)
+            }
+            // Of another namespace.
+            _ => false,
+        }
+    }
+}
+
+/// A control connection that asks for nothing, older than all streams.
+#[derive(Debug)]
+pub struct Watch(UnixStream);
+
+impl Watch {
+    /// Connects to the ssh that listens at `path`.
+    ///
+    /// # Errors
+    /// Those of [`sys::connect_unix`].
+    pub fn over(path: &str) -> io::Result<Watch> {
+        sys::connect_unix(path).map(Watch)
     }
 
-    /// An ssh that ends by itself frees its channels in their order, of which the
-    /// first one listens, and then removes the socket.
-    fn ssh_listens_no_more(&self) -> bool {
-        let knock = sys::connect_unix(&self.path).map_err(|e| e.kind());
-        matches!(
-            knock,
-            Err(ErrorKind::ConnectionRefused | ErrorKind::NotFound)
-        )
+    /// An ssh that ends by itself frees its channels in their order: this one
+    /// before all streams.
+    fn has_ended(&self) -> bool {
+        let mut greeting = [0; 64];
+        loop {
+            match (&self.0).read(&mut greeting) {
+                Ok(count) if count > 0 => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => return true,
+            }
+        }
     }
 }
 
@@ -149,16 +175,23 @@ impl Remote for Handed {
         self.end == Some(End::Own)
     }
 
+    /// What a client says after the end goes nowhere.
     fn room(&self) -> usize {
-        0
+        match self.end {
+            Some(_) => usize::MAX,
+            None => 0,
+        }
     }
 
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         Err(ErrorKind::WouldBlock.into())
     }
 
-    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-        Err(ErrorKind::WouldBlock.into())
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.end {
+            Some(_) => Ok(bytes.len()),
+            None => Err(ErrorKind::WouldBlock.into()),
+        }
     }
 
     fn send_eof(&mut self) -> io::Result<()> {

@@ -20,6 +20,9 @@ pub trait Local {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
     /// Tells the client that no more will come.
     fn end_of_output(&mut self);
+    /// Whether the other end's kernel has all that was written. What it has not
+    /// is lost when the client speaks to a socket that is closed.
+    fn has_it_all(&self) -> bool;
     /// Lets the client's connection break off, instead of end, when it is closed.
     fn break_off(&mut self);
 }
@@ -212,8 +215,6 @@ fn up_to(buffer: &mut [u8], limit: usize) -> &mut [u8] {
     &mut buffer[..size]
 }
 
-/// What the kernel holds for a socket at most, in bytes (tcp_rmem).
-const MOST_INPUT: usize = 8 << 20;
 /// How many buffers one direction may carry before others have their turn.
 const TURN: usize = 4;
 
@@ -278,7 +279,9 @@ impl<L: Local, R: Remote> Relay<L, R> {
                     Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                     Err(e) => return Err(e),
                 },
-                State::Open if !readable => break,
+                // A process that is just being started may keep a closed socket alive,
+                // and epoll then tells of one who was here before.
+                State::Open if !readable || !self.may_read() => break,
                 // No more than can be sent on, or little: it would have to be held.
                 State::Open => match self.local.read(up_to(buffer, self.remote.room())) {
                     Ok(0) => self.up.state = State::Draining,
@@ -380,24 +383,11 @@ impl<L: Local, R: Remote> Relay<L, R> {
         } else if self.down.state == State::Closed
             && self.up.state != State::Closed
             && self.remote.hung_up()?
+            && (!self.remote.has_the_client() || self.local.has_it_all())
         {
-            if self.remote.has_the_client() {
-                self.discard_input();
-            }
             self.abandon();
         }
         Ok(())
-    }
-
-    /// A socket that is closed with something to read resets its connection, and
-    /// what the license server has said last would be lost (RFC 2525, 2.17).
-    fn discard_input(&mut self) {
-        let mut scratch = [0; 8192];
-        for _ in 0..MOST_INPUT / scratch.len() {
-            if !self.local.read(&mut scratch).is_ok_and(|count| count > 0) {
-                break;
-            }
-        }
     }
 
     /// The client is gone, or must go: nothing more is carried.
@@ -411,12 +401,16 @@ impl<L: Local, R: Remote> Relay<L, R> {
         self.up.state == State::Closed && self.down.state == State::Closed
     }
 
+    /// Whether what the client says is for this relay: the other side does not
+    /// have its socket, or has it no more.
+    fn may_read(&self) -> bool {
+        !self.remote.has_the_client() || self.down.state == State::Closed
+    }
+
     /// What to wait for on the client's socket.
     pub fn interest(&self) -> Interest {
         Interest {
-            read: self.up.state == State::Open
-                && self.up.held.is_empty()
-                && !self.remote.has_the_client(),
+            read: self.up.state == State::Open && self.up.held.is_empty() && self.may_read(),
             write: !self.down.held.is_empty(),
         }
     }

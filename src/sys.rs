@@ -4,7 +4,7 @@
 //! AArch64, which share them; structures are as glibc and musl lay them out.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint, c_void};
+use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use std::fs::File;
 use std::io;
 use std::mem::offset_of;
@@ -49,6 +49,7 @@ unsafe extern "C" {
     -> c_int;
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
+    fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
     fn prctl(option: c_int, ...) -> c_int;
     fn syscall(number: c_long, ...) -> c_long;
     fn sendmsg(fd: c_int, message: *const Message, flags: c_int) -> isize;
@@ -783,6 +784,16 @@ pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
         )
     })
     .map(drop)
+}
+
+/// Bytes that the other end has not acknowledged (SIOCOUTQ, tcp(7)).
+pub fn unacknowledged(socket: &TcpStream) -> c_int {
+    const SIOCOUTQ: c_ulong = 0x5411;
+    let mut bytes: c_int = 0;
+    // SAFETY: the kernel writes one int to the address given. musl has the
+    // request as an int, which a register holds as well.
+    unsafe { ioctl(socket.as_raw_fd(), SIOCOUTQ, &raw mut bytes) };
+    bytes
 }
 
 /// Lets the kernel hold `backlog` connections that have not been accepted yet.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -316,6 +316,66 @@ fn the_last_words_of_a_server_reach_a_client_that_goes_on_talking() {
     let mut words = Vec::new();
     client.read_to_end(&mut words).expect("all of it");
     assert_eq!(words.len(), SIZE);
+}
+
+/// Goal: a license server that ends its output and reads on is heard to its end
+/// by a client that reads slowly and talks all the while.
+#[test]
+fn the_last_words_reach_a_slow_client_that_talks_all_the_while() {
+    const SIZE: usize = 300_000;
+    let (gateway, listener) = (Gateway::start(), TcpListener::bind("127.0.0.1:0"));
+    let listener = listener.expect("bind");
+    let port = listener.local_addr().expect("an address").port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a client");
+            thread::spawn(move || {
+                stream.read_exact(&mut [0])?;
+                stream.write_all(&vec![7; SIZE])?;
+                stream.shutdown(Shutdown::Write)?;
+                io::copy(&mut stream, &mut io::sink())
+            });
+        }
+    });
+    let tunnel = Tunnel::with(&gateway, port, &["--via", "ssh"]);
+    let port = tunnel.port();
+    all_at_once(8, LIMIT, move |_| {
+        let mut client = connect(port)?;
+        let mut mouth = client.try_clone()?;
+        // Until nobody takes it any more.
+        thread::spawn(move || while mouth.write_all(&[1; 3000]).is_ok() {});
+        let mut heard = 0;
+        loop {
+            thread::sleep(Duration::from_micros(500));
+            match client.read(&mut [0; 4000])? {
+                0 => break,
+                count => heard += count,
+            }
+        }
+        assert_eq!(heard, SIZE);
+        Ok(())
+    });
+}
+
+/// Goal: where ssh's socket has been removed, as a cleaner of temporary files
+/// does, the streams that there are end as ever, and the next client gets a
+/// new ssh.
+#[test]
+fn a_removed_socket_hurts_nobody() {
+    let site = Site::new();
+    let mut client = connect(site.tunnel.port()).expect("connect");
+    client.write_all(b"x").expect("write");
+    client.read_exact(&mut [0]).expect("an answer");
+    fs::remove_file(site.rooms()[0].join("ctl")).expect("ssh's socket");
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    assert_eq!(client.read(&mut [0]).expect("its end"), 0);
+    let port = site.tunnel.port();
+    all_at_once(1, LIMIT, move |_| {
+        let mut client = connect(port)?;
+        client.write_all(b"x")?;
+        client.read_exact(&mut [0])
+    });
+    site.tunnel.wait_for_log("reconnected to the gateway", 1);
 }
 
 /// Goal: without ssh `--via ssh` says so.
