@@ -24,9 +24,9 @@ const SESSION_OPENED: u32 = 0x8000_0006;
 #[derive(Debug)]
 pub struct Handed {
     control: UnixStream,
-    watch: Arc<Watch>,
     /// What has come over it and is not a whole message yet.
     heard: Vec<u8>,
+    watch: Arc<Watch>,
     /// The license server has taken the connection.
     opened: bool,
     end: Option<End>,
@@ -61,8 +61,8 @@ impl Handed {
         sys::send_descriptor(&control, client)?;
         Ok(Handed {
             control,
-            watch: Arc::clone(watch),
             heard: Vec::new(),
+            watch: Arc::clone(watch),
             opened: false,
             end: None,
         })
