@@ -173,6 +173,32 @@ fn a_crowd_is_served() {
     });
 }
 
+/// Goal: ssh needs three descriptors for each client; who finds none left waits
+/// for a turn, and nobody is turned away.
+#[test]
+fn few_descriptors_are_taken_in_turns() {
+    let (gateway, server) = (Gateway::start(), LicenseServer::start(Service::Echo));
+    let target = format!("127.0.0.1:{}", server.port());
+    let tunnel = Tunnel::of(Job::new(), |job| {
+        let licfwd = job.licfwd(&gateway);
+        let mut command = job.command("sh");
+        command.args(["-c", "ulimit -n 256 && exec \"$@\"", "sh"]);
+        command.arg(licfwd.get_program()).args(licfwd.get_args());
+        command.args(["--via", "ssh", "gw", &target]);
+        command
+    });
+    let port = tunnel.port();
+    all_at_once(200, LIMIT, move |_| {
+        let mut client = connect(port)?;
+        client.write_all(b"x")?;
+        client.read_exact(&mut [0])?;
+        // Long enough for all seats to be taken.
+        thread::sleep(Duration::from_millis(500));
+        client.write_all(b"x")?;
+        client.read_exact(&mut [0])
+    });
+}
+
 /// Goal: what the user's configuration wants from an ssh of their own does not
 /// get in the way: forwards on taken ports, masters, commands, forks.
 #[test]
