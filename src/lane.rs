@@ -322,7 +322,7 @@ impl Lane {
             let carried = !relay.remote.has_the_client();
             let bytes = carried.then_some((relay.bytes_up, relay.bytes_down));
             news.push(News::Left(passenger.who, bytes));
-            // The client's socket closes here, and epoll forgets it.
+            // The client's socket closes here, and epoll forgets it (see Relay::carry_up).
             self.closing.push(relay.remote);
             self.free.push(slot);
         }

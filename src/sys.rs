@@ -858,9 +858,10 @@ pub fn peer_process(socket: &UnixStream) -> io::Result<i32> {
 pub fn send_descriptor(to: &UnixStream, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     const SCM_RIGHTS: c_int = 1;
     const MSG_NOSIGNAL: c_int = 0x4000;
+    let zero = [0u8];
     let piece = Piece {
-        bytes: [0u8].as_ptr().cast(),
-        count: 1,
+        bytes: zero.as_ptr().cast(),
+        count: zero.len(),
     };
     let passed = Passed {
         len: offset_of!(Passed, descriptor) + size_of::<c_int>(),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -323,14 +323,8 @@ fn a_shell_that_runs_nothing_is_no_obstacle() {
 #[test]
 fn the_last_words_of_a_server_reach_a_client_that_goes_on_talking() {
     const SIZE: usize = 5_000_000;
-    let (gateway, listener) = (Gateway::start(), TcpListener::bind("127.0.0.1:0"));
-    let listener = listener.expect("bind");
-    let port = listener.local_addr().expect("an address").port();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let _ = stream.expect("a client").write_all(&vec![7; SIZE]);
-        }
-    });
+    let gateway = Gateway::start();
+    let port = server(|mut client| client.write_all(&vec![7; SIZE]));
     let tunnel = Tunnel::with(&gateway, port, &["--via", "ssh"]);
     let mut client = connect(tunnel.port()).expect("connect");
     // The server has said all and gone by then, or the kernel would forget the rest.
@@ -349,19 +343,12 @@ fn the_last_words_of_a_server_reach_a_client_that_goes_on_talking() {
 #[test]
 fn the_last_words_reach_a_slow_client_that_talks_all_the_while() {
     const SIZE: usize = 300_000;
-    let (gateway, listener) = (Gateway::start(), TcpListener::bind("127.0.0.1:0"));
-    let listener = listener.expect("bind");
-    let port = listener.local_addr().expect("an address").port();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a client");
-            thread::spawn(move || {
-                stream.read_exact(&mut [0])?;
-                stream.write_all(&vec![7; SIZE])?;
-                stream.shutdown(Shutdown::Write)?;
-                io::copy(&mut stream, &mut io::sink())
-            });
-        }
+    let gateway = Gateway::start();
+    let port = server(|mut client| {
+        client.read_exact(&mut [0])?;
+        client.write_all(&vec![7; SIZE])?;
+        client.shutdown(Shutdown::Write)?;
+        io::copy(&mut client, &mut io::sink()).map(drop)
     });
     let tunnel = Tunnel::with(&gateway, port, &["--via", "ssh"]);
     let port = tunnel.port();
@@ -425,4 +412,17 @@ fn call(gateway: &Gateway, options: &[&str]) -> Outcome {
         .args(options);
     command.args(["gw", &format!("127.0.0.1:{}", server.port())]);
     job.run(&mut command)
+}
+
+/// A license server that does that for each client; its port.
+fn server(serve: fn(TcpStream) -> io::Result<()>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = listener.local_addr().expect("an address").port();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.expect("a client");
+            thread::spawn(move || serve(client));
+        }
+    });
+    port
 }
