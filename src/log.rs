@@ -1,6 +1,5 @@
 //! One-line diagnostics: notes to people on stderr, events to the log file.
 
-use crate::cli::Shell;
 use std::fmt::{Arguments, Display};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -151,15 +150,6 @@ impl Log {
             );
             let _ = file.write(line.as_bytes());
         }
-    }
-}
-
-/// The one line that says why the program ends, on stderr, unless that is the
-/// pipe that the calling shell, if there is one, evaluates.
-pub fn last_words(caller: Option<Shell>, text: &dyn Display) {
-    if caller.is_none() || !crate::announce::stderr_is_evaluated() {
-        let line = format!("licfwd: {}\n", one_line(&text.to_string()));
-        let _ = io::stderr().write_all(line.as_bytes());
     }
 }
 

@@ -52,6 +52,8 @@ mod wire;
 use cli::{Request, Shell};
 use error::Code;
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -77,7 +79,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            log::last_words(caller, &e);
+            last_words(caller, &e);
             announce::fail(caller, e.code as i32);
             ExitCode::from(e.code as u8)
         }
@@ -103,11 +105,20 @@ fn be_ready_to_fail(caller: Option<Shell>) {
             // The reconnecting thread: the tunnel finds it dead, and lives on.
             return;
         }
-        log::last_words(
+        last_words(
             caller,
             &format_args!("internal error, please report it: {panic}"),
         );
         announce::fail(caller, Code::Internal as i32);
         sys::exit_now(Code::Internal as i32);
     }));
+}
+
+/// The one line that says why the program ends, on stderr, unless that is the
+/// pipe that the calling shell, if there is one, evaluates.
+fn last_words(caller: Option<Shell>, text: &dyn Display) {
+    if caller.is_none() || !announce::stderr_is_evaluated() {
+        let line = format!("licfwd: {}\n", log::one_line(&text.to_string()));
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
 }
