@@ -1,10 +1,10 @@
 //! One connection to the gateway with the clients that it carries.
 
 use crate::client::Client;
-use crate::relay::{Relay, Remote};
+use crate::relay::Relay;
+use crate::session::{Opened, Remote, Transport};
 use crate::sys::{self, Epoll, Event, Interest};
 use crate::target::Destination;
-use crate::transport::{Opened, Transport};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};

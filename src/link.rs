@@ -7,10 +7,9 @@
 //! every other call answers EAGAIN. So no call ever leaves [`Link::finish`]
 //! before its packet has left altogether.
 
-use crate::relay::Remote;
+use crate::session::{Opened, Remote, Transport};
 use crate::sys::{self, Epoll, Interest};
 use crate::target::Destination;
-use crate::transport::{Opened, Transport};
 use ssh2::{BlockDirections, Channel, ErrorCode, Session};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;

@@ -36,6 +36,7 @@ mod relay;
 mod retry;
 mod room;
 mod said;
+mod session;
 mod socket;
 mod ssh_config;
 mod ssh_query;

@@ -5,6 +5,7 @@ use crate::gateway::Limits;
 use crate::link::{self, EAGAIN};
 use crate::listener::Bound;
 use crate::log::Log;
+use crate::session::Answer;
 use crate::sys::{self, Interest};
 use crate::transport::Connection;
 use ssh2::{BlockDirections, Channel, ErrorCode};
@@ -19,23 +20,6 @@ pub struct Findings {
 
 /// That it answers, or why not.
 type Finding = std::result::Result<(), String>;
-
-/// What came of asking for one stream.
-pub enum Answer {
-    /// The license server has taken the connection.
-    Yes,
-    /// The gateway cannot reach it; why.
-    No(String),
-    /// Nothing came in time.
-    Late {
-        /// The question still hangs in the connection: it is of no more use.
-        spent: bool,
-    },
-    /// The gateway does not allow it.
-    Forbidden,
-    /// The connection to the gateway has ended; how.
-    Lost(String),
-}
 
 /// Why asking ended early.
 pub enum Failure {

@@ -8,9 +8,9 @@
 //! not read on until they are gone: that is the whole back-pressure. Idle
 //! relays own no buffer; all share the caller's.
 
-use crate::sys::{Event, Interest};
+use crate::session::Remote;
+use crate::sys::Interest;
 use std::io::{self, ErrorKind};
-use std::os::fd::BorrowedFd;
 
 /// The client's side.
 pub trait Local {
@@ -25,123 +25,6 @@ pub trait Local {
     fn has_it_all(&self) -> bool;
     /// Lets the client's connection break off, instead of end, when it is closed.
     fn break_off(&mut self);
-}
-
-/// The license server's side: one stream through the gateway.
-///
-/// Every error but `WouldBlock` means that the connection to the gateway is
-/// lost. A call that answered `WouldBlock` has left nothing half done.
-pub trait Remote {
-    /// Bytes that [`Remote::read`] will return without asking the network; at
-    /// least one where it is not known how many.
-    fn available(&self) -> usize;
-    /// Whether everything has been read and no more will come.
-    fn at_end(&self) -> bool;
-    /// Bytes that the other side is ready to take.
-    fn room(&self) -> usize;
-    /// Reads what has arrived.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Writes some of the bytes. After `WouldBlock` the next call must offer
-    /// the same bytes.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
-    /// Tells the license server that no more will come.
-    fn send_eof(&mut self) -> io::Result<()>;
-    /// Whether the license server's side is gone altogether, both ways.
-    fn hung_up(&mut self) -> io::Result<bool>;
-    /// Ends the stream; `WouldBlock` until the gateway has agreed.
-    fn close(&mut self) -> io::Result<()>;
-
-    /// Whether the other side has the client's own socket: then the relay
-    /// carries nothing, and passes on the end alone.
-    fn has_the_client(&self) -> bool {
-        false
-    }
-    /// Whether the stream was not to be had.
-    fn is_refused(&self) -> bool {
-        false
-    }
-
-    // A stream with a socket of its own:
-
-    /// The socket that tells when there is something to read, or room.
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-    /// Whether that socket has told its last.
-    fn is_cut(&self) -> bool {
-        false
-    }
-    /// The socket is ready.
-    fn is_ready(&mut self, _event: &Event) {}
-
-    // A stream that shares one with others:
-
-    /// Reads everything that has arrived, for whatever stream; false when this
-    /// one has ended and cannot.
-    fn read_dry(&self) -> io::Result<bool> {
-        Ok(true)
-    }
-    /// Asks through this stream whether the gateway is still there. To be called
-    /// again when the gateway has spoken, to take the answer.
-    fn ask_for_life(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-    /// Whether the gateway owes this stream an answer.
-    fn is_asking(&self) -> bool {
-        false
-    }
-}
-
-/// Whichever transport carries it.
-impl Remote for Box<dyn Remote> {
-    fn available(&self) -> usize {
-        (**self).available()
-    }
-    fn at_end(&self) -> bool {
-        (**self).at_end()
-    }
-    fn room(&self) -> usize {
-        (**self).room()
-    }
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (**self).read(buffer)
-    }
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (**self).write(bytes)
-    }
-    fn send_eof(&mut self) -> io::Result<()> {
-        (**self).send_eof()
-    }
-    fn hung_up(&mut self) -> io::Result<bool> {
-        (**self).hung_up()
-    }
-    fn close(&mut self) -> io::Result<()> {
-        (**self).close()
-    }
-    fn has_the_client(&self) -> bool {
-        (**self).has_the_client()
-    }
-    fn is_refused(&self) -> bool {
-        (**self).is_refused()
-    }
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        (**self).socket()
-    }
-    fn is_cut(&self) -> bool {
-        (**self).is_cut()
-    }
-    fn is_ready(&mut self, event: &Event) {
-        (**self).is_ready(event)
-    }
-    fn read_dry(&self) -> io::Result<bool> {
-        (**self).read_dry()
-    }
-    fn ask_for_life(&mut self) -> io::Result<()> {
-        (**self).ask_for_life()
-    }
-    fn is_asking(&self) -> bool {
-        (**self).is_asking()
-    }
 }
 
 /// How far one direction of a connection has come.

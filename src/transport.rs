@@ -9,58 +9,15 @@ use crate::gateway::{self, Limits};
 use crate::link::{self, Link};
 use crate::log::Log;
 use crate::master::{self, Master};
-use crate::probe::Answer;
 use crate::prompt::Prompter;
-use crate::relay::Remote;
+use crate::session::{Answer, Transport};
 use crate::ssh_config::Gateway;
 use crate::sys::Epoll;
 use crate::target::Destination;
 use std::ffi::OsString;
-use std::io;
-use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How a stream that was asked for came out.
-pub enum Opened {
-    /// The gateway has connected it, or will say so in the stream.
-    Stream(Box<dyn Remote>),
-    /// The gateway says no, in its words.
-    Refused(String),
-}
-
-/// One live connection to the gateway, driven without blocking.
-pub trait Transport {
-    /// The socket to wait on.
-    fn socket(&self) -> BorrowedFd<'_>;
-    /// For how long the gateway has sent nothing; `None` where somebody else
-    /// notices a silent gateway.
-    fn silence(&self) -> Option<Duration>;
-    /// The socket is ready.
-    ///
-    /// # Errors
-    /// The connection is lost.
-    fn has_spoken(&mut self) -> io::Result<()>;
-    /// Whether a stream can be asked for now.
-    fn is_free(&self) -> bool;
-    /// Asks for a stream. [`Transport::answer`] has the outcome, now or later.
-    fn ask(&mut self, destination: Destination);
-    /// Asks whether the gateway is still there, where [`Transport::silence`] counts.
-    fn ask_for_life(&mut self);
-    /// Carries an outstanding question on. `None`: not answered yet, or it was
-    /// only the question whether the gateway is there. `client` is the socket
-    /// for which the stream is, for somebody who can carry its bytes alone.
-    ///
-    /// # Errors
-    /// The connection is lost.
-    fn answer(&mut self, client: Option<BorrowedFd<'_>>) -> io::Result<Option<Opened>>;
-    /// How long until [`Transport::answer`] is worth another call even if the
-    /// socket tells nothing.
-    fn due(&self) -> Option<Duration> {
-        None
-    }
-}
 
 /// A connection on which somebody is logged in; not driven yet.
 pub enum Connection {
