@@ -13,9 +13,9 @@ use getopts::{Fail, Matches, Options};
 
 use crate::error::{Code, Context, Error, Result};
 use crate::log::Verbosity;
+use crate::ssh_config::Via;
 use crate::target::{self, Forward, Target};
 use crate::template::Template;
-use crate::transport::Via;
 
 pub use invocation::{Generated, Invocation, Request, Shell, Watch};
 pub use options::help;

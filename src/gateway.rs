@@ -6,60 +6,15 @@ use crate::host_key::{KnownHosts, Rules};
 use crate::link::Connection;
 use crate::log::Log;
 use crate::prompt::Prompter;
-use crate::retry::Deadline;
-use crate::ssh_config::Gateway;
+use crate::retry::Limits;
+use crate::ssh_config::{Gateway, gateway_down};
 use crate::sys;
 use crate::terminal::is_asking;
-use crate::wire::{self, Wire, gateway_down};
+use crate::wire::{self, Wire};
 use ssh2::{ErrorCode, HashType, MethodType, Session};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How one attempt is bounded.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// For each step: connecting, key exchange, login.
-    pub step: Duration,
-    /// For all of them.
-    pub deadline: Deadline,
-}
-
-impl Limits {
-    /// How long the next step may take.
-    pub fn next_step(&self) -> Duration {
-        // libssh2 takes a time-out of zero for none at all.
-        self.step
-            .min(self.deadline.left())
-            .max(Duration::from_millis(1))
-    }
-}
-
-/// How long the gateway may be silent before it counts as lost, and the steps
-/// on the way there.
-#[derive(Clone, Copy, Debug)]
-pub struct Silence {
-    /// The connection is given up. A little less than what is promised.
-    pub limit: Duration,
-    /// sshd itself is asked. Half of what is promised, so that an idle tunnel
-    /// wakes up four times a minute: twice to ask, twice to hear the answer.
-    pub ask: Duration,
-    /// The gateway's kernel is asked (TCP keepalive).
-    pub idle: Duration,
-}
-
-impl Silence {
-    /// ServerAliveInterval times ServerAliveCountMax: 60 s at most, by the
-    /// bounds that [`Gateway`] puts on both.
-    pub fn of(gateway: &Gateway) -> Silence {
-        let promised = gateway.alive_interval * gateway.alive_count;
-        Silence {
-            limit: promised * 19 / 20,
-            ask: promised / 2,
-            idle: gateway.alive_interval,
-        }
-    }
-}
 
 /// Connects, checks the host key and logs in.
 ///

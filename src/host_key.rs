@@ -10,31 +10,7 @@ use crate::error::{Code, Error, Result};
 use crate::known_hosts::{self, Line, Marker};
 use crate::log::Log;
 use crate::public_key::{self, CERTIFICATE};
-
-/// What to do about a key that no file knows: `StrictHostKeyChecking`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strict {
-    /// Refuse it: `yes`, and `ask` too, because nobody is there to ask.
-    Yes,
-    /// Trust it and write it down.
-    AcceptNew,
-    /// Trust it and say that it would be written down: a dry run of `accept-new`.
-    AcceptUnwritten,
-    /// Trust it with a warning.
-    No,
-}
-
-impl Strict {
-    /// The value as ssh_config(5) spells it, or as `ssh -G` prints it (`true`
-    /// for `yes`, `false` for `no`). Anything unknown is strict.
-    pub fn parse(word: &str) -> Strict {
-        match word.to_ascii_lowercase().as_str() {
-            "accept-new" => Strict::AcceptNew,
-            "no" | "off" | "false" => Strict::No,
-            _ => Strict::Yes,
-        }
-    }
-}
+use crate::ssh_config::Strict;
 
 /// What `ssh -G` said about the gateway's host key.
 #[derive(Clone, Copy, Debug)]

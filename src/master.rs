@@ -12,22 +12,21 @@
 //! has it listen on sockets of its own, and licfwd carries the bytes there.
 
 use crate::error::{Code, Context, Error, Result, cause};
-use crate::gateway::{Limits, Silence};
-use crate::host_key::Strict;
 use crate::keeper;
 use crate::link::Helper;
 use crate::log::Log;
 use crate::mux::{Handed, Watch};
 use crate::reception::out_of_something;
+use crate::retry::Limits;
 use crate::room::Room;
 use crate::said::{blame, closed_during_login, gist, why_not_open};
 use crate::session::{Answer, Opened, Remote, Transport};
 use crate::socket::Socket;
+use crate::ssh_config::{Silence, Strict, gateway_down};
 use crate::ssh_query::hear_out;
 use crate::sys;
 use crate::target::{Destination, host_port};
 use crate::transport::Route;
-use crate::wire::gateway_down;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,10 +1,10 @@
 //! Asks through the gateway whether the license servers answer, before anything is announced.
 
 use crate::error::{Code, Error, Result};
-use crate::gateway::Limits;
 use crate::link::{self, EAGAIN};
 use crate::listener::Bound;
 use crate::log::Log;
+use crate::retry::Limits;
 use crate::session::Answer;
 use crate::sys::{self, Interest};
 use crate::transport::Connection;

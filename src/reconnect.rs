@@ -1,9 +1,8 @@
 //! Gets back to the gateway, without hammering it and without locking the account.
 
 use crate::error::{Code, Error};
-use crate::gateway::Limits;
 use crate::log::Log;
-use crate::retry::{Backoff, Deadline, refusal_waits};
+use crate::retry::{Backoff, Deadline, Limits, refusal_waits};
 use crate::sys::{Epoll, Interest};
 use crate::transport::{Connection, Route};
 use std::os::fd::AsFd;

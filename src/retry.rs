@@ -65,6 +65,25 @@ impl Deadline {
     }
 }
 
+/// How one attempt is bounded.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For each step: connecting, key exchange, login.
+    pub step: Duration,
+    /// For all of them.
+    pub deadline: Deadline,
+}
+
+impl Limits {
+    /// How long the next step may take.
+    pub fn next_step(&self) -> Duration {
+        // libssh2 takes a time-out of zero for none at all.
+        self.step
+            .min(self.deadline.left())
+            .max(Duration::from_millis(1))
+    }
+}
+
 /// How long to wait after each login that was refused while reconnecting: 1, 5,
 /// 15 minutes, then every 30; ten attempts in a row at most, so that an account
 /// is not locked (a booting gateway refuses too). `LICFWD_TEST_REFUSAL_MS`

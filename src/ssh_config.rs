@@ -17,10 +17,46 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
-use crate::host_key::Strict;
 use crate::log::Log;
 use crate::ssh_query::{ask_ssh, without_ssh};
 use crate::tokens::{Here, Tokens};
+
+/// Who logs in at the gateway: `--via`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// libssh2, and ssh where only ssh can get in.
+    #[default]
+    Auto,
+    /// libssh2 alone.
+    Libssh2,
+    /// ssh alone.
+    Ssh,
+}
+
+/// What to do about a key that no file knows: `StrictHostKeyChecking`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strict {
+    /// Refuse it: `yes`, and `ask` too, because nobody is there to ask.
+    Yes,
+    /// Trust it and write it down.
+    AcceptNew,
+    /// Trust it and say that it would be written down: a dry run of `accept-new`.
+    AcceptUnwritten,
+    /// Trust it with a warning.
+    No,
+}
+
+impl Strict {
+    /// The value as ssh_config(5) spells it, or as `ssh -G` prints it (`true`
+    /// for `yes`, `false` for `no`). Anything unknown is strict.
+    pub fn parse(word: &str) -> Strict {
+        match word.to_ascii_lowercase().as_str() {
+            "accept-new" => Strict::AcceptNew,
+            "no" | "off" | "false" => Strict::No,
+            _ => Strict::Yes,
+        }
+    }
+}
 
 /// Which address family the gateway is reached by (`-4`, `-6`, AddressFamily).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +154,43 @@ pub struct Gateway {
     pub has_ssh: bool,
     /// PreferredAuthentications; empty: ssh's own order.
     pub preferred_methods: Vec<String>,
+}
+
+/// How long the gateway may be silent before it counts as lost, and the steps
+/// on the way there.
+#[derive(Clone, Copy, Debug)]
+pub struct Silence {
+    /// The connection is given up. A little less than what is promised.
+    pub limit: Duration,
+    /// sshd itself is asked. Half of what is promised, so that an idle tunnel
+    /// wakes up four times a minute: twice to ask, twice to hear the answer.
+    pub ask: Duration,
+    /// The gateway's kernel is asked (TCP keepalive).
+    pub idle: Duration,
+}
+
+impl Silence {
+    /// ServerAliveInterval times ServerAliveCountMax: 60 s at most, by the
+    /// bounds that [`Gateway`] puts on both.
+    pub fn of(gateway: &Gateway) -> Silence {
+        let promised = gateway.alive_interval * gateway.alive_count;
+        Silence {
+            limit: promised * 19 / 20,
+            ask: promised / 2,
+            idle: gateway.alive_interval,
+        }
+    }
+}
+
+/// A failure at the gateway that another try may mend.
+pub fn gateway_down(gateway: &Gateway, what: String) -> Error {
+    Error::new(
+        Code::GatewayDown,
+        format!(
+            "gateway {} ({} port {}): {what}",
+            gateway.name, gateway.host, gateway.port
+        ),
+    )
 }
 
 /// Resolves `gateway` (`[user@]host`) as ssh would, given ssh's own options;

@@ -5,13 +5,14 @@
 
 use crate::auth::Credentials;
 use crate::error::{Code, Error, Result};
-use crate::gateway::{self, Limits};
+use crate::gateway;
 use crate::link::{self, Link};
 use crate::log::Log;
 use crate::master::{self, Master};
 use crate::prompt::Prompter;
+use crate::retry::Limits;
 use crate::session::{Answer, Transport};
-use crate::ssh_config::Gateway;
+use crate::ssh_config::{Gateway, Via};
 use crate::sys::Epoll;
 use crate::target::Destination;
 use std::ffi::OsString;
@@ -56,18 +57,6 @@ impl Connection {
             Connection::Ssh(master) => Box::new(master),
         }
     }
-}
-
-/// Who logs in at the gateway: `--via`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Via {
-    /// libssh2, and ssh where only ssh can get in.
-    #[default]
-    Auto,
-    /// libssh2 alone.
-    Libssh2,
-    /// ssh alone.
-    Ssh,
 }
 
 /// The way to the gateway: everything that each further connection needs again.

@@ -5,7 +5,6 @@
 //! then on its [`crate::relay::Relay`] carries bytes both ways.
 
 use crate::ending::Ending;
-use crate::gateway::Silence;
 use crate::lane::{Lane, News, Waiting};
 use crate::lanes::{LANES, Lanes, SLOW};
 use crate::lifeline::Lifeline;
@@ -14,6 +13,7 @@ use crate::log::Log;
 use crate::peer::Access;
 use crate::reception::Reception;
 use crate::reconnect::{Outcome, Reconnect};
+use crate::ssh_config::Silence;
 use crate::sys::{self, Epoll, Event, Interest, SignalFd};
 use crate::transport::Connection;
 use std::collections::VecDeque;

@@ -1,12 +1,12 @@
 //! Reaches the gateway: over TCP, or through a program that carries the connection.
 
 use crate::error::{Code, Context, Error, Result, cause};
-use crate::gateway::{Limits, Silence};
 use crate::link::Helper;
 use crate::log::Log;
 use crate::prompt::Prompter;
+use crate::retry::Limits;
 use crate::said::{blame, gist};
-use crate::ssh_config::{Family, Gateway};
+use crate::ssh_config::{Family, Gateway, Silence, gateway_down};
 use crate::sys;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -300,15 +300,4 @@ fn start_proxy(mut command: Command, log: &Log) -> Result<Wire> {
         helper: Some(Helper(child)),
         words,
     })
-}
-
-/// A failure at the gateway that another try may mend.
-pub fn gateway_down(gateway: &Gateway, what: String) -> Error {
-    Error::new(
-        Code::GatewayDown,
-        format!(
-            "gateway {} ({} port {}): {what}",
-            gateway.name, gateway.host, gateway.port
-        ),
-    )
 }

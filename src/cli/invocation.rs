@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::log::Verbosity;
+use crate::ssh_config::Via;
 use crate::target::{Forward, Target};
 use crate::template::Template;
-use crate::transport::Via;
 
 /// What the user wants.
 #[derive(Clone, Debug)]
