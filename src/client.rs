@@ -1,11 +1,26 @@
 //! A connected client's socket.
 
-use crate::relay::Local;
 use crate::sys;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+/// The client's side.
+pub trait Local {
+    /// Reads what is there; `WouldBlock` when nothing is.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Writes what fits; `WouldBlock` when nothing does.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Tells the client that no more will come.
+    fn end_of_output(&mut self);
+    /// Whether the other end's kernel has all that was written. What it has not
+    /// is lost when the client speaks to a socket that is closed.
+    fn has_it_all(&self) -> bool;
+    /// Lets the client's connection break off, instead of end, when it is closed.
+    fn break_off(&mut self);
+}
 
 /// A connected client.
 #[derive(Debug)]
@@ -14,6 +29,19 @@ pub enum Client {
     Tcp(TcpStream),
     /// Over a Unix socket.
     Unix(UnixStream),
+}
+
+/// A client that waits for its stream.
+#[derive(Debug)]
+pub struct Waiting {
+    /// The client.
+    pub client: Client,
+    /// Which door it came through.
+    pub door: usize,
+    /// Since when it waits.
+    pub since: Instant,
+    /// Who it is, for the log.
+    pub who: String,
 }
 
 impl AsFd for Client {

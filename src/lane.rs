@@ -1,6 +1,6 @@
 //! One connection to the gateway with the clients that it carries.
 
-use crate::client::Client;
+use crate::client::{Client, Waiting};
 use crate::relay::Relay;
 use crate::session::{Opened, Remote, Transport};
 use crate::sys::{self, Epoll, Event, Interest};
@@ -8,19 +8,6 @@ use crate::target::Destination;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
-
-/// A client that waits for its stream.
-#[derive(Debug)]
-pub struct Waiting {
-    /// The client.
-    pub client: Client,
-    /// Which door it came through.
-    pub door: usize,
-    /// Since when it waits.
-    pub since: Instant,
-    /// Who it is, for the log.
-    pub who: String,
-}
 
 /// What a turn brought that others should know.
 pub enum News {

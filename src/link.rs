@@ -7,15 +7,14 @@
 //! every other call answers EAGAIN. So no call ever leaves [`Link::finish`]
 //! before its packet has left altogether.
 
-use crate::session::{Opened, Remote, Transport};
-use crate::sys::{self, Epoll, Interest};
+use crate::session::{Answer, Opened, Remote, Transport};
+use crate::sys::{self, Epoll, Helper, Interest};
 use crate::target::Destination;
 use ssh2::{BlockDirections, Channel, ErrorCode, Session};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::Child;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,13 +38,47 @@ pub struct Connection {
     pub helper: Option<Helper>,
 }
 
-/// A helper program that carries the connection; ended with it.
-pub struct Helper(pub Child);
+impl Connection {
+    /// Opens a stream over libssh2 and closes it again, within `limit`.
+    pub fn probe(&self, host: &str, port: u16, limit: Duration) -> Answer {
+        match self.open(host, port, limit) {
+            Ok(mut channel) => {
+                let _ = channel.close();
+                Answer::Yes
+            }
+            Err(e) => match e.code() {
+                CHANNEL_FAILURE if e.message().contains("prohibited") => Answer::Forbidden,
+                CHANNEL_FAILURE => {
+                    Answer::No("connection refused, or its name is unknown there".into())
+                }
+                // libssh2 cannot take the question back.
+                EAGAIN => Answer::Late { spent: true },
+                _ => Answer::Lost(e.message().to_owned()),
+            },
+        }
+    }
 
-impl Drop for Helper {
-    fn drop(&mut self) {
-        sys::kill_group(self.0.id());
-        let _ = self.0.wait();
+    /// `EAGAIN`: no answer within `limit`. Not left to libssh2's own waiting,
+    /// because sshd holds the answer back until its greeting before it is
+    /// acknowledged (Nagle), which the kernel puts off for 40 ms.
+    fn open(&self, host: &str, port: u16, limit: Duration) -> Result<Channel, ssh2::Error> {
+        let end = Instant::now() + limit;
+        self.session.set_blocking(false);
+        let opened = loop {
+            let opened = self.session.channel_direct_tcpip(host, port, None);
+            let left = end.saturating_duration_since(Instant::now());
+            match &opened {
+                Err(e) if e.code() == EAGAIN && !left.is_zero() => {}
+                _ => break opened,
+            }
+            let write = self.session.block_directions() != BlockDirections::Inbound;
+            let interest = Interest { read: true, write };
+            sys::acknowledge(&self.socket);
+            // An error shows in the next call.
+            let _ = sys::wait_any([(self.socket.as_fd(), interest)], Some(left));
+        };
+        self.session.set_blocking(true);
+        opened
     }
 }
 

@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::draw::{Draw, random_loopback};
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
-use crate::sys;
+use crate::sys::{self, node_name};
 use crate::target::{Destination, Forward, ForwardSide, Server, Target};
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -260,12 +260,6 @@ fn bind_for_other_nodes(server: &Server, address: IpAddr, draw: &Draw) -> Result
         address.to_string()
     };
     Ok((host, ports))
-}
-
-/// What `uname -n` says: the name by which the job's other nodes know this one.
-pub fn node_name() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }
 
 /// A random free port, by `bind`, which takes it or says why not.

@@ -13,18 +13,15 @@
 
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::keeper;
-use crate::link::Helper;
 use crate::log::Log;
 use crate::mux::{Handed, Watch};
-use crate::reception::out_of_something;
 use crate::retry::Limits;
 use crate::room::Room;
 use crate::said::{blame, closed_during_login, gist, why_not_open};
 use crate::session::{Answer, Opened, Remote, Transport};
 use crate::socket::Socket;
 use crate::ssh_config::{Silence, Strict, gateway_down};
-use crate::ssh_query::hear_out;
-use crate::sys;
+use crate::sys::{self, Helper, hear_out, out_of_something};
 use crate::target::{Destination, host_port};
 use crate::transport::Route;
 use std::ffi::OsString;

@@ -1,16 +1,11 @@
 //! Asks through the gateway whether the license servers answer, before anything is announced.
 
 use crate::error::{Code, Error, Result};
-use crate::link::{self, EAGAIN};
 use crate::listener::Bound;
 use crate::log::Log;
 use crate::retry::Limits;
 use crate::session::Answer;
-use crate::sys::{self, Interest};
 use crate::transport::Connection;
-use ssh2::{BlockDirections, Channel, ErrorCode};
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
 
 /// What is known of each door of the targets.
 pub struct Findings {
@@ -137,54 +132,4 @@ pub fn ask(
         }
     }
     Ok(())
-}
-
-impl link::Connection {
-    /// Opens a stream over libssh2 and closes it again, within `limit`.
-    pub fn probe(&self, host: &str, port: u16, limit: Duration) -> Answer {
-        match self.open(host, port, limit) {
-            Ok(mut channel) => {
-                let _ = channel.close();
-                Answer::Yes
-            }
-            Err(e) => match e.code() {
-                // LIBSSH2_ERROR_CHANNEL_FAILURE: the gateway said no.
-                ErrorCode::Session(-21) if e.message().contains("prohibited") => Answer::Forbidden,
-                ErrorCode::Session(-21) => {
-                    Answer::No("connection refused, or its name is unknown there".into())
-                }
-                // libssh2 cannot take the question back.
-                EAGAIN => Answer::Late { spent: true },
-                _ => Answer::Lost(e.message().to_owned()),
-            },
-        }
-    }
-
-    /// `EAGAIN`: no answer within `limit`. Not left to libssh2's own waiting,
-    /// because sshd holds the answer back until its greeting before it is
-    /// acknowledged (Nagle), which the kernel puts off for 40 ms.
-    fn open(
-        &self,
-        host: &str,
-        port: u16,
-        limit: Duration,
-    ) -> std::result::Result<Channel, ssh2::Error> {
-        let end = Instant::now() + limit;
-        self.session.set_blocking(false);
-        let opened = loop {
-            let opened = self.session.channel_direct_tcpip(host, port, None);
-            let left = end.saturating_duration_since(Instant::now());
-            match &opened {
-                Err(e) if e.code() == EAGAIN && !left.is_zero() => {}
-                _ => break opened,
-            }
-            let write = self.session.block_directions() != BlockDirections::Inbound;
-            let interest = Interest { read: true, write };
-            sys::acknowledge(&self.socket);
-            // An error shows in the next call.
-            let _ = sys::wait_any([(self.socket.as_fd(), interest)], Some(left));
-        };
-        self.session.set_blocking(true);
-        opened
-    }
 }

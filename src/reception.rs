@@ -1,10 +1,10 @@
 //! Lets clients in: listens at the doors and asks who comes.
 
-use crate::lane::Waiting;
+use crate::client::Waiting;
 use crate::listener::Door;
 use crate::log::Log;
 use crate::peer::{Access, Verdict};
-use crate::sys::{Epoll, Interest};
+use crate::sys::{Epoll, Interest, out_of_something};
 use crate::target::Destination;
 use std::collections::HashSet;
 use std::io::{self, ErrorKind};
@@ -136,18 +136,4 @@ impl Reception {
             let _ = self.open(epoll);
         }
     }
-}
-
-/// Out of descriptors or memory: accepting again at once would spin.
-pub fn out_of_something(e: &io::Error) -> bool {
-    const ENOMEM: i32 = 12;
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    const ENOBUFS: i32 = 105;
-    const ETOOMANYREFS: i32 = 109;
-    let number = e.raw_os_error();
-    matches!(
-        number,
-        Some(ENOMEM | ENFILE | EMFILE | ENOBUFS | ETOOMANYREFS)
-    )
 }

@@ -8,24 +8,10 @@
 //! not read on until they are gone: that is the whole back-pressure. Idle
 //! relays own no buffer; all share the caller's.
 
+use crate::client::Local;
 use crate::session::Remote;
 use crate::sys::Interest;
 use std::io::{self, ErrorKind};
-
-/// The client's side.
-pub trait Local {
-    /// Reads what is there; `WouldBlock` when nothing is.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Writes what fits; `WouldBlock` when nothing does.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
-    /// Tells the client that no more will come.
-    fn end_of_output(&mut self);
-    /// Whether the other end's kernel has all that was written. What it has not
-    /// is lost when the client speaks to a socket that is closed.
-    fn has_it_all(&self) -> bool;
-    /// Lets the client's connection break off, instead of end, when it is closed.
-    fn break_off(&mut self);
-}
 
 /// How far one direction of a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

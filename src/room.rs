@@ -7,8 +7,7 @@
 //! place as soon as it is gone.
 
 use crate::error::cause;
-use crate::listener::node_name;
-use crate::sys;
+use crate::sys::{self, node_name};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;

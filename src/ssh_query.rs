@@ -1,13 +1,12 @@
 //! Gets the text of `ssh -G`, or makes it up where no ssh is installed.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::io;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::error::{Code, Context, Error, Result};
-use crate::sys;
+use crate::sys::{self, hear_out};
 use crate::tokens::Here;
 
 /// The two outputs of `ssh -G`, or nothing where there is no ssh.
@@ -53,54 +52,6 @@ pub fn ask_ssh(
     ))
 }
 
-/// Reads both outputs until ssh has ended. What it prints on stderr fits into a
-/// pipe, so that one output can be read after the other. A process started by
-/// `Match exec` may keep stderr open for good: then ssh's own end is the end.
-pub fn hear_out(ssh: &mut Child, timeout: Duration) -> io::Result<(ExitStatus, String, String)> {
-    const GLANCE: Duration = Duration::from_millis(50);
-    let deadline = Instant::now() + timeout;
-    let late = || {
-        let seconds = timeout.as_secs();
-        io::Error::other(format!("timed out after {seconds} s"))
-    };
-    let (mut text, mut remarks) = (Vec::new(), Vec::new());
-    if let Some(out) = &mut ssh.stdout {
-        while read_some(
-            out,
-            &mut text,
-            deadline.saturating_duration_since(Instant::now()),
-        )? != Some(0)
-        {
-            if Instant::now() >= deadline {
-                return Err(late());
-            }
-        }
-    }
-    let mut err = ssh.stderr.take();
-    let status = loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let ended = ssh.try_wait()?;
-        let got = match &mut err {
-            Some(err) => read_some(err, &mut remarks, left.min(GLANCE))?,
-            None => Some(0),
-        };
-        match (ended, got) {
-            (Some(status), None | Some(0)) => break status,
-            // Both outputs closed: it is about to end.
-            (None, Some(0)) => {
-                err = None;
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            _ => {}
-        }
-        if left.is_zero() {
-            return Err(late());
-        }
-    };
-    let lossy = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok((status, lossy(text), lossy(remarks)))
-}
-
 /// ssh's options with the files of `-F`, `-i` and `-o ...File=` made absolute: the
 /// daemon lives in `/`. What ssh itself expands, or splits, stays as it is.
 pub fn absolute(options: &[OsString]) -> Vec<OsString> {
@@ -136,21 +87,6 @@ fn names_a_file(key: &str) -> bool {
 fn plain(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     !name.starts_with(b"~") && !name.iter().any(|c| b"%$\" \t".contains(c))
-}
-
-/// What one read gave, or nothing when there was nothing to read within `limit`.
-fn read_some(
-    from: &mut (impl Read + AsFd),
-    to: &mut Vec<u8>,
-    limit: Duration,
-) -> io::Result<Option<usize>> {
-    if !sys::poll_readable(&*from, limit)? {
-        return Ok(None);
-    }
-    let mut chunk = [0; 4096];
-    let count = from.read(&mut chunk)?;
-    to.extend_from_slice(&chunk[..count]);
-    Ok(Some(count))
 }
 
 /// What `ssh -G` would print for this command line, were there an ssh without

@@ -6,7 +6,7 @@ use crate::cli::{Invocation, Watch};
 use crate::daemon;
 use crate::error::{Code, Context, Error, Result};
 use crate::lifeline::Lifeline;
-use crate::listener::{self, Bound, node_name};
+use crate::listener::{self, Bound};
 use crate::log::Log;
 use crate::peer::Access;
 use crate::probe::{self, Findings};
@@ -279,7 +279,7 @@ fn tell_where_it_works(invocation: &Invocation, log: &Log) {
     if several || outside {
         log.note(format_args!(
             "only programs on this node, {}, can use the tunnel; --listen and --allow serve the other nodes of a job",
-            node_name()
+            sys::node_name()
         ));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::mem::offset_of;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
@@ -148,6 +148,20 @@ fn own(fd: c_int) -> io::Result<OwnedFd> {
     let fd = check(fd)?;
     // SAFETY: the kernel returned this descriptor a moment ago, nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Out of descriptors or memory: accepting again at once would spin.
+pub fn out_of_something(e: &io::Error) -> bool {
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = 105;
+    const ETOOMANYREFS: i32 = 109;
+    let number = e.raw_os_error();
+    matches!(
+        number,
+        Some(ENOMEM | ENFILE | EMFILE | ENOBUFS | ETOOMANYREFS)
+    )
 }
 
 // ---- processes -----------------------------------------------------------
@@ -289,6 +303,79 @@ pub fn end_own_group() {
     kill(0, SIGKILL);
 }
 
+/// A helper program that carries the connection; ended with it.
+pub struct Helper(pub Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        kill_group(self.0.id());
+        let _ = self.0.wait();
+    }
+}
+
+/// Reads both outputs until ssh has ended. What it prints on stderr fits into a
+/// pipe, so that one output can be read after the other. A process started by
+/// `Match exec` may keep stderr open for good: then ssh's own end is the end.
+pub fn hear_out(ssh: &mut Child, timeout: Duration) -> io::Result<(ExitStatus, String, String)> {
+    const GLANCE: Duration = Duration::from_millis(50);
+    let deadline = Instant::now() + timeout;
+    let late = || {
+        let seconds = timeout.as_secs();
+        io::Error::other(format!("timed out after {seconds} s"))
+    };
+    let (mut text, mut remarks) = (Vec::new(), Vec::new());
+    if let Some(out) = &mut ssh.stdout {
+        while read_some(
+            out,
+            &mut text,
+            deadline.saturating_duration_since(Instant::now()),
+        )? != Some(0)
+        {
+            if Instant::now() >= deadline {
+                return Err(late());
+            }
+        }
+    }
+    let mut err = ssh.stderr.take();
+    let status = loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ended = ssh.try_wait()?;
+        let got = match &mut err {
+            Some(err) => read_some(err, &mut remarks, left.min(GLANCE))?,
+            None => Some(0),
+        };
+        match (ended, got) {
+            (Some(status), None | Some(0)) => break status,
+            // Both outputs closed: it is about to end.
+            (None, Some(0)) => {
+                err = None;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            _ => {}
+        }
+        if left.is_zero() {
+            return Err(late());
+        }
+    };
+    let lossy = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok((status, lossy(text), lossy(remarks)))
+}
+
+/// What one read gave, or nothing when there was nothing to read within `limit`.
+fn read_some(
+    from: &mut (impl Read + AsFd),
+    to: &mut Vec<u8>,
+    limit: Duration,
+) -> io::Result<Option<usize>> {
+    if !poll_readable(&*from, limit)? {
+        return Ok(None);
+    }
+    let mut chunk = [0; 4096];
+    let count = from.read(&mut chunk)?;
+    to.extend_from_slice(&chunk[..count]);
+    Ok(Some(count))
+}
+
 /// Raises the soft limit of open descriptors to the hard one, and returns it.
 pub fn raise_descriptor_limit() -> u64 {
     const RLIMIT_NOFILE: c_int = 7;
@@ -347,6 +434,12 @@ pub fn nameless_file() -> io::Result<File> {
     // SAFETY: the name is a NUL-terminated string that the kernel copies.
     let fd = unsafe { syscall(SYS_MEMFD_CREATE, c"licfwd".as_ptr(), MFD_CLOEXEC) };
     own(fd as c_int).map(File::from)
+}
+
+/// What `uname -n` says: the name by which the job's other nodes know this one.
+pub fn node_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }
 
 /// The home directory and login name of the effective user, from the password
@@ -530,7 +623,7 @@ impl SignalFd {
     pub fn take(&self) -> Option<i32> {
         // struct signalfd_siginfo: 128 bytes, the number in the first four.
         let mut info = [0u8; 128];
-        match io::Read::read(&mut &self.0, &mut info) {
+        match Read::read(&mut &self.0, &mut info) {
             Ok(128) => Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]])),
             _ => None,
         }

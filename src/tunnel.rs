@@ -4,8 +4,9 @@
 //! waits in line until a [`Lane`] is free to ask the gateway for a stream; from
 //! then on its [`crate::relay::Relay`] carries bytes both ways.
 
+use crate::client::Waiting;
 use crate::ending::Ending;
-use crate::lane::{Lane, News, Waiting};
+use crate::lane::{Lane, News};
 use crate::lanes::{LANES, Lanes, SLOW};
 use crate::lifeline::Lifeline;
 use crate::listener::Door;

@@ -1,13 +1,12 @@
 //! Reaches the gateway: over TCP, or through a program that carries the connection.
 
 use crate::error::{Code, Context, Error, Result, cause};
-use crate::link::Helper;
 use crate::log::Log;
 use crate::prompt::Prompter;
 use crate::retry::Limits;
 use crate::said::{blame, gist};
 use crate::ssh_config::{Family, Gateway, Silence, gateway_down};
-use crate::sys;
+use crate::sys::{self, Helper};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
