@@ -20,10 +20,9 @@ use crate::room::Room;
 use crate::said::{blame, closed_during_login, gist, why_not_open};
 use crate::session::{Answer, Opened, Remote, Transport};
 use crate::socket::Socket;
-use crate::ssh_config::{Silence, Strict, gateway_down};
+use crate::ssh_config::{Gateway, Silence, Strict, gateway_down};
 use crate::sys::{self, Helper, hear_out, out_of_something};
 use crate::target::{Destination, host_port};
-use crate::transport::Route;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -78,6 +77,20 @@ struct Question {
     again: Instant,
 }
 
+/// How ssh is to be called.
+pub struct Call<'a> {
+    /// Where.
+    pub gateway: &'a Gateway,
+    /// The options with which the user would call it.
+    pub ssh_options: &'a [OsString],
+    /// Where `-L` leads.
+    pub forwards: &'a [Destination],
+    /// Nothing is to be written down (`--check`).
+    pub dry: bool,
+    /// The attempt before this one was cut off without a word.
+    pub cut_off: &'a mut bool,
+}
+
 /// Lets ssh log in and listen. Connecting, key exchange and login are ssh's
 /// affair: they may take three steps' time together.
 ///
@@ -85,19 +98,19 @@ struct Question {
 /// [`Code::GatewayDown`] when another try may help, [`Code::HostKey`],
 /// [`Code::Refused`] and [`Code::Config`] when it will not;
 /// [`Code::System`]: no process or private directory was to be had.
-pub fn open(route: &mut Route, limits: Limits, log: &Arc<Log>) -> Result<Master> {
-    let gateway = route.gateway.clone();
+pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Master> {
+    let gateway = call.gateway;
     let what = || format!("gateway {}: ssh", gateway.name);
     let room = Room::make().context(Code::System, || {
         format!("{}: no private directory for its sockets", what())
     })?;
-    let arguments = arguments(route, &room, limits.step);
+    let arguments = arguments(&call, &room, limits.step);
     let (child, wire) = keeper::start(&arguments, &room).context(Code::System, what)?;
     wire.set_nonblocking(true).context(Code::System, what)?;
     let mut master = Master {
         wire,
         words: String::new(),
-        forwards: route.forwards.clone(),
+        forwards: call.forwards.to_owned(),
         asking: None,
         watch: None,
         most: (sys::raise_descriptor_limit() / DESCRIPTORS).saturating_sub(RESERVE) as usize,
@@ -114,11 +127,11 @@ pub fn open(route: &mut Route, limits: Limits, log: &Arc<Log>) -> Result<Master>
                 gist if gist.is_empty() => format!("ssh: {why}"),
                 gist => format!("ssh: {why}; it said: {gist}"),
             };
-            return Err(gateway_down(&gateway, why));
+            return Err(gateway_down(gateway, why));
         }
-        Err(_) => return Err(master.why_not(route)),
+        Err(_) => return Err(master.why_not(&mut call)),
     }
-    route.cut_off = false;
+    *call.cut_off = false;
     log.step(format_args!("gateway {}: ssh has logged in", gateway.name));
     // Before anything else that ssh opens.
     let watch = Watch::over(&master.room.file("ctl")).context(Code::GatewayDown, what)?;
@@ -129,8 +142,8 @@ pub fn open(route: &mut Route, limits: Limits, log: &Arc<Log>) -> Result<Master>
 
 /// What ssh is called with. Of each option the first counts: ours come before
 /// the user's, and those before the configuration file's.
-fn arguments(route: &Route, room: &Room, step: Duration) -> Vec<OsString> {
-    let gateway = &route.gateway;
+fn arguments(call: &Call<'_>, room: &Room, step: Duration) -> Vec<OsString> {
+    let gateway = call.gateway;
     let silence = Silence::of(gateway);
     // ssh gives up at the third question without an answer.
     let interval = (silence.limit / 3).as_secs().max(1);
@@ -159,7 +172,7 @@ fn arguments(route: &Route, room: &Room, step: Duration) -> Vec<OsString> {
     if gateway.forks {
         options.push("ForkAfterAuthentication=no".to_owned());
     }
-    if route.dry {
+    if call.dry {
         // A new key goes to the first file of the user's.
         let files = gateway
             .user_known_hosts
@@ -175,7 +188,7 @@ fn arguments(route: &Route, room: &Room, step: Duration) -> Vec<OsString> {
     for option in options {
         words.extend(["-o".into(), option.into()]);
     }
-    words.extend(route.ssh_options.iter().cloned());
+    words.extend(call.ssh_options.iter().cloned());
     words.extend(["--".into(), gateway.name.clone().into()]);
     words
 }
@@ -231,15 +244,15 @@ impl Master {
     }
 
     /// What kept ssh from logging in, in its own words.
-    fn why_not(&self, route: &mut Route) -> Error {
+    fn why_not(&self, call: &mut Call<'_>) -> Error {
         let said = self.last_words();
         let text = format!("ssh: {}", said.strip_prefix("ssh: ").unwrap_or(&said));
         // ssh does not tell whether that was in the middle of the key exchange, as
         // a gateway does that sheds load, or a refused login; one more will tell.
         let cut_off = closed_during_login(&self.words);
-        let twice = std::mem::replace(&mut route.cut_off, cut_off) && cut_off;
+        let twice = std::mem::replace(call.cut_off, cut_off) && cut_off;
         let code = blame(&self.words).or_else(|| twice.then_some(Code::Refused));
-        let error = gateway_down(&route.gateway, text);
+        let error = gateway_down(call.gateway, text);
         match code {
             Some(code) => Error::new(code, error.to_string()),
             None => error,

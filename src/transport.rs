@@ -90,7 +90,7 @@ impl Route {
         log: &Arc<Log>,
     ) -> Result<Connection> {
         if self.via == Via::Ssh {
-            return master::open(self, limits, log).map(Connection::Ssh);
+            return self.open_ssh(limits, log);
         }
         let (gateway, credentials) = (&self.gateway, &mut self.credentials);
         let refusal = match gateway::open(gateway, credentials, prompter, limits, log) {
@@ -108,15 +108,24 @@ impl Route {
             ));
         }
         log.event(format_args!("using ssh itself: {refusal}"));
-        let opened = master::open(self, limits, log);
+        let opened = self.open_ssh(limits, log);
         // A connection that was closed proves nothing: the next try may find
         // libssh2 good enough.
         if opened.is_ok() || !refusal.code.is_transient() {
             self.via = Via::Ssh;
         }
-        opened
-            .map(Connection::Ssh)
-            .map_err(|e| Error::new(e.code, format!("{e}; libssh2 before it: {refusal}")))
+        opened.map_err(|e| Error::new(e.code, format!("{e}; libssh2 before it: {refusal}")))
+    }
+
+    fn open_ssh(&mut self, limits: Limits, log: &Arc<Log>) -> Result<Connection> {
+        let call = master::Call {
+            gateway: &self.gateway,
+            ssh_options: &self.ssh_options,
+            forwards: &self.forwards,
+            dry: self.dry,
+            cut_off: &mut self.cut_off,
+        };
+        master::open(call, limits, log).map(Connection::Ssh)
     }
 
     /// Whether a login needs nobody at a keyboard.
