@@ -1,53 +1,97 @@
 //! Runs the program once: parse, start, one error line, one exit code.
 
+#[path = "auth/agent.rs"]
 mod agent;
+#[path = "start/announce.rs"]
 mod announce;
+#[path = "auth/login.rs"]
 mod auth;
+#[path = "auth/base64.rs"]
 mod base64;
+#[path = "cli/parse.rs"]
 mod cli;
+#[path = "local/client.rs"]
 mod client;
+#[path = "start/daemon.rs"]
 mod daemon;
+#[path = "local/random_port.rs"]
 mod draw;
+#[path = "tunnel/shutdown.rs"]
 mod ending;
 mod error;
+#[path = "gateway/libssh2/login.rs"]
 mod gateway;
+#[path = "auth/host_key.rs"]
 mod host_key;
+#[path = "auth/identities.rs"]
 mod identities;
+#[path = "gateway/openssh/keeper.rs"]
 mod keeper;
+#[path = "auth/key_file.rs"]
 mod keys;
+#[path = "auth/known_hosts.rs"]
 mod known_hosts;
+#[path = "tunnel/carrier.rs"]
 mod lane;
+#[path = "tunnel/pool.rs"]
 mod lanes;
+#[path = "tunnel/job.rs"]
 mod lifeline;
+#[path = "gateway/libssh2/session.rs"]
 mod link;
+#[path = "local/listener.rs"]
 mod listener;
 mod log;
+#[path = "cli/manual.rs"]
 mod manual;
+#[path = "gateway/openssh/session.rs"]
 mod master;
+#[path = "gateway/openssh/mux.rs"]
 mod mux;
+#[path = "local/owner.rs"]
 mod peer;
+#[path = "start/probe.rs"]
 mod probe;
+#[path = "auth/prompt.rs"]
 mod prompt;
+#[path = "auth/public_key.rs"]
 mod public_key;
+#[path = "local/accept.rs"]
 mod reception;
+#[path = "tunnel/reconnect.rs"]
 mod reconnect;
+#[path = "auth/refusal.rs"]
 mod refusal;
+#[path = "tunnel/relay.rs"]
 mod relay;
 mod retry;
+#[path = "gateway/openssh/control_dir.rs"]
 mod room;
+#[path = "gateway/ssh_stderr.rs"]
 mod said;
+#[path = "gateway/session.rs"]
 mod session;
+#[path = "gateway/openssh/forward_socket.rs"]
 mod socket;
+#[path = "config/gateway.rs"]
 mod ssh_config;
+#[path = "config/ssh_g.rs"]
 mod ssh_query;
+#[path = "start/bring_up.rs"]
 mod start;
 mod sys;
 mod target;
+#[path = "cli/value_format.rs"]
 mod template;
+#[path = "auth/terminal.rs"]
 mod terminal;
+#[path = "config/tokens.rs"]
 mod tokens;
+#[path = "gateway/route.rs"]
 mod transport;
+#[path = "tunnel/serve.rs"]
 mod tunnel;
+#[path = "gateway/connect.rs"]
 mod wire;
 
 use cli::{Request, Shell};

@@ -2,6 +2,7 @@
 
 mod invocation;
 pub mod options;
+#[path = "argument.rs"]
 mod word;
 
 use std::ffi::OsString;
@@ -420,4 +421,5 @@ fn unknown(parser: &Options, words: &[String], name: &str) -> String {
 }
 
 #[cfg(test)]
+#[path = "parse/tests.rs"]
 mod tests;

@@ -57,7 +57,7 @@ fn readme_manual_and_help_name_every_exit_code() {
 /// Which codes exist is known where they are made: in the source.
 #[test]
 fn no_exit_code_is_missing_from_the_table() {
-    let source = include_str!("../error.rs");
+    let source = include_str!("../../error.rs");
     let codes = source
         .split("pub enum Code {")
         .nth(1)

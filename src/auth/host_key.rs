@@ -297,4 +297,5 @@ fn fingerprint(sha256: &[u8]) -> String {
 }
 
 #[cfg(test)]
+#[path = "host_key/tests.rs"]
 mod tests;

@@ -295,4 +295,5 @@ impl<L: Local, R: Remote> Relay<L, R> {
 }
 
 #[cfg(test)]
+#[path = "relay/tests.rs"]
 mod tests;

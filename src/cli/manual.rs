@@ -3,6 +3,7 @@
 //! Options and exit codes come from the tables that `--help` shows too; the prose
 //! around them stands in `manual/page.man`, in the macros of man(7).
 
+#[path = "manual/completions.rs"]
 mod completions;
 
 use std::fmt::Write as _;
@@ -130,4 +131,5 @@ fn roff(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[path = "manual/tests.rs"]
 mod tests;
