@@ -1,10 +1,9 @@
 //! Parses and prints targets and forwards; pure.
 
+use crate::error::{Code, Context, Result};
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
-
-use crate::error::{Code, Context, Result};
 
 /// The variable that a target without `NAME=` sets.
 pub const DEFAULT_NAME: &str = "MLM_LICENSE_FILE";

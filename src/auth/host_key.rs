@@ -3,14 +3,13 @@
 //! The rules are those of `check_host_key` in OpenSSH 9.2's sshconnect.c, which
 //! is the oracle of the tests; what the lines mean stands in `known_hosts.rs`.
 
-use std::path::PathBuf;
-
-use crate::base64::base64_encode;
+use super::base64::base64_encode;
+use super::known_hosts::{self, Line, Marker};
+use super::public_key::{self, CERTIFICATE};
+use crate::config::Strict;
 use crate::error::{Code, Error, Result};
-use crate::known_hosts::{self, Line, Marker};
 use crate::log::Log;
-use crate::public_key::{self, CERTIFICATE};
-use crate::ssh_config::Strict;
+use std::path::PathBuf;
 
 /// What `ssh -G` said about the gateway's host key.
 #[derive(Clone, Copy, Debug)]
@@ -297,5 +296,4 @@ fn fingerprint(sha256: &[u8]) -> String {
 }
 
 #[cfg(test)]
-#[path = "host_key/tests.rs"]
 mod tests;

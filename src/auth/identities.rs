@@ -1,11 +1,10 @@
 //! Holds the keys that can be shown to a gateway.
 
-use std::path::{Path, PathBuf};
-
+use super::key_file::{self, Content, Flaw, PrivateKey};
+use crate::config::Gateway;
 use crate::error::Result;
-use crate::keys::{self, Content, Flaw, PrivateKey};
 use crate::log::Log;
-use crate::ssh_config::Gateway;
+use std::path::{Path, PathBuf};
 
 /// What can be shown to a gateway. Keys read from files stay in memory, so that
 /// a reconnection works after `~/.ssh` has gone away. No `Debug`: it holds secrets.
@@ -63,8 +62,9 @@ impl Credentials {
             found.add_identity(path, log);
         }
         for path in &gw.certificate_files {
-            let certificate = keys::read_public(path);
-            let Some(certificate) = certificate.filter(|c| keys::certified_key(c).is_some()) else {
+            let certificate = key_file::read_public(path);
+            let Some(certificate) = certificate.filter(|c| key_file::certified_key(c).is_some())
+            else {
                 log.detail(format_args!("certificate {}: unusable", path.display()));
                 continue;
             };
@@ -83,7 +83,7 @@ impl Credentials {
     /// Whether one of the keys is on a FIDO device.
     pub fn on_a_device(&self) -> bool {
         let mut keys = self.identities.iter().filter_map(|i| i.public.as_ref());
-        keys.any(|key| keys::key_type(key).starts_with("sk-"))
+        keys.any(|key| key_file::key_type(key).starts_with("sk-"))
     }
 
     fn add_identity(&mut self, path: &Path, log: &Log) {
@@ -91,7 +91,7 @@ impl Credentials {
             return;
         }
         let name = path.display();
-        let (private, public) = match keys::read(path) {
+        let (private, public) = match key_file::read(path) {
             Ok(Content::Private(key, public)) => (Some(key), public),
             // The private key is in an agent then.
             Ok(Content::Public(blob)) => (None, Some(blob)),
@@ -106,11 +106,11 @@ impl Credentials {
                 (None, None)
             }
         };
-        let certificate = keys::read_public(&keys::beside(path, "-cert.pub"));
-        let certificate = certificate.filter(|c| keys::certified_key(c).is_some());
+        let certificate = key_file::read_public(&key_file::beside(path, "-cert.pub"));
+        let certificate = certificate.filter(|c| key_file::certified_key(c).is_some());
         let public = public
-            .or_else(|| keys::read_public(&keys::beside(path, ".pub")))
-            .or_else(|| certificate.as_deref().and_then(keys::certified_key));
+            .or_else(|| key_file::read_public(&key_file::beside(path, ".pub")))
+            .or_else(|| certificate.as_deref().and_then(key_file::certified_key));
         if private.is_some() || public.is_some() {
             self.identities.push(Identity {
                 path: path.to_owned(),
@@ -123,9 +123,9 @@ impl Credentials {
     }
 
     fn add_certificate(&mut self, certificate: Vec<u8>, path: &Path) {
-        let key = keys::certified_key(&certificate);
+        let key = key_file::certified_key(&certificate);
         let owner = self.identities.iter_mut().find(|identity| {
-            identity.public == key || keys::beside(&identity.path, "-cert.pub") == path
+            identity.public == key || key_file::beside(&identity.path, "-cert.pub") == path
         });
         match owner {
             Some(identity) if identity.certificates.contains(&certificate) => {}
@@ -158,8 +158,8 @@ fn is_default(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::tests::gateway;
     use crate::log::Verbosity;
-    use crate::ssh_config::tests::gateway;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 

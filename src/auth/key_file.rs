@@ -3,13 +3,12 @@
 //! Formats: openssh-key-v1 (`PROTOCOL.key`), PEM (PKCS#1, PKCS#8, SEC1), public
 //! keys (RFC 4253, section 6.6) and certificates (`PROTOCOL.certkeys`).
 
+use super::base64::{base64_decode, base64_encode};
+use crate::sys;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-use crate::base64::{base64_decode, base64_encode};
-use crate::sys;
 
 /// A private key file in memory. It has no `Debug`: nothing of it may be printed.
 pub struct PrivateKey {

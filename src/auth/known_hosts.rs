@@ -5,14 +5,13 @@
 //! `known_hosts` knows neither wildcards nor markers, and one bad line fails
 //! its whole file.
 
+use super::base64::{base64_decode, base64_encode};
+use super::public_key::{key_type, type_of_blob};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-use crate::base64::{base64_decode, base64_encode};
-use crate::public_key::{key_type, type_of_blob};
 
 /// What a line says its key is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

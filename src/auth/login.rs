@@ -6,14 +6,14 @@
 //! only the agent holds, and RSA certificates inside an agent (it asks the
 //! agent for a SHA-1 signature then).
 
-use crate::agent::{Agent, AgentKey};
+use super::agent::{Agent, AgentKey};
+pub use super::identities::Credentials;
+use super::key_file;
+use super::prompt::{Dialogue, Prompter};
+use super::refusal::Failure;
+use crate::config::Gateway;
 use crate::error::Result;
-pub use crate::identities::Credentials;
-use crate::keys;
 use crate::log::Log;
-use crate::prompt::{Dialogue, Prompter};
-use crate::refusal::Failure;
-use crate::ssh_config::Gateway;
 use ssh2::{ErrorCode, Session};
 use std::collections::HashSet;
 
@@ -248,8 +248,8 @@ impl Login<'_, '_> {
         let held = agent.map_or(&[][..], |agent| &agent.keys);
         // An agent's certificate belongs to the identity whose key it certifies.
         let place = |blob: &[u8]| {
-            let plain = keys::certified_key(blob).unwrap_or_else(|| blob.to_vec());
-            let mine = |i: &crate::identities::Identity| i.public.as_ref() == Some(&plain);
+            let plain = key_file::certified_key(blob).unwrap_or_else(|| blob.to_vec());
+            let mine = |i: &super::identities::Identity| i.public.as_ref() == Some(&plain);
             identities.iter().position(mine)
         };
         let mut held: Vec<_> = held.iter().map(|key| (place(&key.blob), key)).collect();
@@ -280,7 +280,11 @@ impl Login<'_, '_> {
                 }
             }
             Offer::Agent(key) => {
-                format!("agent key {} ({})", key.comment, keys::key_type(&key.blob))
+                format!(
+                    "agent key {} ({})",
+                    key.comment,
+                    key_file::key_type(&key.blob)
+                )
             }
         }
     }
@@ -292,7 +296,7 @@ impl Login<'_, '_> {
         if blob.as_ref().is_some_and(|blob| self.used.contains(blob)) {
             return Ok(Outcome::Skipped);
         }
-        let line = blob.as_deref().map(keys::public_line);
+        let line = blob.as_deref().map(key_file::public_line);
         let outcome = if identity.is_locked() {
             self.unlock(at, line.as_deref())?
         } else {

@@ -1,10 +1,8 @@
 //! Asks a person.
 
-use std::process::Command;
-
-use ssh2::{KeyboardInteractivePrompt, Prompt};
-
 use crate::log::one_line;
+use ssh2::{KeyboardInteractivePrompt, Prompt};
+use std::process::Command;
 
 /// Asks a person, on a terminal or through SSH_ASKPASS.
 pub trait Prompter {

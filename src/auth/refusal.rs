@@ -1,8 +1,8 @@
 //! Words why a login failed, and what to do about it; pure.
 
+use crate::config::Gateway;
 use crate::error::{Code, Error};
 use crate::log::one_line;
-use crate::ssh_config::Gateway;
 
 /// What a login came to.
 pub struct Failure<'a> {
@@ -159,7 +159,7 @@ impl Failure<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ssh_config::tests::gateway;
+    use crate::config::tests::gateway;
 
     fn owned(words: &[&str]) -> Vec<String> {
         words.iter().map(|&word| word.to_owned()).collect()

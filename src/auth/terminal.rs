@@ -1,7 +1,7 @@
 //! Asks a person at the terminal, or through SSH_ASKPASS.
 
+use super::prompt::Prompter;
 use crate::log::one_line;
-use crate::prompt::Prompter;
 use crate::sys;
 use std::env;
 use std::fs::{self, File, OpenOptions};

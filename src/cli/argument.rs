@@ -1,10 +1,9 @@
 //! One argument: its bytes, its length, and what it may contain.
 
+use crate::target;
 use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-
-use crate::target;
 
 /// What is wrong with an argument; the caller says which argument.
 pub type Checked = std::result::Result<(), String>;

@@ -1,14 +1,13 @@
 //! What a command line asks for, checked and typed.
 
+use super::value_format::Template;
+use crate::config::Via;
+use crate::log::Verbosity;
+use crate::target::{Forward, Target};
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-
-use crate::log::Verbosity;
-use crate::ssh_config::Via;
-use crate::target::{Forward, Target};
-use crate::template::Template;
 
 /// What the user wants.
 #[derive(Clone, Debug)]

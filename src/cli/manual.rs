@@ -3,14 +3,12 @@
 //! Options and exit codes come from the tables that `--help` shows too; the prose
 //! around them stands in `manual/page.man`, in the macros of man(7).
 
-#[path = "manual/completions.rs"]
 mod completions;
 
-use std::fmt::Write as _;
-
-use crate::cli::Generated;
-use crate::cli::options::{Kind, OPTIONS, Opt, dashed};
+use super::invocation::Generated;
+use super::options::{Kind, OPTIONS, Opt, dashed};
 use crate::error::EXITS;
+use std::fmt::Write as _;
 
 /// When the manual last changed its meaning (man-pages(7) wants a date).
 const DATE: &str = "2026-11-22";
@@ -131,5 +129,4 @@ fn roff(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "manual/tests.rs"]
 mod tests;

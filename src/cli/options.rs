@@ -1,10 +1,8 @@
 //! The table of every option, and what is made from it: getopts' and help.
 
-use std::fmt::Write as _;
-
-use getopts::{HasArg, Occur, Options};
-
 use crate::error::EXITS;
+use getopts::{HasArg, Occur, Options};
+use std::fmt::Write as _;
 
 /// What becomes of an option, and under which heading help shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

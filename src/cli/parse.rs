@@ -1,27 +1,18 @@
 //! Turns argv into an invocation; owns every option's text; pure.
 
-mod invocation;
-pub mod options;
-#[path = "argument.rs"]
-mod word;
-
+use super::argument::{self, LONGEST, check_length, decode, encode, plain, shown};
+use super::invocation::{Generated, Invocation, Request, Shell, Watch};
+use super::options::{self, Kind, OPTIONS, Opt, dashed};
+use super::value_format::Template;
+use crate::config::Via;
+use crate::error::{Code, Context, Error, Result};
+use crate::log::Verbosity;
+use crate::target::{self, Forward, Target};
+use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
-
-use getopts::{Fail, Matches, Options};
-
-use crate::error::{Code, Context, Error, Result};
-use crate::log::Verbosity;
-use crate::ssh_config::Via;
-use crate::target::{self, Forward, Target};
-use crate::template::Template;
-
-pub use invocation::{Generated, Invocation, Request, Shell, Watch};
-pub use options::help;
-use options::{Kind, OPTIONS, Opt, dashed};
-use word::{LONGEST, check_length, decode, encode, plain, shown};
 
 /// The calling form, for messages.
 const FORM: &str = "licfwd [options] [user@]gateway target...";
@@ -214,7 +205,7 @@ impl Line {
         let Some((gateway, targets)) = self.0.free.split_first() else {
             return Err(usage(format!("no gateway: {FORM} (see licfwd --help)")));
         };
-        word::check_gateway(gateway)
+        argument::check_gateway(gateway)
             .context(Code::Usage, || format!("gateway {}", shown(gateway)))?;
         let mut read = Vec::new();
         for word in targets {
@@ -254,7 +245,7 @@ impl Line {
                 _ => self.texts(row.short)?,
             };
             for value in &values {
-                word::check_ssh_value(row.short, value)
+                argument::check_ssh_value(row.short, value)
                     .context(Code::Usage, || format!("-{} {}", row.short, shown(value)))?;
             }
             let mut values = values.into_iter();
@@ -421,5 +412,4 @@ fn unknown(parser: &Options, words: &[String], name: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "parse/tests.rs"]
 mod tests;

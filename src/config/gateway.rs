@@ -11,15 +11,14 @@
 //!
 //! Expanding an expanded value again changes nothing, so all of them are.
 
+use super::ssh_g::{ask_ssh, without_ssh};
+use super::tokens::{Here, Tokens};
+use crate::error::{Code, Error, Result};
+use crate::log::Log;
 use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
-
-use crate::error::{Code, Error, Result};
-use crate::log::Log;
-use crate::ssh_query::{ask_ssh, without_ssh};
-use crate::tokens::{Here, Tokens};
 
 /// Who logs in at the gateway: `--via`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,13 +1,12 @@
 //! Gets the text of `ssh -G`, or makes it up where no ssh is installed.
 
+use super::tokens::Here;
+use crate::error::{Code, Context, Error, Result};
+use crate::sys::{self, hear_out};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-
-use crate::error::{Code, Context, Error, Result};
-use crate::sys::{self, hear_out};
-use crate::tokens::Here;
 
 /// The two outputs of `ssh -G`, or nothing where there is no ssh.
 pub fn ask_ssh(

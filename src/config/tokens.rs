@@ -1,9 +1,8 @@
 //! Expands the tokens of ssh_config's values, which `ssh -G` leaves raw.
 
+use crate::sys;
 use std::path::{self, Path, PathBuf};
 use std::{env, fs};
-
-use crate::sys;
 
 /// What a value may refer to besides the configuration itself.
 pub struct Here {

@@ -1,11 +1,11 @@
 //! Reaches the gateway: over TCP, or through a program that carries the connection.
 
+use super::ssh_stderr::{blame, gist};
+use crate::auth::Prompter;
+use crate::config::{Family, Gateway, Silence, gateway_down};
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
-use crate::prompt::Prompter;
 use crate::retry::Limits;
-use crate::said::{blame, gist};
-use crate::ssh_config::{Family, Gateway, Silence, gateway_down};
 use crate::sys::{self, Helper};
 use std::fs::File;
 use std::io::ErrorKind;

@@ -1,18 +1,15 @@
-//! The seam: opens streams to license servers, whichever program speaks to the gateway.
+//! Decides who speaks to the gateway, libssh2 or the user's own ssh, and remembers it.
 //!
-//! [`crate::link`] does it with libssh2, [`crate::master`] with the user's own
-//! `ssh`. What stands above knows nothing of either.
+//! What stands above knows of neither: it has a [`Transport`].
 
-use crate::auth::Credentials;
+use super::libssh2::{self, Link};
+use super::openssh::{self, Master};
+use super::session::{Answer, Transport};
+use crate::auth::{Credentials, Prompter};
+use crate::config::{Gateway, Via};
 use crate::error::{Code, Error, Result};
-use crate::gateway;
-use crate::link::{self, Link};
 use crate::log::Log;
-use crate::master::{self, Master};
-use crate::prompt::Prompter;
 use crate::retry::Limits;
-use crate::session::{Answer, Transport};
-use crate::ssh_config::{Gateway, Via};
 use crate::sys::Epoll;
 use crate::target::Destination;
 use std::ffi::OsString;
@@ -23,7 +20,7 @@ use std::time::Duration;
 /// A connection on which somebody is logged in; not driven yet.
 pub enum Connection {
     /// libssh2's.
-    Libssh2(link::Connection),
+    Libssh2(libssh2::Connection),
     /// The user's own ssh.
     Ssh(Master),
 }
@@ -93,7 +90,7 @@ impl Route {
             return self.open_ssh(limits, log);
         }
         let (gateway, credentials) = (&self.gateway, &mut self.credentials);
-        let refusal = match gateway::open(gateway, credentials, prompter, limits, log) {
+        let refusal = match libssh2::open(gateway, credentials, prompter, limits, log) {
             Ok(connection) => {
                 self.via = Via::Libssh2;
                 return Ok(Connection::Libssh2(connection));
@@ -118,14 +115,14 @@ impl Route {
     }
 
     fn open_ssh(&mut self, limits: Limits, log: &Arc<Log>) -> Result<Connection> {
-        let call = master::Call {
+        let call = openssh::Call {
             gateway: &self.gateway,
             ssh_options: &self.ssh_options,
             forwards: &self.forwards,
             dry: self.dry,
             cut_off: &mut self.cut_off,
         };
-        master::open(call, limits, log).map(Connection::Ssh)
+        openssh::open(call, limits, log).map(Connection::Ssh)
     }
 
     /// Whether a login needs nobody at a keyboard.

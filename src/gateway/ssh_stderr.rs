@@ -1,8 +1,8 @@
 //! Understands what an ssh that licfwd has started says on its stderr; pure.
 
+use super::openssh::KEEPER;
+use crate::auth::NO_ANSWER;
 use crate::error::Code;
-use crate::keeper::KEEPER;
-use crate::terminal::NO_ANSWER;
 
 /// What a failed ssh has failed at, where another try would not help: tried
 /// again and again, its refused logins would lock an account.
@@ -66,7 +66,7 @@ pub fn why_not_open(words: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::terminal::is_asking;
+    use crate::auth::is_asking;
 
     #[test]
     fn a_proxy_is_quoted_and_blamed() {

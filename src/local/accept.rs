@@ -1,9 +1,9 @@
 //! Lets clients in: listens at the doors and asks who comes.
 
-use crate::client::Waiting;
-use crate::listener::Door;
+use super::client::Waiting;
+use super::listener::Door;
+use super::owner::{Access, Verdict};
 use crate::log::Log;
-use crate::peer::{Access, Verdict};
 use crate::sys::{Epoll, Interest, out_of_something};
 use crate::target::Destination;
 use std::collections::HashSet;

@@ -1,7 +1,7 @@
 //! Binds a server's ports on every loopback family, and accepts clients there.
 
-use crate::client::Client;
-use crate::draw::{Draw, random_loopback};
+use super::client::Client;
+use super::random_port::{Draw, random_loopback};
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
 use crate::sys::{self, node_name};

@@ -1,23 +1,17 @@
 //! Brings the tunnel up: ports, gateway, probe, within tries and deadline.
 
-use crate::announce;
-use crate::auth::Credentials;
+use super::probe::{self, Findings};
+use super::{announce, daemon};
+use crate::auth::{Credentials, Terminal};
 use crate::cli::{Invocation, Watch};
-use crate::daemon;
+use crate::config::{self, Silence, Strict};
 use crate::error::{Code, Context, Error, Result};
-use crate::lifeline::Lifeline;
-use crate::listener::{self, Bound};
+use crate::gateway::{self, Connection, Route};
+use crate::local::{self, Access, Bound};
 use crate::log::Log;
-use crate::peer::Access;
-use crate::probe::{self, Findings};
-use crate::reconnect::Reconnect;
 use crate::retry::{Backoff, Deadline, Limits};
-use crate::ssh_config::{self, Silence, Strict};
-use crate::ssh_query;
 use crate::sys;
-use crate::terminal::Terminal;
-use crate::transport::{self, Connection, Route};
-use crate::tunnel::{Parts, Tunnel};
+use crate::tunnel::{Lifeline, Parts, Reconnect, Tunnel};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,7 +72,7 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
     sys::raise_descriptor_limit();
 
     let step = invocation.timeout.unwrap_or(STEP);
-    let mut gateway = ssh_config::resolve(
+    let mut gateway = config::resolve(
         &invocation.gateway,
         &invocation.ssh_options,
         step.min(deadline.left()),
@@ -96,10 +90,10 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         .timeout
         .or(gateway.connect_timeout)
         .unwrap_or(STEP);
-    transport::check(invocation.via, &gateway)?;
+    gateway::check(invocation.via, &gateway)?;
     let credentials = Credentials::load(&gateway, &log)?;
     if gateway.unlink_sockets && !invocation.check {
-        listener::make_way(&invocation.forwards);
+        local::make_way(&invocation.forwards);
     }
     let bound = Bound::bind(
         &invocation.forwards,
@@ -115,7 +109,7 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         gateway,
         credentials,
         via: invocation.via,
-        ssh_options: ssh_query::absolute(&invocation.ssh_options),
+        ssh_options: config::absolute(&invocation.ssh_options),
         forwards: invocation.forwards.iter().map(|f| f.to.clone()).collect(),
         dry: invocation.check,
         cut_off: false,

@@ -1,11 +1,10 @@
 //! Asks through the gateway whether the license servers answer, before anything is announced.
 
 use crate::error::{Code, Error, Result};
-use crate::listener::Bound;
+use crate::gateway::{Answer, Connection};
+use crate::local::Bound;
 use crate::log::Log;
 use crate::retry::Limits;
-use crate::session::Answer;
-use crate::transport::Connection;
 
 /// What is known of each door of the targets.
 pub struct Findings {

@@ -1,8 +1,8 @@
 //! One connection to the gateway with the clients that it carries.
 
-use crate::client::{Client, Waiting};
-use crate::relay::Relay;
-use crate::session::{Opened, Remote, Transport};
+use super::relay::Relay;
+use crate::gateway::{Opened, Remote, Transport};
+use crate::local::{Client, Waiting};
 use crate::sys::{self, Epoll, Event, Interest};
 use crate::target::Destination;
 use std::io::{self, ErrorKind};

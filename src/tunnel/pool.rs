@@ -6,7 +6,7 @@
 //! long as they are there: each turn of sshd, and of ssh, looks at all streams
 //! of its session.
 
-use crate::lane::Lane;
+use super::carrier::Lane;
 use std::time::{Duration, Instant};
 
 /// Lanes at most, however many license servers there are.

@@ -1,10 +1,10 @@
 //! Gets back to the gateway, without hammering it and without locking the account.
 
 use crate::error::{Code, Error};
+use crate::gateway::{Connection, Route};
 use crate::log::Log;
 use crate::retry::{Backoff, Deadline, Limits, refusal_waits};
 use crate::sys::{Epoll, Interest};
-use crate::transport::{Connection, Route};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -8,8 +8,8 @@
 //! not read on until they are gone: that is the whole back-pressure. Idle
 //! relays own no buffer; all share the caller's.
 
-use crate::client::Local;
-use crate::session::Remote;
+use crate::gateway::Remote;
+use crate::local::Local;
 use crate::sys::Interest;
 use std::io::{self, ErrorKind};
 
@@ -295,5 +295,4 @@ impl<L: Local, R: Remote> Relay<L, R> {
 }
 
 #[cfg(test)]
-#[path = "relay/tests.rs"]
 mod tests;

@@ -2,21 +2,18 @@
 //!
 //! The way of a byte: a client connects to a [`Door`]; its user is checked; it
 //! waits in line until a [`Lane`] is free to ask the gateway for a stream; from
-//! then on its [`crate::relay::Relay`] carries bytes both ways.
+//! then on its [`super::relay::Relay`] carries bytes both ways.
 
-use crate::client::Waiting;
-use crate::ending::Ending;
-use crate::lane::{Lane, News};
-use crate::lanes::{LANES, Lanes, SLOW};
-use crate::lifeline::Lifeline;
-use crate::listener::Door;
+use super::carrier::{Lane, News};
+use super::job::Lifeline;
+use super::pool::{LANES, Lanes, SLOW};
+use super::reconnect::{Outcome, Reconnect};
+use super::shutdown::Ending;
+use crate::config::Silence;
+use crate::gateway::Connection;
+use crate::local::{Access, Door, Reception, Waiting};
 use crate::log::Log;
-use crate::peer::Access;
-use crate::reception::Reception;
-use crate::reconnect::{Outcome, Reconnect};
-use crate::ssh_config::Silence;
 use crate::sys::{self, Epoll, Event, Interest, SignalFd};
-use crate::transport::Connection;
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;

@@ -1,6 +1,6 @@
 //! Knows when the tunnel has to end: with the job, or on a signal.
 
-use crate::lifeline::Lifeline;
+use super::job::Lifeline;
 use crate::sys::{self, Epoll, Interest, SignalFd};
 use std::io;
 use std::os::fd::AsRawFd;

@@ -1,8 +1,8 @@
 //! Tables of verdicts, messages and orders of algorithms.
 
 use super::*;
+use crate::auth::public_key::tests::blob;
 use crate::log::Verbosity;
-use crate::public_key::tests::blob;
 use std::fs;
 
 fn ed25519(seed: u8) -> Vec<u8> {

@@ -1,10 +1,9 @@
 //! Writes what lets bash, zsh and fish complete a call.
 
-use std::fmt::Write as _;
-
 use super::names;
-use crate::cli::Generated;
+use crate::cli::invocation::Generated;
 use crate::cli::options::{Kind, OPTIONS, Opt};
+use std::fmt::Write as _;
 
 /// What may stand as an option's value.
 enum Values {

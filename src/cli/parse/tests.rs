@@ -1,11 +1,10 @@
 //! What is accepted and refused on the command line, and how it is told.
 
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-
-use std::path::PathBuf;
-
 use super::*;
+use crate::cli::help;
 use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
 fn words(line: &str) -> Vec<OsString> {
     line.split_whitespace().map(OsString::from).collect()

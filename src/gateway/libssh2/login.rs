@@ -1,16 +1,13 @@
 //! Opens an authenticated session within one deadline.
 
-use crate::auth::{self, Credentials};
+use super::session::Connection;
+use crate::auth::{self, Credentials, KnownHosts, Prompter, Rules, is_asking};
+use crate::config::{Gateway, gateway_down};
 use crate::error::{Code, Error, Result};
-use crate::host_key::{KnownHosts, Rules};
-use crate::link::Connection;
+use crate::gateway::connect::{self, Wire};
 use crate::log::Log;
-use crate::prompt::Prompter;
 use crate::retry::Limits;
-use crate::ssh_config::{Gateway, gateway_down};
 use crate::sys;
-use crate::terminal::is_asking;
-use crate::wire::{self, Wire};
 use ssh2::{ErrorCode, HashType, MethodType, Session};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -28,7 +25,7 @@ pub fn open(
     limits: Limits,
     log: &Log,
 ) -> Result<Connection> {
-    let mut wire = wire::connect(gateway, limits, prompter.as_deref(), log)?;
+    let mut wire = connect::connect(gateway, limits, prompter.as_deref(), log)?;
     let known_hosts_rules = rules(gateway);
     let known_hosts = KnownHosts::load(&known_hosts_rules);
     let session =

@@ -7,7 +7,7 @@
 //! every other call answers EAGAIN. So no call ever leaves [`Link::finish`]
 //! before its packet has left altogether.
 
-use crate::session::{Answer, Opened, Remote, Transport};
+use crate::gateway::session::{Answer, Opened, Remote, Transport};
 use crate::sys::{self, Epoll, Helper, Interest};
 use crate::target::Destination;
 use ssh2::{BlockDirections, Channel, ErrorCode, Session};

@@ -1,6 +1,6 @@
 //! A stream to a license server that is a socket of ssh's.
 
-use crate::session::Remote;
+use crate::gateway::session::Remote;
 use crate::sys::Event;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;

@@ -11,19 +11,17 @@
 //! The other way round ssh dies with the keeper (PR_SET_PDEATHSIG), and the
 //! tunnel reads the end of the wire.
 
+use super::control_dir::Room;
 use crate::error::cause;
-use crate::room::Room;
 use crate::sys;
-use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::thread;
+use std::{env, fs, thread};
 
 /// How a keeper is called, by the kernel and in what it says itself.
 pub const KEEPER: &str = "licfwd-keeper";

@@ -6,7 +6,7 @@
 //! closes the control connection with the stream, which ends as one of `ssh -W`:
 //! altogether when the license server has ended its output.
 
-use crate::session::Remote;
+use crate::gateway::session::Remote;
 use crate::sys::{self, Event};
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};

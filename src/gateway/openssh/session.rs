@@ -6,21 +6,21 @@
 //! ```
 //! ssh logs in as it would for its user, in whatever way that is, and never
 //! asks. Ports, owner check, retries and announcement stay licfwd's own; then
-//! ssh gets the socket of a license server's client ([`crate::mux`]). Streams
+//! ssh gets the socket of a license server's client ([`super::mux`]). Streams
 //! that it opens so are at their end when the server has ended its output, as
 //! those of `ssh -W`. For `-L`, behind which may be any program, a second ssh
 //! has it listen on sockets of its own, and licfwd carries the bytes there.
 
+use super::control_dir::Room;
+use super::forward_socket::Socket;
+use super::keeper;
+use super::mux::{Handed, Watch};
+use crate::config::{Gateway, Silence, Strict, gateway_down};
 use crate::error::{Code, Context, Error, Result, cause};
-use crate::keeper;
+use crate::gateway::session::{Answer, Opened, Remote, Transport};
+use crate::gateway::ssh_stderr::{blame, closed_during_login, gist, why_not_open};
 use crate::log::Log;
-use crate::mux::{Handed, Watch};
 use crate::retry::Limits;
-use crate::room::Room;
-use crate::said::{blame, closed_during_login, gist, why_not_open};
-use crate::session::{Answer, Opened, Remote, Transport};
-use crate::socket::Socket;
-use crate::ssh_config::{Gateway, Silence, Strict, gateway_down};
 use crate::sys::{self, Helper, hear_out, out_of_something};
 use crate::target::{Destination, host_port};
 use std::ffi::OsString;

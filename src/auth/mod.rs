@@ -1,0 +1,19 @@
+//! Who the gateway is, and who we are: host keys, identities, the login.
+
+mod agent;
+mod base64;
+mod host_key;
+mod identities;
+mod key_file;
+mod known_hosts;
+mod login;
+mod prompt;
+mod public_key;
+mod refusal;
+mod terminal;
+
+pub use host_key::{KnownHosts, Rules};
+pub use identities::Credentials;
+pub use login::login;
+pub use prompt::Prompter;
+pub use terminal::{NO_ANSWER, Terminal, answer_for_ssh, is_asking};

@@ -1,0 +1,13 @@
+//! What was typed, and what help and manual say; pure.
+
+mod argument;
+mod invocation;
+mod manual;
+mod options;
+mod parse;
+mod value_format;
+
+pub use invocation::{Invocation, Request, Shell, Watch};
+pub use manual::generate;
+pub use options::help;
+pub use parse::{parse, shell_hint};

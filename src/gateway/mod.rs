@@ -1,0 +1,15 @@
+//! A session with the gateway, whoever speaks to it.
+//!
+//! [`session`] is the contract; [`libssh2`] and [`openssh`] keep it, each in its
+//! own way and without knowing of the other; [`route`] decides which of the two.
+
+mod connect;
+mod libssh2;
+mod openssh;
+mod route;
+mod session;
+mod ssh_stderr;
+
+pub use openssh::keep;
+pub use route::{Connection, Route, check};
+pub use session::{Answer, Opened, Remote, Transport};

@@ -1,0 +1,10 @@
+//! The gateway through the user's own ssh.
+
+mod control_dir;
+mod forward_socket;
+mod keeper;
+mod mux;
+mod session;
+
+pub use keeper::{KEEPER, keep};
+pub use session::{Call, Master, open};
