@@ -6,7 +6,7 @@ use crate::config::{Family, Gateway, Silence, gateway_down};
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
 use crate::retry::Limits;
-use crate::sys::{self, Helper};
+use crate::sys::{self, Helper, errno};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -47,8 +47,6 @@ impl Wire {
         Error::new(code, text).if_not_for_ssh(e.ssh_may)
     }
 }
-
-const ENODEV: i32 = 19;
 
 impl Drop for Wire {
     fn drop(&mut self) {
@@ -119,7 +117,7 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
                     format!("BindAddress {what}: no interface of this node has that address"),
                 ));
             }
-            Err(e) if device.is_some() && e.raw_os_error() == Some(ENODEV) => {
+            Err(e) if device.is_some() && e.raw_os_error() == Some(errno::ENODEV) => {
                 let what = device.unwrap_or_default();
                 return Err(Error::new(
                     Code::Config,

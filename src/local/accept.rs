@@ -4,7 +4,7 @@ use super::client::Waiting;
 use super::listener::Door;
 use super::owner::{Access, Verdict};
 use crate::log::Log;
-use crate::sys::{Epoll, Interest, out_of_something};
+use crate::sys::{Epoll, Interest, errno};
 use crate::target::Destination;
 use std::collections::HashSet;
 use std::io::{self, ErrorKind};
@@ -78,7 +78,7 @@ impl Reception {
             let (client, addresses) = match self.doors[door].sockets[socket].accept() {
                 Ok(accepted) => accepted,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(e) if out_of_something(&e) => {
+                Err(e) if errno::out_of_something(&e) => {
                     self.log.event(format_args!(
                         "cannot accept clients: {e}; trying again in {} s",
                         PAUSE.as_secs()

@@ -4,7 +4,7 @@ use super::client::Client;
 use super::random_port::{Draw, random_loopback};
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
-use crate::sys::{self, node_name};
+use crate::sys::{self, errno, node_name};
 use crate::target::{Destination, Forward, ForwardSide, Server, Target};
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -304,8 +304,7 @@ fn bind_loopback(port: u16) -> io::Result<Vec<Listener>> {
 }
 
 fn no_such_family(e: &io::Error) -> bool {
-    const EAFNOSUPPORT: i32 = 97;
-    e.kind() == ErrorKind::AddrNotAvailable || e.raw_os_error() == Some(EAFNOSUPPORT)
+    e.kind() == ErrorKind::AddrNotAvailable || e.raw_os_error() == Some(errno::EAFNOSUPPORT)
 }
 
 /// Removes the Unix sockets that stand where forwards want theirs, as ssh does

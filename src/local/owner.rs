@@ -5,7 +5,7 @@
 //! tables are the fallback where netlink is not to be had.
 
 use crate::error::{Code, Error, Result, cause};
-use crate::sys;
+use crate::sys::{self, errno};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -161,7 +161,6 @@ fn ask_kernel(
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
     const NLM_F_REQUEST: u16 = 1;
     const NLMSG_ERROR: u16 = 2;
-    const ENOENT: i32 = 2;
     let mut request = Vec::with_capacity(72);
     request.extend(72u32.to_ne_bytes());
     request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
@@ -197,7 +196,7 @@ fn ask_kernel(
         }
         if (word(4)? & 0xffff) as u16 == NLMSG_ERROR {
             return match -(word(16)? as i32) {
-                ENOENT => Ok(None),
+                errno::ENOENT => Ok(None),
                 other => Err(io::Error::from_raw_os_error(other)),
             };
         }

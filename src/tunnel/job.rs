@@ -165,7 +165,7 @@ impl Lifeline {
 /// The process that started this one, unless it has ended; for one that only
 /// changes the user and then waits for us, the process that started that.
 fn starter() -> Option<(i32, Stat)> {
-    let mut pid = sys::parent_id();
+    let mut pid = std::os::unix::process::parent_id() as i32;
     loop {
         // 1 has taken over from somebody, 0 is outside our PID namespace.
         let stat = Stat::read(pid).filter(|stat| pid > 1 && stat.runs())?;

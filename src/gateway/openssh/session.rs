@@ -21,7 +21,7 @@ use crate::gateway::session::{Answer, Opened, Remote, Transport};
 use crate::gateway::ssh_stderr::{blame, closed_during_login, gist, why_not_open};
 use crate::log::Log;
 use crate::retry::Limits;
-use crate::sys::{self, Helper, hear_out, out_of_something};
+use crate::sys::{self, Helper, errno, hear_out};
 use crate::target::{Destination, host_port};
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read};
@@ -407,7 +407,7 @@ impl Transport for Master {
         match self.open(&question.to, client) {
             Ok(stream) => Ok(Some(Opened::Stream(stream))),
             // Its line is full, or somebody is out of descriptors: that passes.
-            Err(e) if e.kind() == ErrorKind::WouldBlock || out_of_something(&e) => {
+            Err(e) if e.kind() == ErrorKind::WouldBlock || errno::out_of_something(&e) => {
                 if question.since.elapsed() > PATIENCE {
                     let why = format!("ssh's socket: {}", cause(&e));
                     return Ok(Some(Opened::Refused(why)));

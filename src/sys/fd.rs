@@ -1,0 +1,81 @@
+//! Descriptors: closing, redirecting, replacing.
+
+use super::errno::check;
+use std::ffi::{c_int, c_long};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+unsafe extern "C" {
+    safe fn close(fd: c_int) -> c_int;
+    safe fn dup2(from: c_int, to: c_int) -> c_int;
+    safe fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int;
+    fn syscall(number: c_long, ...) -> c_long;
+}
+
+pub(super) const CLOEXEC: c_int = 0o2_000_000;
+pub(super) const NONBLOCK: c_int = 0o4000;
+
+/// Owns a descriptor that the kernel has just handed out.
+pub(super) fn own(fd: c_int) -> io::Result<OwnedFd> {
+    let fd = check(fd)?;
+    // SAFETY: the kernel returned this descriptor a moment ago, nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Closes every inherited descriptor above 2: a kept pipe would hang `$(...)`,
+/// a kept lock file would keep its lock for days. To be called before anything
+/// else is open.
+pub fn close_inherited() {
+    match std::fs::read_dir("/proc/self/fd") {
+        Ok(entries) => {
+            let open: Vec<RawFd> = entries
+                .flatten()
+                .filter_map(|e| e.file_name().to_str()?.parse().ok())
+                .filter(|fd| *fd > 2)
+                .collect();
+            // The directory's own descriptor is closed by now; EBADF is harmless.
+            for fd in open {
+                close(fd);
+            }
+        }
+        Err(_) => {
+            for fd in 3..1024 {
+                close(fd);
+            }
+        }
+    }
+}
+
+/// Makes the standard descriptor `to` (0, 1 or 2) refer to what `from` refers to.
+///
+/// # Errors
+/// Those of dup2.
+pub fn redirect(from: impl AsFd, to: RawFd) -> io::Result<()> {
+    check(dup2(from.as_fd().as_raw_fd(), to)).map(drop)
+}
+
+/// Makes the socket inside `to` refer to what `from` refers to, whatever else
+/// knows its number.
+///
+/// # Errors
+/// Those of dup2.
+pub fn replace(from: impl AsFd, to: &OwnedFd) -> io::Result<()> {
+    check(dup3(from.as_fd().as_raw_fd(), to.as_raw_fd(), CLOEXEC)).map(drop)
+}
+
+/// A file without a name, in memory: a helper's stderr that nobody has to empty.
+///
+/// # Errors
+/// ENOSYS before Linux 3.17.
+pub fn nameless_file() -> io::Result<File> {
+    const SYS_MEMFD_CREATE: c_long = if cfg!(target_arch = "x86_64") {
+        319
+    } else {
+        279
+    };
+    const MFD_CLOEXEC: c_long = 1;
+    // SAFETY: the name is a NUL-terminated string that the kernel copies.
+    let fd = unsafe { syscall(SYS_MEMFD_CREATE, c"licfwd".as_ptr(), MFD_CLOEXEC) };
+    own(fd as c_int).map(File::from)
+}

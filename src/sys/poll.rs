@@ -1,0 +1,191 @@
+//! Waiting for descriptors: epoll and poll.
+
+use super::errno::check;
+use super::fd::{CLOEXEC, own};
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+unsafe extern "C" {
+    safe fn epoll_create1(flags: c_int) -> c_int;
+    fn epoll_ctl(epoll: c_int, op: c_int, fd: c_int, event: *mut Event) -> c_int;
+    fn epoll_wait(epoll: c_int, events: *mut Event, max: c_int, timeout_ms: c_int) -> c_int;
+    fn poll(fds: *mut PollFd, count: usize, timeout_ms: c_int) -> c_int;
+}
+
+#[repr(C)]
+struct PollFd {
+    fd: c_int,
+    events: i16,
+    revents: i16,
+}
+
+/// What to wait for on a descriptor. Errors and hang-ups are always reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// Something to read, or end of file.
+    pub read: bool,
+    /// Room to write.
+    pub write: bool,
+}
+
+/// One descriptor's readiness, as `epoll_wait` reports it.
+#[derive(Clone, Copy)]
+#[cfg_attr(target_arch = "x86_64", repr(C, packed))]
+#[cfg_attr(not(target_arch = "x86_64"), repr(C))]
+pub struct Event {
+    events: u32,
+    token: u64,
+}
+
+const EPOLLIN: u32 = 1;
+
+const EPOLLOUT: u32 = 4;
+
+const EPOLLERR: u32 = 8;
+
+const EPOLLHUP: u32 = 16;
+
+impl Event {
+    /// Nothing.
+    pub const NONE: Event = Event {
+        events: 0,
+        token: 0,
+    };
+
+    /// The number given when the descriptor was added.
+    pub fn token(&self) -> u64 {
+        self.token
+    }
+
+    /// Reading will not block.
+    pub fn readable(&self) -> bool {
+        self.events & (EPOLLIN | EPOLLHUP | EPOLLERR) != 0
+    }
+
+    /// Both ends are closed, or the connection broke.
+    pub fn hung_up(&self) -> bool {
+        self.events & (EPOLLHUP | EPOLLERR) != 0
+    }
+
+    /// Writing will not block.
+    pub fn writable(&self) -> bool {
+        self.events & (EPOLLOUT | EPOLLHUP | EPOLLERR) != 0
+    }
+}
+
+/// An epoll instance: a wait costs what is ready, not what is watched.
+#[derive(Debug)]
+pub struct Epoll(OwnedFd);
+
+impl Epoll {
+    /// A new, empty one.
+    ///
+    /// # Errors
+    /// EMFILE and its like.
+    pub fn new() -> io::Result<Epoll> {
+        own(epoll_create1(CLOEXEC)).map(Epoll)
+    }
+
+    /// Watches a descriptor, which must be removed before it is closed.
+    ///
+    /// # Errors
+    /// ENOMEM, ENOSPC.
+    pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        self.control(1, fd, token, interest)
+    }
+
+    /// Stops watching a descriptor.
+    pub fn remove(&self, fd: impl AsFd) {
+        let _ = self.control(2, fd, 0, Interest::default());
+    }
+
+    /// Changes what to wait for.
+    ///
+    /// # Errors
+    /// ENOENT: the descriptor is not watched.
+    pub fn modify(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        self.control(3, fd, token, interest)
+    }
+
+    fn control(&self, op: c_int, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        let mut event = Event {
+            events: if interest.read { EPOLLIN } else { 0 }
+                | if interest.write { EPOLLOUT } else { 0 },
+            token,
+        };
+        // SAFETY: the event outlives the call, which copies it.
+        check(unsafe { epoll_ctl(self.0.as_raw_fd(), op, fd.as_fd().as_raw_fd(), &mut event) })
+            .map(drop)
+    }
+
+    /// Fills `events` with what is ready, waiting for `limit` at most, and
+    /// returns how many. A signal ends the wait early.
+    ///
+    /// # Errors
+    /// None that a caller could cause.
+    pub fn wait(&self, events: &mut [Event], limit: Option<Duration>) -> io::Result<usize> {
+        // SAFETY: the kernel writes at most `len` events into the slice.
+        let ready = check(unsafe {
+            epoll_wait(
+                self.0.as_raw_fd(),
+                events.as_mut_ptr(),
+                c_int::try_from(events.len()).unwrap_or(c_int::MAX),
+                milliseconds(limit),
+            )
+        });
+        match ready {
+            Ok(count) => Ok(count as usize),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Rounded up, so that a wait never ends before its time and turns round idly.
+fn milliseconds(limit: Option<Duration>) -> c_int {
+    limit.map_or(-1, |d| {
+        c_int::try_from(d.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
+    })
+}
+
+/// Waits until one of the descriptors is ready or `limit` has passed; the
+/// result says for each whether it is (also for an error or a hang-up).
+///
+/// # Errors
+/// None that a caller could cause; EINTR counts as nothing being ready.
+pub fn wait_any<const N: usize>(
+    fds: [(BorrowedFd<'_>, Interest); N],
+    limit: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut polled = fds.map(|(fd, interest)| PollFd {
+        fd: fd.as_raw_fd(),
+        events: if interest.read { 1 } else { 0 } | if interest.write { 4 } else { 0 },
+        revents: 0,
+    });
+    // SAFETY: the array outlives the call and has N entries.
+    let ready = check(unsafe { poll(polled.as_mut_ptr(), N, milliseconds(limit)) });
+    match ready {
+        Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
+        _ => Ok(polled.map(|p| p.revents != 0)),
+    }
+}
+
+/// Whether there is something to read within `limit`.
+///
+/// # Errors
+/// None that a caller could cause.
+pub fn poll_readable(fd: impl AsFd, limit: Duration) -> io::Result<bool> {
+    let interest = Interest {
+        read: true,
+        write: false,
+    };
+    wait_any([(fd.as_fd(), interest)], Some(limit)).map(|[ready]| ready)
+}

@@ -1,0 +1,213 @@
+//! Processes: forking, ending, users, limits, memory.
+
+use super::errno::check;
+use super::fd::own;
+use super::signal::{SIGINT, SIGKILL};
+use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+unsafe extern "C" {
+    safe fn fork() -> c_int;
+    safe fn setsid() -> c_int;
+    safe fn getsid(pid: c_int) -> c_int;
+    safe fn geteuid() -> c_uint;
+    safe fn umask(mask: c_uint) -> c_uint;
+    safe fn kill(pid: c_int, signal: c_int) -> c_int;
+    safe fn _exit(status: c_int) -> !;
+    fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
+    fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
+    fn syscall(number: c_long, ...) -> c_long;
+    fn getpwuid(uid: c_uint) -> *const Passwd;
+}
+
+#[repr(C)]
+struct Limit {
+    soft: u64,
+    hard: u64,
+}
+
+#[repr(C)]
+struct Passwd {
+    name: *const c_char,
+    passwd: *const c_char,
+    uid: c_uint,
+    gid: c_uint,
+    gecos: *const c_char,
+    dir: *const c_char,
+    shell: *const c_char,
+}
+
+/// Which side of a fork this is.
+pub enum Fork {
+    /// The old process; the new one's id.
+    Parent(u32),
+    /// The new one.
+    Child,
+}
+
+/// Splits the process in two. The caller must be single-threaded.
+///
+/// # Errors
+/// The kernel's refusal, such as RLIMIT_NPROC.
+pub fn fork_process() -> io::Result<Fork> {
+    Ok(match check(fork())? {
+        0 => Fork::Child,
+        child => Fork::Parent(child as u32),
+    })
+}
+
+/// The helper that a connection is being made through; 0: none.
+static HELPER: AtomicI32 = AtomicI32::new(0);
+
+/// From now on that helper, as [`kill_group`] ends one, ends with this process,
+/// killed by a signal or in [`exit_now`]; `None`: no longer. One that has its
+/// connection ends when its input does.
+pub fn end_with_us(helper: Option<u32>) {
+    let leader = helper.and_then(|pid| pid.try_into().ok());
+    HELPER.store(leader.unwrap_or(0), Ordering::Relaxed);
+}
+
+/// Async-signal-safe.
+pub(super) fn end_helper() {
+    let leader = HELPER.load(Ordering::Relaxed);
+    if leader > 1 {
+        kill(-leader, SIGKILL);
+    }
+}
+
+/// Ends the process at once: no destructor runs and no buffer is flushed, so
+/// that the side of a fork that leaves does not touch what the other side uses.
+pub fn exit_now(status: i32) -> ! {
+    end_helper();
+    _exit(status)
+}
+
+/// Becomes the leader of a new session, without a controlling terminal.
+pub fn new_session() {
+    let _ = setsid();
+}
+
+/// The session of this process; 0 when its leader is outside our PID namespace.
+pub fn session_id() -> i32 {
+    getsid(0)
+}
+
+/// The effective user id.
+pub fn user_id() -> u32 {
+    geteuid()
+}
+
+/// Sets the file mode creation mask.
+pub fn set_umask(mask: u32) {
+    umask(mask);
+}
+
+/// Ends a helper that we started, and everything in its session's first group.
+pub fn kill_group(leader: u32) {
+    if let Ok(pid) = c_int::try_from(leader)
+        && pid > 1
+    {
+        kill(-pid, SIGKILL);
+    }
+}
+
+/// A descriptor that becomes readable when the process ends (Linux 5.3).
+///
+/// # Errors
+/// ESRCH: no such process; ENOSYS: the kernel is older.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    const SYS_PIDFD_OPEN: c_long = 434;
+    // SAFETY: the call takes two integers and touches no memory of ours.
+    let fd = unsafe { syscall(SYS_PIDFD_OPEN, pid, 0) };
+    own(fd as c_int)
+}
+
+/// Does what control-C does: the terminal did not, because it was reading a password.
+pub fn interrupt(pid: u32) {
+    if pid > 1 {
+        kill(pid as c_int, SIGINT);
+    }
+}
+
+/// Kills this process and those of its group, which is a helper's.
+pub fn end_own_group() {
+    kill(0, SIGKILL);
+}
+
+/// Raises the soft limit of open descriptors to the hard one, and returns it.
+pub fn raise_descriptor_limit() -> u64 {
+    const RLIMIT_NOFILE: c_int = 7;
+    let mut limit = Limit { soft: 0, hard: 0 };
+    // SAFETY: the structure outlives both calls and has the layout they expect.
+    unsafe {
+        if getrlimit(RLIMIT_NOFILE, &mut limit) != 0 {
+            return 1024;
+        }
+        let raised = Limit {
+            soft: limit.hard,
+            hard: limit.hard,
+        };
+        if setrlimit(RLIMIT_NOFILE, &raised) == 0 {
+            limit.soft = limit.hard;
+        }
+    }
+    limit.soft
+}
+
+/// Gives memory that a burst of clients has freed back to the system.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        unsafe extern "C" {
+            safe fn malloc_trim(pad: usize) -> c_int;
+        }
+        malloc_trim(0);
+    }
+}
+
+/// Keeps glibc from giving the reconnecting thread a heap of its own, from
+/// which the new session would never move (mallopt(3)).
+pub fn share_one_heap() {
+    #[cfg(target_env = "gnu")]
+    {
+        const M_ARENA_MAX: c_int = -8;
+        unsafe extern "C" {
+            safe fn mallopt(parameter: c_int, value: c_int) -> c_int;
+        }
+        mallopt(M_ARENA_MAX, 1);
+    }
+}
+
+/// What `uname -n` says: the name by which the job's other nodes know this one.
+pub fn node_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
+}
+
+/// The home directory and login name of the effective user, from the password
+/// database, where `ssh` takes them from as well.
+fn passwd() -> Option<(PathBuf, String)> {
+    // SAFETY: getpwuid returns NULL or a record that stays valid until the next
+    // call; both strings are copied before this function returns, and no other
+    // thread of ours asks the password database.
+    unsafe {
+        let record = getpwuid(geteuid()).as_ref()?;
+        let dir = OsStr::from_bytes(CStr::from_ptr(record.dir).to_bytes()).into();
+        let name = CStr::from_ptr(record.name).to_str().ok()?.to_owned();
+        Some((dir, name))
+    }
+}
+
+/// The user's home directory according to the password database.
+pub fn home_dir() -> Option<PathBuf> {
+    passwd().map(|(dir, _)| dir)
+}
+
+/// The user's login name according to the password database.
+pub fn user_name() -> Option<String> {
+    passwd().map(|(_, name)| name)
+}

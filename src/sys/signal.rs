@@ -1,0 +1,174 @@
+//! Signals: which are ignored, which end the process, which are read.
+
+use super::fd::{CLOEXEC, NONBLOCK, own};
+use super::process::end_helper;
+use std::ffi::{c_int, c_void};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
+
+unsafe extern "C" {
+    fn signal(signal: c_int, handler: usize) -> usize;
+    fn sigprocmask(how: c_int, set: *const SigSet, old: *mut SigSet) -> c_int;
+    fn signalfd(fd: c_int, set: *const SigSet, flags: c_int) -> c_int;
+    fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize;
+    safe fn _exit(status: c_int) -> !;
+}
+
+/// Hang up: the terminal or the login session is gone.
+pub const SIGHUP: i32 = 1;
+
+/// Interrupt from the keyboard.
+pub const SIGINT: i32 = 2;
+
+/// Quit from the keyboard.
+pub const SIGQUIT: i32 = 3;
+
+pub(super) const SIGKILL: i32 = 9;
+
+const SIGUSR1: i32 = 10;
+
+const SIGUSR2: i32 = 12;
+
+const SIGPIPE: i32 = 13;
+
+const SIGALRM: i32 = 14;
+
+/// Please end.
+pub const SIGTERM: i32 = 15;
+
+const SIGTSTP: i32 = 20;
+
+const SIG_DFL: usize = 0;
+
+const SIG_IGN: usize = 1;
+
+/// `sigset_t`: 1024 bits in both C libraries.
+#[repr(C)]
+struct SigSet([u64; 16]);
+
+/// Every signal back to its default and none blocked: `trap '' TERM` is
+/// inherited otherwise. SIGPIPE stays ignored, as Rust programs have it.
+/// Returns whether HUP and INT came in ignored (`nohup`, `command &`).
+pub fn reset_signals() -> (bool, bool) {
+    const SIG_SETMASK: c_int = 2;
+    let mut ignored = [false; 65];
+    // SAFETY: SIG_DFL is always a valid disposition; numbers that do not exist
+    // or cannot be caught are refused with EINVAL. The set outlives the call.
+    unsafe {
+        for number in 1..=64 {
+            if number != SIGPIPE {
+                ignored[number as usize] = signal(number, SIG_DFL) == SIG_IGN;
+            }
+        }
+        sigprocmask(SIG_SETMASK, &SigSet([0; 16]), std::ptr::null_mut());
+    }
+    (ignored[SIGHUP as usize], ignored[SIGINT as usize])
+}
+
+/// What HUP, INT and TERM write to standard output before they end the process.
+static LAST_WORDS: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
+
+const DEADLY: [c_int; 3] = [SIGHUP, SIGINT, SIGTERM];
+
+extern "C" fn say_last_words(number: c_int) {
+    if let (Some(words), Some(i)) = (
+        LAST_WORDS.get(),
+        DEADLY.iter().position(|deadly| *deadly == number),
+    ) {
+        // SAFETY: write is async-signal-safe; the bytes live in a static.
+        let _ = unsafe { write(1, words[i].as_ptr().cast(), words[i].len()) };
+    }
+    end_helper();
+    _exit(128 + number)
+}
+
+/// From now on HUP, INT and TERM write `words(128 + n)` to standard output and
+/// end the process with that status.
+pub fn on_deadly_signal(words: impl Fn(i32) -> String) {
+    let _ = LAST_WORDS.set(DEADLY.map(|number| words(128 + number).into_bytes()));
+    for number in DEADLY {
+        // SAFETY: the handler calls async-signal-safe functions only.
+        unsafe { signal(number, say_last_words as *const () as usize) };
+    }
+}
+
+/// Blocks HUP, INT and TERM (`true`) or lets them through again.
+pub fn hold_signals(hold: bool) {
+    const SIG_BLOCK: c_int = 0;
+    const SIG_UNBLOCK: c_int = 1;
+    let how = if hold { SIG_BLOCK } else { SIG_UNBLOCK };
+    let set = signal_set(&DEADLY);
+    // SAFETY: the set outlives the call.
+    unsafe { sigprocmask(how, &set, std::ptr::null_mut()) };
+}
+
+/// What schedulers send to every process of a job.
+const SENT: [c_int; 8] = [
+    SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTSTP, SIGTERM,
+];
+
+/// Ignores what schedulers send to every process of a job; programs started
+/// from here begin with that.
+pub fn ignore_signals() {
+    for number in SENT {
+        // SAFETY: the disposition is valid for all of these.
+        unsafe { signal(number, SIG_IGN) };
+    }
+}
+
+/// Ignores what schedulers send to every process of a job, and delivers
+/// `wanted` through the returned descriptor instead of a handler.
+///
+/// # Errors
+/// Those of signalfd.
+pub fn serve_signals(wanted: &[i32]) -> io::Result<SignalFd> {
+    const SIG_SETMASK: c_int = 2;
+    for number in SENT {
+        let disposition = if wanted.contains(&number) {
+            SIG_DFL
+        } else {
+            SIG_IGN
+        };
+        // SAFETY: both dispositions are valid for all of these.
+        unsafe { signal(number, disposition) };
+    }
+    let set = signal_set(wanted);
+    // SAFETY: the set outlives both calls.
+    let fd = unsafe {
+        sigprocmask(SIG_SETMASK, &set, std::ptr::null_mut());
+        signalfd(-1, &set, CLOEXEC | NONBLOCK)
+    };
+    Ok(SignalFd(File::from(own(fd)?)))
+}
+
+fn signal_set(numbers: &[c_int]) -> SigSet {
+    let mut set = SigSet([0; 16]);
+    for number in numbers {
+        set.0[0] |= 1 << (number - 1);
+    }
+    set
+}
+
+/// Signals as something to read.
+#[derive(Debug)]
+pub struct SignalFd(File);
+
+impl SignalFd {
+    /// The next signal that has arrived, if any.
+    pub fn take(&self) -> Option<i32> {
+        // struct signalfd_siginfo: 128 bytes, the number in the first four.
+        let mut info = [0u8; 128];
+        match Read::read(&mut &self.0, &mut info) {
+            Ok(128) => Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]])),
+            _ => None,
+        }
+    }
+}
+
+impl AsFd for SignalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
