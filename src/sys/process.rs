@@ -2,15 +2,17 @@
 
 use super::errno::check;
 use super::fd::own;
-use super::signal::{SIGINT, SIGKILL};
-use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint};
+use super::signal::{DEADLY, SIGINT, SIGKILL, signal};
+use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint, c_void};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 unsafe extern "C" {
+    fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize;
     safe fn fork() -> c_int;
     safe fn setsid() -> c_int;
     safe fn getsid(pid: c_int) -> c_int;
@@ -72,7 +74,7 @@ pub fn end_with_us(helper: Option<u32>) {
 }
 
 /// Async-signal-safe.
-pub(super) fn end_helper() {
+fn end_helper() {
     let leader = HELPER.load(Ordering::Relaxed);
     if leader > 1 {
         kill(-leader, SIGKILL);
@@ -84,6 +86,31 @@ pub(super) fn end_helper() {
 pub fn exit_now(status: i32) -> ! {
     end_helper();
     _exit(status)
+}
+
+/// What HUP, INT and TERM write to standard output before they end the process.
+static LAST_WORDS: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
+
+extern "C" fn say_last_words(number: c_int) {
+    if let (Some(words), Some(i)) = (
+        LAST_WORDS.get(),
+        DEADLY.iter().position(|deadly| *deadly == number),
+    ) {
+        // SAFETY: write is async-signal-safe; the bytes live in a static.
+        let _ = unsafe { write(1, words[i].as_ptr().cast(), words[i].len()) };
+    }
+    end_helper();
+    _exit(128 + number)
+}
+
+/// From now on HUP, INT and TERM write `words(128 + n)` to standard output and
+/// end the process with that status.
+pub fn on_deadly_signal(words: impl Fn(i32) -> String) {
+    let _ = LAST_WORDS.set(DEADLY.map(|number| words(128 + number).into_bytes()));
+    for number in DEADLY {
+        // SAFETY: the handler calls async-signal-safe functions only.
+        unsafe { signal(number, say_last_words as *const () as usize) };
+    }
 }
 
 /// Becomes the leader of a new session, without a controlling terminal.
@@ -163,6 +190,7 @@ pub fn trim_memory() {
     #[cfg(target_env = "gnu")]
     {
         unsafe extern "C" {
+            fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize;
             safe fn malloc_trim(pad: usize) -> c_int;
         }
         malloc_trim(0);
@@ -176,6 +204,7 @@ pub fn share_one_heap() {
     {
         const M_ARENA_MAX: c_int = -8;
         unsafe extern "C" {
+            fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize;
             safe fn mallopt(parameter: c_int, value: c_int) -> c_int;
         }
         mallopt(M_ARENA_MAX, 1);

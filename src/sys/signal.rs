@@ -1,19 +1,15 @@
 //! Signals: which are ignored, which end the process, which are read.
 
 use super::fd::{CLOEXEC, NONBLOCK, own};
-use super::process::end_helper;
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::OnceLock;
 
 unsafe extern "C" {
-    fn signal(signal: c_int, handler: usize) -> usize;
+    pub(super) fn signal(signal: c_int, handler: usize) -> usize;
     fn sigprocmask(how: c_int, set: *const SigSet, old: *mut SigSet) -> c_int;
     fn signalfd(fd: c_int, set: *const SigSet, flags: c_int) -> c_int;
-    fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize;
-    safe fn _exit(status: c_int) -> !;
 }
 
 /// Hang up: the terminal or the login session is gone.
@@ -67,32 +63,7 @@ pub fn reset_signals() -> (bool, bool) {
     (ignored[SIGHUP as usize], ignored[SIGINT as usize])
 }
 
-/// What HUP, INT and TERM write to standard output before they end the process.
-static LAST_WORDS: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
-
-const DEADLY: [c_int; 3] = [SIGHUP, SIGINT, SIGTERM];
-
-extern "C" fn say_last_words(number: c_int) {
-    if let (Some(words), Some(i)) = (
-        LAST_WORDS.get(),
-        DEADLY.iter().position(|deadly| *deadly == number),
-    ) {
-        // SAFETY: write is async-signal-safe; the bytes live in a static.
-        let _ = unsafe { write(1, words[i].as_ptr().cast(), words[i].len()) };
-    }
-    end_helper();
-    _exit(128 + number)
-}
-
-/// From now on HUP, INT and TERM write `words(128 + n)` to standard output and
-/// end the process with that status.
-pub fn on_deadly_signal(words: impl Fn(i32) -> String) {
-    let _ = LAST_WORDS.set(DEADLY.map(|number| words(128 + number).into_bytes()));
-    for number in DEADLY {
-        // SAFETY: the handler calls async-signal-safe functions only.
-        unsafe { signal(number, say_last_words as *const () as usize) };
-    }
-}
+pub(super) const DEADLY: [c_int; 3] = [SIGHUP, SIGINT, SIGTERM];
 
 /// Blocks HUP, INT and TERM (`true`) or lets them through again.
 pub fn hold_signals(hold: bool) {
