@@ -190,7 +190,6 @@ pub fn trim_memory() {
     #[cfg(target_env = "gnu")]
     {
         unsafe extern "C" {
-            fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize;
             safe fn malloc_trim(pad: usize) -> c_int;
         }
         malloc_trim(0);
@@ -204,7 +203,6 @@ pub fn share_one_heap() {
     {
         const M_ARENA_MAX: c_int = -8;
         unsafe extern "C" {
-            fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize;
             safe fn mallopt(parameter: c_int, value: c_int) -> c_int;
         }
         mallopt(M_ARENA_MAX, 1);
