@@ -31,7 +31,7 @@ const MORE: &[(&str, &str)] = &[
     ("format", "{port} and {host} aside, it may hold letters, digits and @:.,/_-+%=."),
     ("shell", "sh serves bash, dash, ksh and zsh as well, csh serves tcsh."),
     ("log", "Start, each reconnection, refused users, end; with -v each client. A file that cannot be opened is exit code 78."),
-    ("generate", "Prints that text and does nothing else."),
+    ("generate", "One of man, complete-bash, complete-zsh and complete-fish; nothing else is done."),
     ("4", "The local ports stay on both families."),
     ("6", "The local ports stay on both families."),
 ];
