@@ -11,24 +11,28 @@ use crate::error::EXITS;
 use std::fmt::Write as _;
 
 /// When the manual last changed its meaning (man-pages(7) wants a date).
-const DATE: &str = "2026-11-22";
+const DATE: &str = "2026-11-25";
 
 /// What help has no room for, by [`Opt::key`].
 #[rustfmt::skip]
 const MORE: &[(&str, &str)] = &[
-    ("L", "Repeatable. Nothing is printed for it and it is never probed. A port that is taken ends licfwd with 73 at once."),
+    ("L", "Repeatable. A path with a slash on either side is a Unix socket; * as bind_address is every address. Nothing is printed for it and it is never probed. A port that is taken ends licfwd with 73 at once."),
+    ("via", "auto: libssh2, and the ssh program where only that gets in; see LOGGING IN. For gigabytes ssh is the faster one."),
     ("tries", "The waits in between grow and are random. Only what may pass is tried again: exit codes 69 and 75. With --check: 1."),
     ("deadline", "When it comes, licfwd ends with the exit code of the last failure."),
-    ("no-probe", "For databases that count broken handshakes and then block a host."),
-    ("watch", "With -L alone and a terminal nothing is watched, as with ssh -f."),
+    ("no-probe", "For MySQL and other servers that count broken handshakes and then block a host."),
+    ("watch", "In a make or Snakemake recipe: --watch $$; in a TaskProlog: --watch $SLURM_TASK_PID. With -L alone and a terminal nothing is watched, as with ssh -f."),
+    ("no-watch", "kill with the process id ends it; see --pid-var."),
     ("check", "Resolves the gateway, binds ports, connects, checks the host key, logs in and asks the license servers, as a job would. Each step is told on standard error with its time; nothing is printed, no port stays bound, no host key is written down. The exit codes are the same. Without targets the gateway alone is checked."),
-    ("listen", "Needs --allow unless ADDR is a loopback address."),
-    ("allow", "This node is served in any case, you alone there; any user of an allowed host gets in."),
+    ("listen", "Needs --allow unless ADDR is a loopback address. See OTHER NODES OF THE JOB."),
+    ("allow", "Names and addresses, separated by commas, blanks or newlines. This node is served in any case, you alone there; any user of an allowed host gets in."),
     ("allow-any-user", "Where a container hides who the users are (exit code 71), nothing else works."),
     ("format", "{port} and {host} aside, it may hold letters, digits and @:.,/_-+%=."),
     ("shell", "sh serves bash, dash, ksh and zsh as well, csh serves tcsh."),
-    ("log", "Start, each reconnection, refused users, end; with -v each client."),
-    ("generate", "Prints that text and does nothing else."),
+    ("log", "Start, each reconnection, refused users, end; with -v each client. A file that cannot be opened is exit code 78."),
+    ("generate", "One of man, complete-bash, complete-zsh and complete-fish; nothing else is done."),
+    ("4", "The local ports stay on both families."),
+    ("6", "The local ports stay on both families."),
 ];
 
 /// The text that `--generate` prints.
