@@ -1,6 +1,6 @@
 //! Reaches the gateway: over TCP, or through a program that carries the connection.
 
-use super::ssh_stderr::{blame, gist};
+use super::ssh_stderr::{final_code, summary};
 use crate::auth::Prompter;
 use crate::config::{Family, Gateway, Silence, gateway_down};
 use crate::error::{Code, Context, Error, Result, cause};
@@ -42,8 +42,8 @@ impl Wire {
         if words.trim().is_empty() {
             return e;
         }
-        let code = blame(&words).unwrap_or(e.code);
-        let text = format!("{e}; the proxy said: {}", gist(&words));
+        let code = final_code(&words).unwrap_or(e.code);
+        let text = format!("{e}; the proxy said: {}", summary(&words));
         Error::new(code, text).if_not_for_ssh(e.ssh_may)
     }
 }

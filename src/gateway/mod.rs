@@ -12,4 +12,4 @@ mod ssh_stderr;
 
 pub use openssh::keep;
 pub use route::{Connection, Route, check};
-pub use session::{Answer, Opened, Remote, Transport};
+pub use session::{Answer, Channel, End, HandedOver, Opened, OwnSocket, Session};

@@ -1,10 +1,10 @@
 //! Decides who speaks to the gateway, libssh2 or the user's own ssh, and remembers it.
 //!
-//! What stands above knows of neither: it has a [`Transport`].
+//! What stands above knows of neither: it has a [`Session`].
 
-use super::libssh2::{self, Link};
-use super::openssh::{self, Master};
-use super::session::{Answer, Transport};
+use super::libssh2::{self, Libssh2Session};
+use super::openssh::{self, OpensshSession};
+use super::session::{Answer, Session};
 use crate::auth::{Credentials, Prompter};
 use crate::config::{Gateway, Via};
 use crate::error::{Code, Error, Result};
@@ -20,9 +20,9 @@ use std::time::Duration;
 /// A connection on which somebody is logged in; not driven yet.
 pub enum Connection {
     /// libssh2's.
-    Libssh2(libssh2::Connection),
+    Libssh2(libssh2::Authenticated),
     /// The user's own ssh.
-    Ssh(Master),
+    Ssh(OpensshSession),
 }
 
 impl Connection {
@@ -46,11 +46,13 @@ impl Connection {
     }
 
     /// Begins to drive it. `urgent` becomes readable when the daemon has
-    /// something better to do than to wait for a stuck gateway; `patience` is
+    /// something better to do than to wait for a stuck gateway; `packet_limit` is
     /// how long a packet may take to leave.
-    pub fn drive(self, urgent: Rc<Epoll>, patience: Duration) -> Box<dyn Transport> {
+    pub fn drive(self, urgent: Rc<Epoll>, packet_limit: Duration) -> Box<dyn Session> {
         match self {
-            Connection::Libssh2(connection) => Box::new(Link::new(connection, urgent, patience)),
+            Connection::Libssh2(connection) => {
+                Box::new(Libssh2Session::new(connection, urgent, packet_limit))
+            }
             Connection::Ssh(master) => Box::new(master),
         }
     }

@@ -6,52 +6,82 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-/// How a stream that was asked for came out.
-pub enum Opened {
-    /// The gateway has connected it, or will say so in the stream.
-    Stream(Box<dyn Remote>),
-    /// The gateway says no, in its words.
-    Refused(String),
-}
-
-/// One live connection to the gateway, driven without blocking.
-pub trait Transport {
+/// One live session with the gateway, driven without blocking.
+pub trait Session {
     /// The socket to wait on.
     fn socket(&self) -> BorrowedFd<'_>;
-    /// For how long the gateway has sent nothing; `None` where somebody else
-    /// notices a silent gateway.
-    fn silence(&self) -> Option<Duration>;
-    /// The socket is ready.
+
+    /// That socket is ready: the gateway has sent something.
     ///
     /// # Errors
-    /// The connection is lost.
+    /// The session is lost.
     fn has_spoken(&mut self) -> io::Result<()>;
-    /// Whether a stream can be asked for now.
+
+    /// Whether a channel can be asked for now: one at a time.
     fn is_free(&self) -> bool;
-    /// Asks for a stream. [`Transport::answer`] has the outcome, now or later.
-    fn ask(&mut self, destination: Destination);
-    /// Asks whether the gateway is still there, where [`Transport::silence`] counts.
-    fn ask_for_life(&mut self);
-    /// Carries an outstanding question on. `None`: not answered yet, or it was
-    /// only the question whether the gateway is there. `client` is the socket
-    /// for which the stream is, for somebody who can carry its bytes alone.
+
+    /// Asks for a channel. [`Session::opened`] has the outcome, now or later.
+    fn open(&mut self, destination: Destination);
+
+    /// How the channel that was asked for came out; `None`: nothing is known yet.
+    /// `client` is the socket that it is for, for somebody who can carry its
+    /// bytes alone.
     ///
     /// # Errors
-    /// The connection is lost.
-    fn answer(&mut self, client: Option<BorrowedFd<'_>>) -> io::Result<Option<Opened>>;
-    /// How long until [`Transport::answer`] is worth another call even if the
+    /// The session is lost.
+    fn opened(&mut self, client: Option<BorrowedFd<'_>>) -> io::Result<Option<Opened>>;
+
+    /// How long until [`Session::opened`] is worth another call even if the
     /// socket tells nothing.
     fn due(&self) -> Option<Duration> {
         None
     }
+
+    /// Reads everything that has arrived, for whatever channel. Where channels
+    /// share a socket, each of them leaves behind what it does not want itself.
+    ///
+    /// # Errors
+    /// The session is lost.
+    fn read_arrived(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// For how long the gateway has sent nothing; `None` where somebody else
+    /// notices a silent gateway.
+    fn silence(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Whether [`Session::ask_for_life`] would ask: not while an answer is owed.
+    fn can_ask_for_life(&self) -> bool {
+        false
+    }
+
+    /// Asks whether the gateway is still there.
+    ///
+    /// # Errors
+    /// The session is lost.
+    fn ask_for_life(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
-/// The license server's side: one stream through the gateway.
+/// How a channel that was asked for came out.
+pub enum Opened {
+    /// The gateway has connected it, or will say so in it.
+    Channel(Box<dyn Channel>),
+    /// Somebody else has the client's socket and carries its bytes.
+    HandedOver(Box<dyn HandedOver>),
+    /// The gateway says no, in its words.
+    Refused(String),
+}
+
+/// One channel to a license server, through the gateway.
 ///
-/// Every error but `WouldBlock` means that the connection to the gateway is
-/// lost. A call that answered `WouldBlock` has left nothing half done.
-pub trait Remote {
-    /// Bytes that [`Remote::read`] will return without asking the network; at
+/// Every error but `WouldBlock` means that the session is lost. A call that
+/// answered `WouldBlock` has left nothing half done.
+pub trait Channel {
+    /// Bytes that [`Channel::read`] will return without asking the network; at
     /// least one where it is not known how many.
     fn available(&self) -> usize;
     /// Whether everything has been read and no more will come.
@@ -67,103 +97,44 @@ pub trait Remote {
     fn send_eof(&mut self) -> io::Result<()>;
     /// Whether the license server's side is gone altogether, both ways.
     fn hung_up(&mut self) -> io::Result<bool>;
-    /// Ends the stream; `WouldBlock` until the gateway has agreed.
+    /// Ends the channel; `WouldBlock` until the gateway has agreed.
     fn close(&mut self) -> io::Result<()>;
-
-    /// Whether the other side has the client's own socket: then the relay
-    /// carries nothing, and passes on the end alone.
-    fn has_the_client(&self) -> bool {
-        false
-    }
-    /// Whether the stream was not to be had.
-    fn is_refused(&self) -> bool {
-        false
-    }
-
-    // A stream with a socket of its own:
-
-    /// The socket that tells when there is something to read, or room.
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
+    /// The channel's own socket, where it does not share the session's.
+    fn own_socket(&mut self) -> Option<&mut dyn OwnSocket> {
         None
     }
-    /// Whether that socket has told its last.
-    fn is_cut(&self) -> bool {
-        false
-    }
-    /// The socket is ready.
-    fn is_ready(&mut self, _event: &Event) {}
-
-    // A stream that shares one with others:
-
-    /// Reads everything that has arrived, for whatever stream; false when this
-    /// one has ended and cannot.
-    fn read_dry(&self) -> io::Result<bool> {
-        Ok(true)
-    }
-    /// Asks through this stream whether the gateway is still there. To be called
-    /// again when the gateway has spoken, to take the answer.
-    fn ask_for_life(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-    /// Whether the gateway owes this stream an answer.
-    fn is_asking(&self) -> bool {
-        false
-    }
 }
 
-/// Whichever transport carries it.
-impl Remote for Box<dyn Remote> {
-    fn available(&self) -> usize {
-        (**self).available()
-    }
-    fn at_end(&self) -> bool {
-        (**self).at_end()
-    }
-    fn room(&self) -> usize {
-        (**self).room()
-    }
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (**self).read(buffer)
-    }
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (**self).write(bytes)
-    }
-    fn send_eof(&mut self) -> io::Result<()> {
-        (**self).send_eof()
-    }
-    fn hung_up(&mut self) -> io::Result<bool> {
-        (**self).hung_up()
-    }
-    fn close(&mut self) -> io::Result<()> {
-        (**self).close()
-    }
-    fn has_the_client(&self) -> bool {
-        (**self).has_the_client()
-    }
-    fn is_refused(&self) -> bool {
-        (**self).is_refused()
-    }
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        (**self).socket()
-    }
-    fn is_cut(&self) -> bool {
-        (**self).is_cut()
-    }
-    fn is_ready(&mut self, event: &Event) {
-        (**self).is_ready(event)
-    }
-    fn read_dry(&self) -> io::Result<bool> {
-        (**self).read_dry()
-    }
-    fn ask_for_life(&mut self) -> io::Result<()> {
-        (**self).ask_for_life()
-    }
-    fn is_asking(&self) -> bool {
-        (**self).is_asking()
-    }
+/// The socket of a channel that has one of its own.
+pub trait OwnSocket {
+    /// What to wait on for something to read, or room.
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// It is ready.
+    fn is_ready(&mut self, event: &Event);
+    /// Whether it has told its last: to wait for more would be to be woken for ever.
+    fn is_cut(&self) -> bool;
 }
 
-/// What came of asking for one stream.
+/// A client in somebody else's hands.
+pub trait HandedOver {
+    /// What to wait on for something to hear; until the end.
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// Reads what there is to hear of it: whether and how it has ended.
+    fn end(&mut self) -> Option<End>;
+}
+
+/// How a client that was handed over has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The license server has ended its output; the client has got all of it.
+    Orderly,
+    /// There was no channel to be had.
+    Refused,
+    /// With the session, whose own socket tells of it.
+    Lost,
+}
+
+/// What came of asking for a channel before anything is announced.
 pub enum Answer {
     /// The license server has taken the connection.
     Yes,
@@ -171,11 +142,11 @@ pub enum Answer {
     No(String),
     /// Nothing came in time.
     Late {
-        /// The question still hangs in the connection: it is of no more use.
+        /// The question still hangs in the session: it is of no more use.
         spent: bool,
     },
     /// The gateway does not allow it.
     Forbidden,
-    /// The connection to the gateway has ended; how.
+    /// The session has ended; how.
     Lost(String),
 }

@@ -1,12 +1,14 @@
 //! Understands what an ssh that licfwd has started says on its stderr; pure.
 
-use super::openssh::KEEPER;
 use crate::auth::NO_ANSWER;
 use crate::error::Code;
 
+/// How the keeper of an ssh is called, by the kernel and in what it says itself.
+pub const KEEPER: &str = "licfwd-keeper";
+
 /// What a failed ssh has failed at, where another try would not help: tried
 /// again and again, its refused logins would lock an account.
-pub fn blame(words: &str) -> Option<Code> {
+pub fn final_code(words: &str) -> Option<Code> {
     let says = |part: &str| words.contains(part);
     if says("Host key verification failed") {
         Some(Code::HostKey)
@@ -45,7 +47,7 @@ pub fn closed_during_login(words: &str) -> bool {
 
 /// The last lines of it, on one line: ssh names the cause first and then that
 /// the connection is closed. Of a changed host key it tells in five lines.
-pub fn gist(words: &str) -> String {
+pub fn summary(words: &str) -> String {
     let lines = words.lines().map(str::trim);
     let lines: Vec<&str> = lines
         .filter(|line| line.contains(char::is_alphanumeric) && !line.contains('\u{1}'))
@@ -93,7 +95,7 @@ mod tests {
                 Some(Code::Config),
             ),
         ] {
-            assert_eq!((gist(words).as_str(), blame(words)), (quoted, code));
+            assert_eq!((summary(words).as_str(), final_code(words)), (quoted, code));
         }
         assert!(is_asking("\u{1}asking\nssh: debug"));
         assert!(!is_asking("\u{1}asking\n\u{1}answered\n") && !is_asking("asking"));

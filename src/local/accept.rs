@@ -1,8 +1,8 @@
-//! Lets clients in: listens at the doors and asks who comes.
+//! Lets clients in: listens at the listeners and asks who comes.
 
 use super::client::Waiting;
-use super::listener::Door;
-use super::owner::{Access, Verdict};
+use super::listener::Listener;
+use super::owner::{Access, Admission};
 use crate::log::Log;
 use crate::sys::{Epoll, Interest, errno};
 use crate::target::Destination;
@@ -12,79 +12,81 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long accepting pauses when the system is out of descriptors.
-const PAUSE: Duration = Duration::from_secs(1);
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Clients accepted from one socket before others have their turn.
-const BATCH: usize = 64;
+const ACCEPTS_PER_TURN: usize = 64;
 /// Users and hosts whose refusal is remembered, and so logged once.
-const REMEMBERED: usize = 1000;
+const MAX_REFUSED_REMEMBERED: usize = 1000;
 
-/// The doors, and who may enter.
-pub struct Reception {
-    doors: Vec<Door>,
+/// The listeners, and who may enter.
+pub struct Acceptor {
+    listeners: Vec<Listener>,
     access: Access,
     log: Arc<Log>,
-    /// Token of door 0's socket 0 in epoll; the door stands above the socket.
-    tokens: u64,
+    /// What epoll calls a listener's socket.
+    token: fn(usize, usize) -> u64,
     /// Nobody is accepted until then.
     paused: Option<Instant>,
     refused: HashSet<String>,
 }
 
-impl Reception {
-    /// Listens at nothing yet. A socket's token is `tokens + (door << 32) + socket`.
-    pub fn new(doors: Vec<Door>, access: Access, tokens: u64, log: Arc<Log>) -> Reception {
-        Reception {
-            doors,
+impl Acceptor {
+    /// Listens at nothing yet. `token` is what epoll shall call a socket of a
+    /// listener, both given as indices.
+    pub fn new(
+        listeners: Vec<Listener>,
+        access: Access,
+        token: fn(usize, usize) -> u64,
+        log: Arc<Log>,
+    ) -> Acceptor {
+        Acceptor {
+            listeners,
             access,
             log,
-            tokens,
+            token,
             paused: None,
             refused: HashSet::new(),
         }
     }
 
-    /// Where a door leads.
-    pub fn leads_to(&self, door: usize) -> &Destination {
-        &self.doors[door].to
+    /// Where a listener leads.
+    pub fn destination(&self, listener: usize) -> &Destination {
+        &self.listeners[listener].to
     }
 
     /// Listens.
     ///
     /// # Errors
     /// The kernel has no memory for it.
-    pub fn open(&self, epoll: &Epoll) -> io::Result<()> {
-        let read = Interest {
-            read: true,
-            write: false,
-        };
-        for (d, door) in self.doors.iter().enumerate() {
-            for (s, socket) in door.sockets.iter().enumerate() {
-                epoll.add(socket, self.tokens + ((d as u64) << 32) + s as u64, read)?;
+    pub fn listen(&self, epoll: &Epoll) -> io::Result<()> {
+        for (l, listener) in self.listeners.iter().enumerate() {
+            for (s, socket) in listener.sockets.iter().enumerate() {
+                epoll.add(socket, (self.token)(l, s), Interest::READ)?;
             }
         }
         Ok(())
     }
 
-    fn close(&self, epoll: &Epoll) {
-        for socket in self.doors.iter().flat_map(|door| &door.sockets) {
+    fn stop_listening(&self, epoll: &Epoll) {
+        for socket in self.listeners.iter().flat_map(|listener| &listener.sockets) {
             epoll.remove(socket);
         }
     }
 
     /// Accepts who has come to that socket; strangers are closed without a byte.
-    pub fn welcome(&mut self, door: usize, socket: usize, epoll: &Epoll) -> Vec<Waiting> {
-        let mut welcome = Vec::new();
-        for _ in 0..BATCH {
-            let (client, addresses) = match self.doors[door].sockets[socket].accept() {
-                Ok(accepted) => accepted,
+    pub fn accept(&mut self, listener: usize, socket: usize, epoll: &Epoll) -> Vec<Waiting> {
+        let mut accepted = Vec::new();
+        for _ in 0..ACCEPTS_PER_TURN {
+            let (client, addresses) = match self.listeners[listener].sockets[socket].accept() {
+                Ok(new) => new,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) if errno::out_of_something(&e) => {
                     self.log.event(format_args!(
                         "cannot accept clients: {e}; trying again in {} s",
-                        PAUSE.as_secs()
+                        ACCEPT_PAUSE.as_secs()
                     ));
-                    self.close(epoll);
-                    self.paused = Some(Instant::now() + PAUSE);
+                    self.stop_listening(epoll);
+                    self.paused = Some(Instant::now() + ACCEPT_PAUSE);
                     break;
                 }
                 // This client has gone already.
@@ -94,46 +96,46 @@ impl Reception {
                 Some((peer, _)) => peer.to_string(),
                 None => "a Unix socket".into(),
             };
-            let verdict = match addresses {
-                Some((peer, ours)) => self.access.judge(peer, ours),
-                None => Verdict::Welcome,
+            let admission = match addresses {
+                Some((peer, ours)) => self.access.admit(peer, ours),
+                None => Admission::Welcome,
             };
-            match verdict {
-                Verdict::Welcome => welcome.push(Waiting {
+            match admission {
+                Admission::Welcome => accepted.push(Waiting {
                     client,
-                    door,
+                    listener,
                     since: Instant::now(),
                     who,
                 }),
-                Verdict::Gone => self
+                Admission::Gone => self
                     .log
                     .detail(format_args!("client {who}: gone before it was served")),
-                Verdict::Stranger(uid) => self.refuse(format!("user {uid} of this node")),
-                Verdict::Outsider(ip) => self.refuse(format!("host {ip}")),
+                Admission::Stranger(uid) => self.refuse(format!("user {uid} of this node")),
+                Admission::Outsider(ip) => self.refuse(format!("host {ip}")),
             }
         }
-        welcome
+        accepted
     }
 
     fn refuse(&mut self, whom: String) {
-        if self.refused.len() < REMEMBERED && self.refused.insert(whom.clone()) {
+        if self.refused.len() < MAX_REFUSED_REMEMBERED && self.refused.insert(whom.clone()) {
             self.log.event(format_args!(
                 "refused a client: {whom} may not use this tunnel"
             ));
         }
     }
 
-    /// How long until [`Reception::carry_on`] has something to do.
+    /// How long until [`Acceptor::resume_when_due`] has something to do.
     pub fn due(&self) -> Option<Duration> {
         let until = self.paused?;
         Some(until.saturating_duration_since(Instant::now()))
     }
 
     /// Listens again after a pause.
-    pub fn carry_on(&mut self, epoll: &Epoll) {
+    pub fn resume_when_due(&mut self, epoll: &Epoll) {
         if self.due() == Some(Duration::ZERO) {
             self.paused = None;
-            let _ = self.open(epoll);
+            let _ = self.listen(epoll);
         }
     }
 }

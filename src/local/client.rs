@@ -31,13 +31,13 @@ pub enum Client {
     Unix(UnixStream),
 }
 
-/// A client that waits for its stream.
+/// A client that waits for its channel.
 #[derive(Debug)]
 pub struct Waiting {
     /// The client.
     pub client: Client,
-    /// Which door it came through.
-    pub door: usize,
+    /// Which listener it came through, as an index.
+    pub listener: usize,
     /// Since when it waits.
     pub since: Instant,
     /// Who it is, for the log.
@@ -54,7 +54,7 @@ impl AsFd for Client {
 }
 
 impl Client {
-    /// Whether the client has broken off while it waited in line.
+    /// Whether the client has broken off while it waited in the queue.
     pub fn is_broken(&self) -> bool {
         match self {
             Client::Tcp(stream) => stream.take_error().is_ok_and(|e| e.is_some()),

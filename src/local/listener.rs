@@ -1,11 +1,9 @@
 //! Binds a server's ports on every loopback family, and accepts clients there.
 
 use super::client::Client;
-use super::random_port::{Draw, random_loopback};
 use crate::error::{Code, Context, Error, Result, cause};
-use crate::log::Log;
-use crate::sys::{self, errno, node_name};
-use crate::target::{Destination, Forward, ForwardSide, Server, Target};
+use crate::sys::{self, errno};
+use crate::target::{Destination, Forward, ForwardSide};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -16,7 +14,7 @@ use std::path::PathBuf;
 
 /// One listening socket.
 #[derive(Debug)]
-pub enum Listener {
+pub enum ListenSocket {
     /// A TCP port on one address.
     Tcp(TcpListener),
     /// A Unix socket.
@@ -58,243 +56,26 @@ impl Drop for SocketFile {
 
 /// One forwarded port: its listening sockets and where they lead.
 #[derive(Debug)]
-pub struct Door {
+pub struct Listener {
     /// One socket per address family or address.
-    pub sockets: Vec<Listener>,
+    pub sockets: Vec<ListenSocket>,
     /// What the gateway connects to.
     pub to: Destination,
 }
 
-/// A license server with all its ports bound.
-#[derive(Debug)]
-pub struct BoundServer {
-    /// `host:port` as the gateway knows it.
-    pub name: String,
-    /// The host to announce to the software.
-    pub host: String,
-    /// The port to announce.
-    pub port: u16,
-    /// Its doors, the announced port's first, as indices into [`Bound::doors`].
-    pub doors: std::ops::Range<usize>,
-}
-
-/// A variable and the servers that stand behind it.
-#[derive(Debug)]
-pub struct Variable {
-    /// Its name.
-    pub name: String,
-    /// Independent groups (`:`) of servers that act as one (`,`), as indices into
-    /// [`Bound::servers`].
-    pub groups: Vec<Vec<usize>>,
-}
-
-/// Everything that is bound.
-#[derive(Debug, Default)]
-pub struct Bound {
-    /// Every forwarded port.
-    pub doors: Vec<Door>,
-    /// Every license server of the targets.
-    pub servers: Vec<BoundServer>,
-    /// What to announce.
-    pub variables: Vec<Variable>,
-}
-
-/// How many ports or addresses are tried before giving up.
-const DRAWS: u32 = 10;
 /// Connections that the kernel holds until they are accepted.
-const BACKLOG: i32 = 4096;
+const MAX_BACKLOG: i32 = 4096;
 
-impl Bound {
-    /// Binds the ports of all forwards and targets, on loopback or on `listen`.
-    ///
-    /// # Errors
-    /// [`Code::NoPort`]: a fixed port is taken, or ten draws found none free.
-    pub fn bind(
-        forwards: &[Forward],
-        targets: &[Target],
-        listen: Option<IpAddr>,
-        log: &Log,
-    ) -> Result<Bound> {
-        let mut bound = Bound::default();
-        for forward in forwards {
-            bound.doors.push(Door {
-                sockets: bind_forward(&forward.listen)?,
-                to: forward.to.clone(),
-            });
-        }
-        let kept = targets
-            .iter()
-            .flat_map(|target| &target.servers)
-            .flat_map(|server| server.kept.iter().copied());
-        let draw = Draw::new(kept.collect());
-        for target in targets {
-            if !matches!(target.servers.len(), 1 | 3) {
-                log.note(format_args!(
-                    "warning: {}: {} servers joined by commas; FlexNet's redundant servers are exactly three, and independent ones are targets of their own ({}=a:1 {}=b:1)",
-                    target.name,
-                    target.servers.len(),
-                    target.name,
-                    target.name
-                ));
-            }
-            let group = target
-                .servers
-                .iter()
-                .map(|server| bound.add(server, listen, &draw, log))
-                .collect::<Result<Vec<usize>>>()?;
-            match bound.variables.iter_mut().find(|v| v.name == target.name) {
-                Some(variable) => variable.groups.push(group),
-                None => bound.variables.push(Variable {
-                    name: target.name.clone(),
-                    groups: vec![group],
-                }),
-            }
-        }
-        Ok(bound)
-    }
-
-    fn add(
-        &mut self,
-        server: &Server,
-        listen: Option<IpAddr>,
-        draw: &Draw,
-        log: &Log,
-    ) -> Result<usize> {
-        let (host, bound) = match listen {
-            Some(address) => bind_for_other_nodes(server, address, draw)?,
-            None => bind_for_this_node(server, draw, log)?,
-        };
-        let first = self.doors.len();
-        let port = bound[0].1;
-        for ((sockets, _), remote) in bound
-            .into_iter()
-            .zip([server.port].into_iter().chain(server.kept.iter().copied()))
-        {
-            self.doors.push(Door {
-                sockets,
-                to: Destination::Tcp {
-                    host: server.host.clone(),
-                    port: remote,
-                },
-            });
-        }
-        self.servers.push(BoundServer {
-            name: server.to_string(),
-            host,
-            port,
-            doors: first..self.doors.len(),
-        });
-        Ok(self.servers.len() - 1)
-    }
-}
-
-/// Ports bound for one server: the announced one first.
-type Ports = Vec<(Vec<Listener>, u16)>;
-
-fn bind_for_this_node(server: &Server, draw: &Draw, log: &Log) -> Result<(String, Ports)> {
-    let mut ports: Ports = vec![bind_random(draw, bind_loopback)?];
-    let taken = server.kept.iter().find(|port| match bind_loopback(**port) {
-        Ok(sockets) => {
-            ports.push((sockets, **port));
-            false
-        }
-        Err(_) => true,
-    });
-    let Some(taken) = taken else {
-        return Ok(("localhost".into(), ports));
-    };
-    drop(ports);
-    // The license manager tells its client the port's number, so the number
-    // stays and the address moves.
-    let numbers = || [server.port].into_iter().chain(server.kept.iter().copied());
-    let mut refusal = None;
-    for _ in 0..DRAWS {
-        let address = random_loopback();
-        let all: io::Result<Ports> = numbers()
-            .map(|port| Ok((vec![bind_one(address.into(), port)?], port)))
-            .collect();
-        match all {
-            Ok(ports) => {
-                log.note(format_args!(
-                    "port {taken} is taken on this node: license server {server} is at {address} here instead of localhost"
-                ));
-                return Ok((address.to_string(), ports));
-            }
-            Err(e) => refusal = Some(e),
-        }
-    }
-    Err(Error::new(
-        Code::NoPort,
-        format!(
-            "cannot bind port {taken} for license server {server}: it is taken on localhost, and on {DRAWS} other loopback addresses: {}",
-            refusal.as_ref().map(cause).unwrap_or_default()
-        ),
-    ))
-}
-
-fn bind_for_other_nodes(server: &Server, address: IpAddr, draw: &Draw) -> Result<(String, Ports)> {
-    if let Err(e) = bind_one(address, 0)
-        && e.kind() == ErrorKind::AddrNotAvailable
-    {
-        let what = format!("--listen {address}: no interface of this node has that address");
-        return Err(Error::new(Code::Usage, what));
-    }
-    let mut ports: Ports = vec![bind_random(draw, |port| {
-        Ok(vec![bind_one(address, port)?])
-    })?];
-    for port in &server.kept {
-        let socket = bind_one(address, *port).map_err(|e| {
-            Error::new(
-                Code::NoPort,
-                format!(
-                    "cannot bind port {port} on {address} for license server {server}: {}; its number cannot be changed, so another node or another job's end is the way out",
-                    cause(&e)
-                ),
-            )
-        })?;
-        ports.push((vec![socket], *port));
-    }
-    let host = if address.is_unspecified() {
-        node_name()
-    } else {
-        address.to_string()
-    };
-    Ok((host, ports))
-}
-
-/// A random free port, by `bind`, which takes it or says why not.
-fn bind_random(
-    draw: &Draw,
-    bind: impl Fn(u16) -> io::Result<Vec<Listener>>,
-) -> Result<(Vec<Listener>, u16)> {
-    let mut refusal = None;
-    for _ in 0..DRAWS {
-        let port = draw.number();
-        match bind(port) {
-            Ok(sockets) => return Ok((sockets, port)),
-            Err(e) => refusal = Some((port, e)),
-        }
-    }
-    let (port, e) = refusal.unwrap_or((0, ErrorKind::AddrInUse.into()));
-    Err(Error::new(
-        Code::NoPort,
-        format!(
-            "cannot bind a local port: {DRAWS} random ones were not to be had, the last was {port}: {}",
-            cause(&e)
-        ),
-    ))
-}
-
-fn bind_one(address: IpAddr, port: u16) -> io::Result<Listener> {
+pub fn bind_one(address: IpAddr, port: u16) -> io::Result<ListenSocket> {
     let listener = TcpListener::bind((address, port))?;
     listener.set_nonblocking(true)?;
-    sys::set_backlog(&listener, BACKLOG)?;
-    Ok(Listener::Tcp(listener))
+    sys::set_backlog(&listener, MAX_BACKLOG)?;
+    Ok(ListenSocket::Tcp(listener))
 }
 
 /// The port on 127.0.0.1 and ::1 together, so that `localhost` is ours whichever
 /// of the two a client tries first; on 127.0.0.1 alone where there is no ::1.
-fn bind_loopback(port: u16) -> io::Result<Vec<Listener>> {
+pub fn bind_loopback(port: u16) -> io::Result<Vec<ListenSocket>> {
     let v4 = bind_one(Ipv4Addr::LOCALHOST.into(), port)?;
     match bind_one(Ipv6Addr::LOCALHOST.into(), port) {
         Ok(v6) => Ok(vec![v4, v6]),
@@ -320,7 +101,7 @@ pub fn make_way(forwards: &[Forward]) {
 }
 
 /// The local side of `-L`, as ssh binds it.
-fn bind_forward(side: &ForwardSide) -> Result<Vec<Listener>> {
+pub fn bind_forward(side: &ForwardSide) -> Result<Vec<ListenSocket>> {
     let (bind, port) = match side {
         ForwardSide::Unix(path) => return bind_unix(path).map(|socket| vec![socket]),
         ForwardSide::Tcp { bind, port } => (bind.as_deref(), *port),
@@ -352,7 +133,7 @@ fn bind_forward(side: &ForwardSide) -> Result<Vec<Listener>> {
     })
 }
 
-fn bind_unix(path: &std::path::Path) -> Result<Listener> {
+fn bind_unix(path: &std::path::Path) -> Result<ListenSocket> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     // ssh's StreamLocalBindMask: the owner alone may connect.
     sys::set_umask(0o177);
@@ -371,13 +152,13 @@ fn bind_unix(path: &std::path::Path) -> Result<Listener> {
     listener
         .set_nonblocking(true)
         .context(Code::System, || "cannot prepare a Unix socket".into())?;
-    Ok(Listener::Unix {
+    Ok(ListenSocket::Unix {
         socket: listener,
         _file: SocketFile::at(path),
     })
 }
 
-impl Listener {
+impl ListenSocket {
     /// The next client, with its address and ours where it came over TCP.
     ///
     /// # Errors
@@ -385,7 +166,7 @@ impl Listener {
     /// something. Others concern this one client only.
     pub fn accept(&self) -> io::Result<(Client, Option<(SocketAddr, SocketAddr)>)> {
         match self {
-            Listener::Tcp(listener) => {
+            ListenSocket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
                 stream.set_nonblocking(true)?;
                 // License managers speak in small messages, each waited for.
@@ -393,7 +174,7 @@ impl Listener {
                 let ours = stream.local_addr()?;
                 Ok((Client::Tcp(stream), Some((peer, ours))))
             }
-            Listener::Unix { socket, .. } => {
+            ListenSocket::Unix { socket, .. } => {
                 let (stream, _) = socket.accept()?;
                 stream.set_nonblocking(true)?;
                 Ok((Client::Unix(stream), None))
@@ -402,11 +183,11 @@ impl Listener {
     }
 }
 
-impl AsFd for Listener {
+impl AsFd for ListenSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Listener::Tcp(listener) => listener.as_fd(),
-            Listener::Unix { socket, .. } => socket.as_fd(),
+            ListenSocket::Tcp(listener) => listener.as_fd(),
+            ListenSocket::Unix { socket, .. } => socket.as_fd(),
         }
     }
 }

@@ -4,9 +4,11 @@ mod accept;
 mod client;
 mod listener;
 mod owner;
+mod ports;
 mod random_port;
 
-pub use accept::Reception;
+pub use accept::Acceptor;
 pub use client::{Client, Local, Waiting};
-pub use listener::{Bound, Door, make_way};
+pub use listener::{Listener, make_way};
 pub use owner::Access;
+pub use ports::LocalPorts;

@@ -16,12 +16,12 @@ pub struct Access {
     /// `None`: every user of this node (`--allow-any-user`).
     owner: Option<Owner>,
     /// Addresses of other nodes whose every user is welcome (`--allow`).
-    guests: Vec<IpAddr>,
+    allowed: Vec<IpAddr>,
 }
 
 /// The verdict on one client.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Admission {
     /// Serve it.
     Welcome,
     /// Another user of this node, by user id.
@@ -51,37 +51,37 @@ impl Access {
     /// overflow id of a user namespace (then everybody looks like us), or the
     /// kernel shows no socket table. [`Code::Usage`]: an unknown host.
     pub fn new(any_user: bool, allow: &[String]) -> Result<Access> {
-        let mut guests = Vec::new();
+        let mut allowed = Vec::new();
         for host in allow {
             let addresses = (host.as_str(), 0)
                 .to_socket_addrs()
                 .map_err(|e| Error::new(Code::Usage, format!("--allow {host}: {}", cause(&e))))?;
-            guests.extend(
+            allowed.extend(
                 addresses
                     .map(|a| a.ip().to_canonical())
                     .filter(|a| !is_ours(*a)),
             );
         }
         let owner = if any_user { None } else { Some(Owner::new()?) };
-        Ok(Access { owner, guests })
+        Ok(Access { owner, allowed })
     }
 
     /// Decides about the client at `client`, connected to our end `ours`, both
     /// as [`std::net::TcpStream`] names them.
-    pub fn judge(&mut self, client: SocketAddr, ours: SocketAddr) -> Verdict {
+    pub fn admit(&mut self, client: SocketAddr, ours: SocketAddr) -> Admission {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         let ours = SocketAddr::new(ours.ip().to_canonical(), ours.port());
-        if self.guests.contains(&client.ip()) {
-            return Verdict::Welcome;
+        if self.allowed.contains(&client.ip()) {
+            return Admission::Welcome;
         }
         let local = client.ip().is_loopback() || client.ip() == ours.ip() || is_ours(client.ip());
         match &mut self.owner {
-            _ if !local => Verdict::Outsider(client.ip()),
-            None => Verdict::Welcome,
+            _ if !local => Admission::Outsider(client.ip()),
+            None => Admission::Welcome,
             Some(owner) => match owner.of_socket(client, ours) {
-                Some(uid) if uid == owner.uid => Verdict::Welcome,
-                Some(uid) => Verdict::Stranger(uid),
-                None => Verdict::Gone,
+                Some(uid) if uid == owner.uid => Admission::Welcome,
+                Some(uid) => Admission::Stranger(uid),
+                None => Admission::Gone,
             },
         }
     }
@@ -108,8 +108,11 @@ impl Owner {
             )));
         }
         let diag = sys::sock_diag().ok();
-        if diag.is_none() && fs::metadata(TABLES[0]).is_err() {
-            return Err(refuse(format!("neither netlink nor {} is here", TABLES[0])));
+        if diag.is_none() && fs::metadata(SOCKET_TABLES[0]).is_err() {
+            return Err(refuse(format!(
+                "neither netlink nor {} is here",
+                SOCKET_TABLES[0]
+            )));
         }
         Ok(Owner {
             uid,
@@ -128,7 +131,7 @@ impl Owner {
                 Err(_) => self.diag = None,
             }
         }
-        TABLES
+        SOCKET_TABLES
             .iter()
             .filter_map(|table| fs::read_to_string(table).ok())
             .find_map(|table| look_up(&table, local, remote))
@@ -137,7 +140,7 @@ impl Owner {
 }
 
 /// Connections of this network namespace (proc_net(5)).
-const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+const SOCKET_TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
 
 /// The user id that stands for every unmapped one (user_namespaces(7)).
 fn overflow_uid() -> u32 {
@@ -282,9 +285,9 @@ mod tests {
                 if tables_only {
                     owner.diag = None;
                 }
-                assert_eq!(access.judge(peer, ours), Verdict::Welcome, "{host}");
+                assert_eq!(access.admit(peer, ours), Admission::Welcome, "{host}");
                 drop(client);
-                assert_eq!(access.judge(peer, ours), Verdict::Gone, "{host}");
+                assert_eq!(access.admit(peer, ours), Admission::Gone, "{host}");
             }
         }
     }
@@ -296,8 +299,8 @@ mod tests {
         let mut access = Access::new(false, &[]).expect("owner check");
         access.owner.as_mut().expect("an owner").uid += 1;
         assert_eq!(
-            access.judge(server.peer_addr().unwrap(), server.local_addr().unwrap()),
-            Verdict::Stranger(sys::user_id())
+            access.admit(server.peer_addr().unwrap(), server.local_addr().unwrap()),
+            Admission::Stranger(sys::user_id())
         );
     }
 

@@ -5,25 +5,25 @@ use std::fs;
 use std::net::Ipv4Addr;
 
 /// Draws random ports.
-pub struct Draw {
+pub struct RandomPort {
     /// Ranges that the administrator keeps for others
     /// (`net.ipv4.ip_local_reserved_ports`) and numbers this licfwd needs itself.
     avoid: Vec<(u16, u16)>,
 }
 
-impl Draw {
+impl RandomPort {
     /// Avoids what the administrator reserves, and `kept`.
-    pub fn new(kept: Vec<u16>) -> Draw {
+    pub fn new(kept: Vec<u16>) -> RandomPort {
         let reserved =
             fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
         let mut avoid = parse_ranges(&reserved);
         avoid.extend(kept.into_iter().map(|port| (port, port)));
-        Draw { avoid }
+        RandomPort { avoid }
     }
 
     /// Uniform over 1024-65535 without those to avoid. Should they leave next to
     /// nothing, a kept one is drawn in the end and `bind` has the last word.
-    pub fn number(&self) -> u16 {
+    pub fn draw(&self) -> u16 {
         let mut rng = rand::rng();
         let mut port = rng.random_range(1024..=65535);
         for _ in 0..100_000 {
@@ -78,11 +78,11 @@ mod tests {
 
     #[test]
     fn draws_avoid_what_is_reserved_and_stay_in_range() {
-        let draw = Draw {
+        let random = RandomPort {
             avoid: vec![(1024, 60_000)],
         };
         for _ in 0..1000 {
-            assert!(draw.number() > 60_000);
+            assert!(random.draw() > 60_000);
         }
     }
 
@@ -90,10 +90,10 @@ mod tests {
     /// in each, standard deviation 31.
     #[test]
     fn draws_are_uniform() {
-        let draw = Draw { avoid: Vec::new() };
+        let random = RandomPort { avoid: Vec::new() };
         let mut shares = [0; 16];
         for _ in 0..16_000 {
-            shares[(usize::from(draw.number()) - 1024) * 16 / 64_512] += 1;
+            shares[(usize::from(random.draw()) - 1024) * 16 / 64_512] += 1;
         }
         assert!(shares.iter().all(|n| (800..1200).contains(n)), "{shares:?}");
     }

@@ -7,11 +7,11 @@ use crate::cli::{Invocation, Watch};
 use crate::config::{self, Silence, Strict};
 use crate::error::{Code, Context, Error, Result};
 use crate::gateway::{self, Connection, Route};
-use crate::local::{self, Access, Bound};
+use crate::local::{self, Access, LocalPorts};
 use crate::log::Log;
 use crate::retry::{Backoff, Deadline, Limits};
 use crate::sys;
-use crate::tunnel::{Lifeline, Parts, Reconnect, Tunnel};
+use crate::tunnel::{Job, Parts, Reconnect, Tunnel};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,7 +67,7 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
     let log = Arc::clone(log);
     let announces = invocation.announces();
     let deadline = Deadline::after(invocation.deadline);
-    let life = lifeline(invocation)?;
+    let job = job_of(invocation)?;
     let access = Access::new(invocation.allow_any_user, &invocation.allow)?;
     sys::raise_descriptor_limit();
 
@@ -95,7 +95,7 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
     if gateway.unlink_sockets && !invocation.check {
         local::make_way(&invocation.forwards);
     }
-    let bound = Bound::bind(
+    let bound = LocalPorts::bind(
         &invocation.forwards,
         &invocation.targets,
         invocation.listen,
@@ -126,8 +126,8 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         return Ok(());
     }
 
-    let Bound {
-        doors,
+    let LocalPorts {
+        listeners,
         servers,
         variables,
     } = bound;
@@ -163,11 +163,11 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         let signals = sys::serve_signals(&ending_signals(invocation.background, inherited))
             .context(Code::System, || "cannot receive signals".into())?;
         let parts = Parts {
-            doors,
+            listeners,
             access,
             reconnect: Reconnect::new(route, step),
             silence,
-            life,
+            job,
             signals,
             log,
         };
@@ -240,15 +240,15 @@ fn ending_signals(background: bool, inherited: Inherited) -> Vec<i32> {
     signals
 }
 
-fn lifeline(invocation: &Invocation) -> Result<Lifeline> {
+fn job_of(invocation: &Invocation) -> Result<Job> {
     match invocation.watch {
-        Watch::Nothing => Ok(Lifeline::unbounded()),
-        Watch::Pid(pid) => Lifeline::of_process(pid),
+        Watch::Nothing => Ok(Job::unbounded()),
+        Watch::Pid(pid) => Job::of_process(pid),
         // As with ssh -f: a tunnel that a person opened by hand.
         Watch::Session if invocation.targets.is_empty() && File::open("/dev/tty").is_ok() => {
-            Ok(Lifeline::unbounded())
+            Ok(Job::unbounded())
         }
-        Watch::Session => Lifeline::of_caller(),
+        Watch::Session => Job::of_caller(),
     }
 }
 
@@ -287,7 +287,7 @@ struct Way<'a> {
 
 impl Way<'_> {
     /// Tries, waits and tries again, with one counter for gateway and servers.
-    fn try_until_it_works(&self, route: &mut Route, bound: &Bound) -> Result<Connection> {
+    fn try_until_it_works(&self, route: &mut Route, bound: &LocalPorts) -> Result<Connection> {
         let mut connection = None;
         let tries = self.invocation.tries;
         for n in 1.. {
@@ -330,7 +330,7 @@ impl Way<'_> {
         &self,
         connection: &mut Option<Connection>,
         route: &mut Route,
-        bound: &Bound,
+        bound: &LocalPorts,
     ) -> Result<()> {
         let mut findings = Findings::of(bound);
         loop {

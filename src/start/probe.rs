@@ -2,14 +2,14 @@
 
 use crate::error::{Code, Error, Result};
 use crate::gateway::{Answer, Connection};
-use crate::local::Bound;
+use crate::local::LocalPorts;
 use crate::log::Log;
 use crate::retry::Limits;
 
-/// What is known of each door of the targets.
+/// What is known of each listener of the targets.
 pub struct Findings {
-    /// By door; `None`: not asked yet. Doors of `-L` are never asked.
-    doors: Vec<Option<Finding>>,
+    /// By listener; `None`: not asked yet. Doors of `-L` are never asked.
+    listeners: Vec<Option<Finding>>,
 }
 
 /// That it answers, or why not.
@@ -26,9 +26,9 @@ pub enum Failure {
 
 impl Findings {
     /// Nothing is known yet.
-    pub fn of(bound: &Bound) -> Findings {
+    pub fn of(bound: &LocalPorts) -> Findings {
         Findings {
-            doors: vec![None; bound.doors.len()],
+            listeners: vec![None; bound.listeners.len()],
         }
     }
 
@@ -37,16 +37,22 @@ impl Findings {
     ///
     /// # Errors
     /// [`Code::ServerDown`], naming the servers of the first variable without.
-    pub fn verdict(&self, bound: &Bound, log: &Log) -> Result<()> {
-        let refusal = |door: usize| match &self.doors[door] {
+    pub fn verdict(&self, bound: &LocalPorts, log: &Log) -> Result<()> {
+        let refusal = |listener: usize| match &self.listeners[listener] {
             Some(Err(why)) => Some(why.as_str()),
             _ => None,
         };
         for variable in &bound.variables {
             let servers = || variable.groups.iter().flatten().map(|i| &bound.servers[*i]);
-            if servers().all(|server| refusal(server.doors.start).is_some()) {
+            if servers().all(|server| refusal(server.listeners.start).is_some()) {
                 let all: Vec<String> = servers()
-                    .map(|s| format!("{} {}", s.name, refusal(s.doors.start).unwrap_or_default()))
+                    .map(|s| {
+                        format!(
+                            "{} {}",
+                            s.name,
+                            refusal(s.listeners.start).unwrap_or_default()
+                        )
+                    })
                     .collect();
                 return Err(Error::new(
                     Code::ServerDown,
@@ -55,20 +61,20 @@ impl Findings {
             }
         }
         for server in &bound.servers {
-            if let Some(why) = refusal(server.doors.start) {
+            if let Some(why) = refusal(server.listeners.start) {
                 log.note(format_args!(
                     "warning: license server {} {why}",
                     server.name
                 ));
                 continue;
             }
-            for door in server.doors.clone().skip(1) {
-                if refusal(door).is_some() {
+            for listener in server.listeners.clone().skip(1) {
+                if refusal(listener).is_some() {
                     log.note(format_args!(
                         "warning: license server {} answers, but its port {} does not: the software may get no \
                          license; compare the port with the license file (VENDOR ... port=), or ask the license \
                          administrator whether the vendor daemon runs",
-                        server.name, bound.doors[door].to
+                        server.name, bound.listeners[listener].to
                     ));
                 }
             }
@@ -77,24 +83,24 @@ impl Findings {
     }
 }
 
-/// Opens and closes a stream to every door of the targets that has not been
+/// Opens and closes a stream to every listener of the targets that has not been
 /// asked yet.
 ///
 /// # Errors
 /// See [`Failure`]; 77 when the gateway forbids a forward.
 pub fn ask(
     connection: &mut Connection,
-    bound: &Bound,
+    bound: &LocalPorts,
     findings: &mut Findings,
     limits: Limits,
     log: &Log,
 ) -> std::result::Result<(), Failure> {
     for server in &bound.servers {
-        for door in server.doors.clone() {
-            if findings.doors[door].is_some() {
+        for listener in server.listeners.clone() {
+            if findings.listeners[listener].is_some() {
                 continue;
             }
-            let to = &bound.doors[door].to;
+            let to = &bound.listeners[listener].to;
             let limit = limits.next_step();
             let answer = connection.probe(to, limit);
             let spent = matches!(answer, Answer::Late { spent: true });
@@ -124,7 +130,7 @@ pub fn ask(
             };
             let said = finding.as_ref().map_or_else(String::as_str, |()| "answers");
             log.step(format_args!("{to} {said}"));
-            findings.doors[door] = Some(finding);
+            findings.listeners[listener] = Some(finding);
             if spent {
                 return Err(Failure::SessionSpent);
             }

@@ -30,6 +30,24 @@ pub struct Interest {
     pub write: bool,
 }
 
+impl Interest {
+    /// Something to read.
+    pub const READ: Interest = Interest {
+        read: true,
+        write: false,
+    };
+    /// Room to write.
+    pub const WRITE: Interest = Interest {
+        read: false,
+        write: true,
+    };
+    /// Nothing.
+    pub const NONE: Interest = Interest {
+        read: false,
+        write: false,
+    };
+}
+
 /// One descriptor's readiness, as `epoll_wait` reports it.
 #[derive(Clone, Copy)]
 #[cfg_attr(target_arch = "x86_64", repr(C, packed))]
@@ -98,7 +116,7 @@ impl Epoll {
 
     /// Stops watching a descriptor.
     pub fn remove(&self, fd: impl AsFd) {
-        let _ = self.control(2, fd, 0, Interest::default());
+        let _ = self.control(2, fd, 0, Interest::NONE);
     }
 
     /// Changes what to wait for.
@@ -183,9 +201,5 @@ pub fn wait_any<const N: usize>(
 /// # Errors
 /// None that a caller could cause.
 pub fn poll_readable(fd: impl AsFd, limit: Duration) -> io::Result<bool> {
-    let interest = Interest {
-        read: true,
-        write: false,
-    };
-    wait_any([(fd.as_fd(), interest)], Some(limit)).map(|[ready]| ready)
+    wait_any([(fd.as_fd(), Interest::READ)], Some(limit)).map(|[ready]| ready)
 }

@@ -262,13 +262,9 @@ pub fn connect_from(
         Err(e) if e.raw_os_error() != Some(EINPROGRESS) => return Err(e),
         _ => {}
     }
-    let interest = Interest {
-        read: false,
-        write: true,
-    };
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if wait_any([(stream.as_fd(), interest)], Some(left))?[0] {
+        if wait_any([(stream.as_fd(), Interest::WRITE)], Some(left))?[0] {
             break;
         }
         if left.is_zero() {

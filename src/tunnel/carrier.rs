@@ -1,7 +1,9 @@
-//! One connection to the gateway with the clients that it carries.
+//! One session with the gateway, and the clients that it carries.
 
+use super::handed_over::HandedOver;
 use super::relay::Relay;
-use crate::gateway::{Opened, Remote, Transport};
+use super::token::Token;
+use crate::gateway::{self, Channel, Opened, Session};
 use crate::local::{Client, Waiting};
 use crate::sys::{self, Epoll, Event, Interest};
 use crate::target::Destination;
@@ -10,59 +12,62 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// What a turn brought that others should know.
-pub enum News {
-    /// This client's stream is open.
-    Served(String),
-    /// The gateway could not connect this client; why.
+pub enum Report {
+    /// This client's channel is open.
+    Connected(String),
+    /// The gateway could not connect this client; since when it was asked, and why not.
     Refused(Waiting, Instant, String),
     /// A client has gone: its name; bytes up and down, where licfwd carried them.
-    Left(String, Option<(u64, u64)>),
+    Ended(String, Option<(u64, u64)>),
 }
 
-struct Passenger {
-    relay: Relay<Client, Box<dyn Remote>>,
+/// How a client's bytes get to its channel.
+enum Served {
+    /// Through this process.
+    Relayed(Relay<Client, dyn Channel>),
+    /// Without it.
+    HandedOver(HandedOver<Client, dyn gateway::HandedOver>),
+}
+
+/// A connected client in its slot.
+struct Seat {
+    served: Served,
     /// What epoll knows of the client's socket; `None`: it is not there.
     watched: Option<Interest>,
-    /// The same of the stream's own socket, where it has one.
-    remote_watched: Option<Interest>,
+    /// The same of the channel's own descriptor, where it has one.
+    channel_watched: Option<Interest>,
     who: String,
 }
 
-/// A link, its clients, and the one that is being connected.
-pub struct Lane {
-    /// The connection.
-    pub link: Box<dyn Transport>,
-    /// Token of slot 0 in epoll.
-    tokens: u64,
-    slots: Vec<Option<Box<Passenger>>>,
+/// A session, its clients, and the one that is being connected.
+pub struct Carrier {
+    /// The session.
+    pub session: Box<dyn Session>,
+    /// Which one it is, for [`Token`].
+    number: usize,
+    slots: Vec<Option<Box<Seat>>>,
     free: Vec<usize>,
-    /// Streams whose client has gone; the gateway has not agreed yet.
-    closing: Vec<Box<dyn Remote>>,
+    /// Channels whose client has gone; the gateway has not agreed yet.
+    closing: Vec<Box<dyn Channel>>,
     opening: Option<(Waiting, Instant)>,
-    /// The gateway has sent something since the last turn.
-    spoken: bool,
     /// Something may be ready that no event will tell.
     unfinished: bool,
 }
 
-/// Sweeps over all clients in one turn, before other lanes and new clients
+/// Sweeps over all clients in one turn, before other sessions and new clients
 /// have theirs.
-const SWEEPS: usize = 4;
+const SWEEPS_PER_TURN: usize = 4;
 
-/// Set in the token of a stream's own socket, beside the client's slot.
-const REMOTE: usize = 1 << 31;
-
-impl Lane {
-    /// A connection without clients yet, whose clients' events carry `tokens + slot`.
-    pub fn new(link: Box<dyn Transport>, tokens: u64) -> Lane {
-        Lane {
-            link,
-            tokens,
+impl Carrier {
+    /// A session without clients yet.
+    pub fn new(session: Box<dyn Session>, number: usize) -> Carrier {
+        Carrier {
+            session,
+            number,
             slots: Vec::new(),
             free: Vec::new(),
             closing: Vec::new(),
             opening: None,
-            spoken: false,
             unfinished: false,
         }
     }
@@ -77,69 +82,50 @@ impl Lane {
         self.clients() == 0 && self.closing.is_empty()
     }
 
-    /// Which door's client is being connected, and since when.
+    /// Which listener's client is being connected, and since when.
     pub fn opening(&self) -> Option<(usize, Instant)> {
         self.opening
             .as_ref()
-            .map(|(waiting, since)| (waiting.door, *since))
+            .map(|(waiting, since)| (waiting.listener, *since))
     }
 
-    /// How long until [`Lane::turn`] should come again without an event.
+    /// How long until [`Carrier::turn`] should come again without an event.
     pub fn due(&self) -> Option<Duration> {
         match self.unfinished {
             true => Some(Duration::ZERO),
-            false => self.link.due(),
+            false => self.session.due(),
         }
     }
 
-    /// Begins to connect a client. The connection must be free.
+    /// Begins to connect a client. The session must be free.
     pub fn connect(&mut self, waiting: Waiting, to: Destination) {
         self.opening = Some((waiting, Instant::now()));
-        self.link.ask(to);
+        self.session.open(to);
         self.unfinished = true;
     }
 
-    /// Whether [`Lane::ask_for_life`] would ask: not while an answer is owed.
-    pub fn can_ask_for_life(&self) -> bool {
-        let mut passengers = self.slots.iter().flatten().peekable();
-        self.link.is_free()
-            || (self.opening.is_some()
-                && passengers.peek().is_some()
-                && !passengers.any(|passenger| passenger.relay.remote.is_asking()))
-    }
-
-    /// Asks whether the gateway is still there: on the link, or through a client's
-    /// stream while the link waits for a slow license server.
+    /// Asks whether the gateway is still there.
     ///
     /// # Errors
-    /// The link is lost.
+    /// The session is lost.
     pub fn ask_for_life(&mut self) -> io::Result<()> {
-        if self.link.is_free() {
-            self.link.ask_for_life();
-        } else if let Some(passenger) = self.slots.iter_mut().flatten().next() {
-            passenger.relay.remote.ask_for_life()?;
-            if !passenger.relay.remote.is_asking() {
-                // Answered already, before the socket could tell.
-                self.link.has_spoken()?;
-            }
-        }
         self.unfinished = true;
-        Ok(())
+        self.session.ask_for_life()
     }
 
-    /// Notes that the gateway has sent something.
+    /// The session's socket is ready.
     ///
     /// # Errors
-    /// The connection is lost.
+    /// The session is lost.
     pub fn has_spoken(&mut self) -> io::Result<()> {
-        self.spoken = true;
-        self.link.has_spoken()
+        self.unfinished = true;
+        self.session.has_spoken()
     }
 
-    /// A client's socket is ready, or that of its stream.
+    /// The socket of the client in `slot` is ready.
     ///
     /// # Errors
-    /// The link is lost.
+    /// The session is lost.
     pub fn client_is_ready(
         &mut self,
         slot: usize,
@@ -147,62 +133,94 @@ impl Lane {
         epoll: &Epoll,
         buffer: &mut [u8],
     ) -> io::Result<()> {
-        let (remote, slot) = (slot & REMOTE != 0, slot & !REMOTE);
-        let Some(Some(passenger)) = self.slots.get_mut(slot) else {
+        self.is_ready(slot, epoll, |served| match served {
+            Served::Relayed(relay) => {
+                if event.writable() {
+                    relay.carry_down(buffer)?;
+                }
+                if event.readable() {
+                    relay.carry_up(true, buffer)?;
+                }
+                Ok(())
+            }
+            Served::HandedOver(client) => {
+                client.client_is_ready(buffer);
+                Ok(())
+            }
+        })
+    }
+
+    /// The own descriptor of the channel of the client in `slot` is ready.
+    ///
+    /// # Errors
+    /// The session is lost.
+    pub fn channel_is_ready(
+        &mut self,
+        slot: usize,
+        event: &Event,
+        epoll: &Epoll,
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
+        self.is_ready(slot, epoll, |served| match served {
+            Served::Relayed(relay) => {
+                if let Some(socket) = relay.remote.own_socket() {
+                    socket.is_ready(event);
+                }
+                relay.carry_down(buffer)?;
+                relay.carry_up(false, buffer).map(drop)
+            }
+            Served::HandedOver(client) => {
+                client.channel_is_ready();
+                Ok(())
+            }
+        })
+    }
+
+    fn is_ready(
+        &mut self,
+        slot: usize,
+        epoll: &Epoll,
+        carry: impl FnOnce(&mut Served) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Some(Some(seat)) = self.slots.get_mut(slot) else {
             return Ok(());
         };
-        if remote {
-            passenger.relay.remote.is_ready(event);
-            passenger.relay.carry_down(buffer)?;
-            passenger.relay.carry_up(false, buffer)?;
-        } else {
-            if event.writable() {
-                passenger.relay.carry_down(buffer)?;
-            }
-            if event.readable() {
-                passenger.relay.carry_up(true, buffer)?;
-            }
-        }
+        carry(&mut seat.served)?;
         // Writing to a channel reads the socket first: others may have got data.
         self.unfinished = true;
-        passenger.watch(epoll, self.tokens + slot as u64);
+        seat.watch(epoll, self.number, slot);
         Ok(())
     }
 
     /// Carries everything that can be carried now.
     ///
+    /// Each sweep takes its steps in this order, and the last one has to find
+    /// nothing to do: every call into a session may read its socket, queue what
+    /// others wait for, and leave no event behind that would tell of it.
+    ///
+    /// 1. What only looks for its own end (hang-ups, goodbyes) goes first: it
+    ///    stops reading when it has that.
+    /// 2. Then everything that has arrived is read, whoever it is for.
+    /// 3. An answer to the open channel may be among it.
+    /// 4. At last the clients are looked at, each once.
+    ///
     /// # Errors
-    /// The link is lost.
-    pub fn turn(&mut self, epoll: &Epoll, buffer: &mut [u8]) -> io::Result<Vec<News>> {
-        let mut news = Vec::new();
-        if !self.spoken && self.due() != Some(Duration::ZERO) {
-            return Ok(news);
+    /// The session is lost.
+    pub fn turn(&mut self, epoll: &Epoll, buffer: &mut [u8]) -> io::Result<Vec<Report>> {
+        let mut reports = Vec::new();
+        if self.due() != Some(Duration::ZERO) {
+            return Ok(reports);
         }
-        let mute = self.spoken && self.closing.is_empty() && self.link.is_free();
-        if mute && !self.read_dry()? {
-            // No stream to read through, or all have ended: the answer to a
-            // question does it.
-            self.link.ask_for_life();
-        }
-        self.spoken = false;
-        for _ in 0..SWEEPS {
-            for passenger in self.slots.iter_mut().flatten() {
-                passenger.relay.notice_hang_up()?;
-                if passenger.relay.remote.is_asking() {
-                    passenger.relay.remote.ask_for_life()?;
-                    if !passenger.relay.remote.is_asking() {
-                        self.link.has_spoken()?;
-                    }
+        for _ in 0..SWEEPS_PER_TURN {
+            for seat in self.slots.iter_mut().flatten() {
+                if let Served::Relayed(relay) = &mut seat.served {
+                    relay.notice_hang_up()?;
                 }
             }
-            self.close_streams()?;
-            // Each of these stops reading when it has what it wants, and may leave
-            // whole packets inside libssh2, of which no event would tell: so the
-            // rest is read now. Whatever carries bytes reads, too, and queues
-            // what others wait for: so the last round has to find nothing to do.
-            self.read_dry()?;
-            let answered = self.ask(epoll, &mut news)?;
-            self.unfinished = self.sweep(epoll, buffer, &mut news)? || answered;
+            self.close_channels()?;
+            self.session.read_arrived()?;
+            let answered = self.take_answer(epoll, &mut reports)?;
+            self.unfinished = self.sweep(epoll, buffer, &mut reports)? || answered;
             if !self.unfinished {
                 break;
             }
@@ -210,26 +228,15 @@ impl Lane {
         if self.opening.is_some() {
             // sshd holds back a small packet while an earlier one is not
             // acknowledged (Nagle), and we have nothing to send before it comes.
-            sys::acknowledge(self.link.socket());
+            sys::acknowledge(self.session.socket());
         }
-        Ok(news)
-    }
-
-    /// Reads everything that has arrived, through the first stream that can;
-    /// false when none can.
-    fn read_dry(&self) -> io::Result<bool> {
-        for passenger in self.slots.iter().flatten() {
-            if passenger.relay.remote.read_dry()? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(reports)
     }
 
     /// Goes on with saying goodbye, until the gateway has agreed.
-    fn close_streams(&mut self) -> io::Result<()> {
+    fn close_channels(&mut self) -> io::Result<()> {
         let mut failure = None;
-        self.closing.retain_mut(|stream| match stream.close() {
+        self.closing.retain_mut(|channel| match channel.close() {
             Ok(()) => false,
             Err(e) if e.kind() == ErrorKind::WouldBlock => true,
             Err(e) => {
@@ -242,39 +249,44 @@ impl Lane {
 
     /// Goes on with the client that is being connected, or with the question
     /// for life. Returns whether an answer has come.
-    fn ask(&mut self, epoll: &Epoll, news: &mut Vec<News>) -> io::Result<bool> {
-        let asked = !self.link.is_free();
+    fn take_answer(&mut self, epoll: &Epoll, reports: &mut Vec<Report>) -> io::Result<bool> {
+        let asked = !self.session.is_free();
         let client = self.opening.as_ref();
         let client = client.map(|(waiting, _)| waiting.client.as_fd());
-        let Some(opened) = self.link.answer(client)? else {
-            return Ok(asked && self.link.is_free());
+        let Some(opened) = self.session.opened(client)? else {
+            return Ok(asked && self.session.is_free());
         };
         let Some((waiting, since)) = self.opening.take() else {
             return Ok(true);
         };
         match opened {
-            Opened::Refused(why) => news.push(News::Refused(waiting, since, why)),
-            Opened::Stream(stream) => {
-                news.push(News::Served(waiting.who.clone()));
-                self.admit(waiting, stream, epoll);
+            Opened::Refused(why) => reports.push(Report::Refused(waiting, since, why)),
+            Opened::Channel(channel) => {
+                let served = Served::Relayed(Relay::new(waiting.client, channel));
+                self.seat(served, waiting.who, epoll, reports);
+            }
+            Opened::HandedOver(channel) => {
+                let served = Served::HandedOver(HandedOver::new(waiting.client, channel));
+                self.seat(served, waiting.who, epoll, reports);
             }
         }
         Ok(true)
     }
 
-    fn admit(&mut self, waiting: Waiting, stream: Box<dyn Remote>, epoll: &Epoll) {
+    fn seat(&mut self, served: Served, who: String, epoll: &Epoll, reports: &mut Vec<Report>) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        let mut passenger = Box::new(Passenger {
-            relay: Relay::new(waiting.client, stream),
+        reports.push(Report::Connected(who.clone()));
+        let mut seat = Box::new(Seat {
+            served,
             watched: None,
-            remote_watched: None,
-            who: waiting.who,
+            channel_watched: None,
+            who,
         });
-        passenger.watch(epoll, self.tokens + slot as u64);
-        self.slots[slot] = Some(passenger);
+        seat.watch(epoll, self.number, slot);
+        self.slots[slot] = Some(seat);
     }
 
     /// Looks at every client once. Returns whether anything was done.
@@ -282,89 +294,112 @@ impl Lane {
         &mut self,
         epoll: &Epoll,
         buffer: &mut [u8],
-        news: &mut Vec<News>,
+        reports: &mut Vec<Report>,
     ) -> io::Result<bool> {
         let mut acted = false;
         for slot in 0..self.slots.len() {
-            let Some(passenger) = &mut self.slots[slot] else {
+            let Some(seat) = &mut self.slots[slot] else {
                 continue;
             };
-            let relay = &mut passenger.relay;
-            let down = relay.down_is_due() && relay.carry_down(buffer)?;
-            let up = relay.up_is_due() && relay.carry_up(false, buffer)?;
-            if relay.is_over() {
-                self.retire(slot, news);
-                acted = true;
-            } else if up || down {
-                passenger.watch(epoll, self.tokens + slot as u64);
-                acted = true;
+            let (moved, over) = match &mut seat.served {
+                Served::Relayed(relay) => {
+                    let down = relay.down_is_due() && relay.carry_down(buffer)?;
+                    let up = relay.up_is_due() && relay.carry_up(false, buffer)?;
+                    (up || down, relay.is_over())
+                }
+                Served::HandedOver(client) => (false, client.is_over()),
+            };
+            if over {
+                self.retire(slot, reports);
+            } else if moved {
+                seat.watch(epoll, self.number, slot);
             }
+            acted |= moved || over;
         }
         Ok(acted)
     }
 
-    fn retire(&mut self, slot: usize, news: &mut Vec<News>) {
-        if let Some(passenger) = self.slots[slot].take() {
-            let relay = passenger.relay;
-            let carried = !relay.remote.has_the_client();
-            let bytes = carried.then_some((relay.bytes_up, relay.bytes_down));
-            news.push(News::Left(passenger.who, bytes));
-            // The client's socket closes here, and epoll forgets it (see Relay::carry_up).
-            self.closing.push(relay.remote);
+    /// Closes the client's socket. epoll forgets it with that, unless a program
+    /// that is just being started keeps it open a moment longer: then an event may
+    /// find the next client in the slot, who is asked in vain whether he is ready.
+    fn retire(&mut self, slot: usize, reports: &mut Vec<Report>) {
+        if let Some(seat) = self.slots[slot].take() {
+            let bytes = match seat.served {
+                Served::Relayed(relay) => {
+                    self.closing.push(relay.remote);
+                    Some((relay.bytes_up, relay.bytes_down))
+                }
+                Served::HandedOver(_) => None,
+            };
+            reports.push(Report::Ended(seat.who, bytes));
             self.free.push(slot);
         }
     }
 
-    /// Breaks every client off; the one whose stream was not open yet may wait
-    /// for another connection.
+    /// Breaks every client off; the one whose channel was not open yet may wait
+    /// for another session.
     pub fn break_off(self) -> (usize, Option<Waiting>) {
         let count = self.slots.iter().flatten().count();
-        // The connection first: then its streams free themselves at once.
-        drop(self.link);
-        for passenger in self.slots.into_iter().flatten() {
-            passenger.relay.local.reset();
+        // The session first: then its channels free themselves at once.
+        drop(self.session);
+        for seat in self.slots.into_iter().flatten() {
+            match seat.served {
+                Served::Relayed(relay) => relay.local.reset(),
+                Served::HandedOver(handed_over) => handed_over.client.reset(),
+            }
         }
         (count, self.opening.map(|(waiting, _)| waiting))
     }
 }
 
-impl Passenger {
-    /// Tells epoll what this client's relay waits for. A socket with nothing to
-    /// wait for leaves epoll altogether: hang-ups are reported unasked, for ever.
-    fn watch(&mut self, epoll: &Epoll, token: u64) {
-        let relay = &self.relay;
-        let wanted = Some(relay.interest()).filter(|wanted| *wanted != Interest::default());
-        let mut done = register(epoll, relay.local.as_fd(), token, &mut self.watched, wanted);
-        if let Some(socket) = relay.remote.socket() {
-            let (token, wanted) = (token | REMOTE as u64, relay.remote_interest());
-            done = done.and(register(
-                epoll,
-                socket,
-                token,
-                &mut self.remote_watched,
-                wanted,
-            ));
-        }
+impl Seat {
+    /// Tells epoll what this client waits for. A socket with nothing to wait for
+    /// leaves epoll altogether: hang-ups are reported unasked, for ever.
+    fn watch(&mut self, epoll: &Epoll, session: usize, slot: usize) {
+        let (client, channel) = (Token::Client(session, slot), Token::Channel(session, slot));
+        let (watched, channel_watched) = (&mut self.watched, &mut self.channel_watched);
+        let done = match &mut self.served {
+            Served::Relayed(relay) => {
+                let wanted = Some(relay.interest()).filter(|wanted| *wanted != Interest::NONE);
+                let done = register(epoll, relay.local.as_fd(), client, watched, wanted);
+                let wanted = relay.remote_interest();
+                done.and(relay.remote.own_socket().map_or(Ok(()), |socket| {
+                    let wanted = (!socket.is_cut()).then_some(wanted);
+                    register(epoll, socket.fd(), channel, channel_watched, wanted)
+                }))
+            }
+            Served::HandedOver(handed_over) => {
+                let wanted = Some(handed_over.client_interest()).filter(|wanted| wanted.read);
+                let fd = handed_over.client.as_fd();
+                register(epoll, fd, client, watched, wanted).and_then(|()| {
+                    let (fd, wanted) = (handed_over.channel_fd(), handed_over.channel_interest());
+                    register(epoll, fd, channel, channel_watched, wanted)
+                })
+            }
+        };
         // Out of memory in the kernel: this client cannot be served.
         if done.is_err() {
-            self.relay.abandon();
+            match &mut self.served {
+                Served::Relayed(relay) => relay.abandon(),
+                Served::HandedOver(handed_over) => handed_over.abandon(),
+            }
         }
     }
 }
 
-/// Brings what epoll knows of a socket up to date.
+/// Brings what epoll knows of a descriptor up to date.
 fn register(
     epoll: &Epoll,
-    socket: BorrowedFd<'_>,
-    token: u64,
+    fd: BorrowedFd<'_>,
+    token: Token,
     known: &mut Option<Interest>,
     wanted: Option<Interest>,
 ) -> io::Result<()> {
     match (*known, wanted) {
         (old, new) if old == new => {}
-        (None, Some(interest)) => epoll.add(socket, token, interest)?,
-        (Some(_), Some(interest)) => epoll.modify(socket, token, interest)?,
-        (_, None) => epoll.remove(socket),
+        (None, Some(interest)) => epoll.add(fd, token.pack(), interest)?,
+        (Some(_), Some(interest)) => epoll.modify(fd, token.pack(), interest)?,
+        (_, None) => epoll.remove(fd),
     }
     *known = wanted;
     Ok(())

@@ -14,10 +14,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-/// Whose life bounds the tunnel's.
+/// Whose job bounds the tunnel's.
 #[derive(Debug)]
-pub struct Lifeline {
-    bound: Bound,
+pub struct Job {
+    bound: Watched,
     witness: Option<Witness>,
     /// Looks that found nobody, one after another.
     misses: u32,
@@ -25,7 +25,7 @@ pub struct Lifeline {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Bound {
+enum Watched {
     /// Nothing: `--no-watch`, or the end of our PID namespace will do it.
     Nothing,
     /// One process, by id and start time (ids are used again).
@@ -44,32 +44,32 @@ struct Witness {
 
 /// How often to look where the kernel has no pidfd. Ten seconds is how soon a
 /// tunnel must be gone after its job.
-const SLOW_LOOK: Duration = Duration::from_secs(8);
+const LOOK_WITHOUT_PIDFD: Duration = Duration::from_secs(8);
 
 /// A process may fork its successor while /proc is being read: nobody found
 /// must be seen twice, this much apart.
 const SECOND_LOOK: Duration = Duration::from_millis(300);
 
-impl Lifeline {
+impl Job {
     /// A tunnel that nothing ends but a signal.
-    pub fn unbounded() -> Lifeline {
-        Lifeline::new(Bound::Nothing)
+    pub fn unbounded() -> Job {
+        Job::new(Watched::Nothing)
     }
 
-    /// Bound to one process (`--watch PID`).
+    /// Watched to one process (`--watch PID`).
     ///
     /// # Errors
     /// [`Code::Usage`] when there is no such process.
-    pub fn of_process(pid: u32) -> Result<Lifeline> {
+    pub fn of_process(pid: u32) -> Result<Job> {
         let bound = i32::try_from(pid)
             .ok()
             .and_then(|pid| Some((pid, Stat::read(pid)?)))
             .filter(|(_, stat)| stat.runs())
-            .map(|(pid, stat)| Bound::Process {
+            .map(|(pid, stat)| Watched::Process {
                 pid,
                 start: stat.start,
             });
-        bound.map(Lifeline::new).ok_or_else(|| {
+        bound.map(Job::new).ok_or_else(|| {
             Error::new(
                 Code::Usage,
                 format!("--watch {pid}: there is no such process on this node"),
@@ -77,27 +77,27 @@ impl Lifeline {
         })
     }
 
-    /// Bound to the session that this process was started in. Where it is alone
+    /// Watched to the session that this process was started in. Where it is alone
     /// in that (`setsid`, `su -c`), to the session of the process that started
     /// it, or to that process itself when nobody there is this user's.
     ///
     /// # Errors
     /// [`Code::Usage`] when none of them tells the job: the starter has ended already.
-    pub fn of_caller() -> Result<Lifeline> {
+    pub fn of_caller() -> Result<Job> {
         let uid = sys::user_id();
         let own = sys::session_id();
         if own == 0 {
             // The session's leader is outside this PID namespace, whose end
             // ends everything in it.
-            return Ok(Lifeline::unbounded());
+            return Ok(Job::unbounded());
         }
         let session_of_ours = |id: i32| {
-            let session = Bound::Session { id, uid };
+            let session = Watched::Session { id, uid };
             find_witness(&session).map(|_| session)
         };
         let bound = session_of_ours(own).or_else(|| {
             let (pid, stat) = starter()?;
-            let process = Bound::Process {
+            let process = Watched::Process {
                 pid,
                 start: stat.start,
             };
@@ -107,7 +107,7 @@ impl Lifeline {
                 id => session_of_ours(id).or(Some(process)),
             }
         });
-        bound.map(Lifeline::new).ok_or_else(|| {
+        bound.map(Job::new).ok_or_else(|| {
             Error::new(
                 Code::Usage,
                 "cannot tell which job this tunnel belongs to: licfwd is alone in its session and \
@@ -117,8 +117,8 @@ impl Lifeline {
         })
     }
 
-    fn new(bound: Bound) -> Lifeline {
-        Lifeline {
+    fn new(bound: Watched) -> Job {
+        Job {
             bound,
             witness: None,
             misses: 0,
@@ -126,17 +126,17 @@ impl Lifeline {
         }
     }
 
-    /// The descriptor that becomes readable when it is time for [`Lifeline::look`].
+    /// The descriptor that becomes readable when it is time for [`Job::look`].
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.witness.as_ref()?.fd.as_ref().map(AsFd::as_fd)
     }
 
-    /// When to look without being woken by [`Lifeline::fd`].
+    /// When to look without being woken by [`Job::fd`].
     pub fn next_look(&self) -> Option<Duration> {
         let span = match (&self.bound, &self.witness) {
-            (Bound::Nothing, _) => return None,
+            (Watched::Nothing, _) => return None,
             (_, Some(Witness { fd: Some(_), .. })) => return None,
-            (_, Some(_)) => SLOW_LOOK,
+            (_, Some(_)) => LOOK_WITHOUT_PIDFD,
             (_, None) => SECOND_LOOK,
         };
         Some(span.saturating_sub(self.looked.elapsed()))
@@ -144,7 +144,7 @@ impl Lifeline {
 
     /// Whether the job still runs; looks for a new witness where that is needed.
     pub fn look(&mut self) -> bool {
-        if self.bound == Bound::Nothing {
+        if self.bound == Watched::Nothing {
             return true;
         }
         self.looked = Instant::now();
@@ -178,11 +178,11 @@ fn starter() -> Option<(i32, Stat)> {
 
 /// The process whose end is worth waking up for: the session's leader while it
 /// lives, else the oldest one, which will most likely live longest.
-fn find_witness(bound: &Bound) -> Option<Witness> {
+fn find_witness(bound: &Watched) -> Option<Witness> {
     let (pid, start) = match *bound {
-        Bound::Nothing => return None,
-        Bound::Process { pid, start } => (pid, start),
-        Bound::Session { id, uid } => {
+        Watched::Nothing => return None,
+        Watched::Process { pid, start } => (pid, start),
+        Watched::Session { id, uid } => {
             let leader = Stat::read(id).filter(|s| s.session == id && belongs(id, s, uid));
             match leader {
                 Some(stat) => (id, stat.start),
@@ -290,15 +290,15 @@ mod tests {
             .stdout(Stdio::null())
             .spawn()
             .expect("cat");
-        let mut life = Lifeline::of_process(child.id()).expect("alive");
-        assert!(life.look());
+        let mut job = Job::of_process(child.id()).expect("alive");
+        assert!(job.look());
         drop(child.stdin.take());
         // Readable pidfd: the process has ended, and is a zombie now.
-        let fd = life.fd().expect("a kernel with pidfd").try_clone_to_owned();
+        let fd = job.fd().expect("a kernel with pidfd").try_clone_to_owned();
         assert!(sys::poll_readable(fd.expect("dup"), Duration::from_secs(5)).expect("poll"));
-        life.look();
-        assert!(!life.look());
+        job.look();
+        assert!(!job.look());
         child.wait().expect("wait");
-        assert!(Lifeline::of_process(child.id()).is_err());
+        assert!(Job::of_process(child.id()).is_err());
     }
 }

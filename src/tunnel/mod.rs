@@ -1,13 +1,15 @@
 //! Serves, after the fork: carries clients' bytes until the job ends.
 
 mod carrier;
+mod handed_over;
 mod job;
 mod pool;
 mod reconnect;
 mod relay;
 mod serve;
 mod shutdown;
+mod token;
 
-pub use job::Lifeline;
+pub use job::Job;
 pub use reconnect::Reconnect;
 pub use serve::{Parts, Tunnel};

@@ -16,14 +16,14 @@ pub struct Reconnect {
     /// Locked by the attempt under way.
     route: Arc<Mutex<Route>>,
     step: Duration,
-    state: State,
+    phase: Phase,
     /// Failures in a row, of any kind.
     failures: u32,
     /// Refused logins in a row.
     refusals: u32,
 }
 
-enum State {
+enum Phase {
     /// Nothing is wanted.
     Idle,
     /// The next attempt begins then.
@@ -56,7 +56,7 @@ impl Reconnect {
         Reconnect {
             route: Arc::new(Mutex::new(route)),
             step,
-            state: State::Idle,
+            phase: Phase::Idle,
             failures: 0,
             refusals: 0,
         }
@@ -64,12 +64,12 @@ impl Reconnect {
 
     /// Whether clients may hope.
     pub fn has_given_up(&self) -> bool {
-        matches!(self.state, State::GivenUp)
+        matches!(self.phase, Phase::GivenUp)
     }
 
     /// Whether nothing is going on.
     pub fn is_idle(&self) -> bool {
-        matches!(self.state, State::Idle)
+        matches!(self.phase, Phase::Idle)
     }
 
     /// Whether a login needs nobody at a keyboard.
@@ -81,15 +81,15 @@ impl Reconnect {
     /// second: the first wait is random already.
     pub fn want(&mut self) {
         if self.is_idle() {
-            self.state = State::Until(Instant::now() + self.backoff());
+            self.phase = Phase::Until(Instant::now() + self.backoff());
         }
     }
 
     /// Forgets an attempt at a further session that has failed: what it met does
     /// not count for the connection that the tunnel lives on.
     pub fn start_over(&mut self) {
-        if !matches!(self.state, State::Trying(_)) {
-            self.state = State::Idle;
+        if !matches!(self.phase, Phase::Trying(_)) {
+            self.phase = Phase::Idle;
             self.failures = 0;
             self.refusals = 0;
         }
@@ -98,7 +98,7 @@ impl Reconnect {
     /// Wants a further connection beside a good one, at once.
     pub fn want_now(&mut self) {
         if self.is_idle() {
-            self.state = State::Until(Instant::now());
+            self.phase = Phase::Until(Instant::now());
         }
     }
 
@@ -106,38 +106,34 @@ impl Reconnect {
         Backoff::GATEWAY.wait(self.failures, &mut rand::rng())
     }
 
-    /// How long until [`Reconnect::carry_on`] has something to do.
+    /// How long until [`Reconnect::start_when_due`] has something to do.
     pub fn due(&self) -> Option<Duration> {
-        match self.state {
-            State::Until(then) => Some(then.saturating_duration_since(Instant::now())),
+        match self.phase {
+            Phase::Until(then) => Some(then.saturating_duration_since(Instant::now())),
             _ => None,
         }
     }
 
     /// Starts an attempt when its time has come. `token` will be told by `epoll`
     /// when it is over.
-    pub fn carry_on(&mut self, epoll: &Epoll, token: u64, log: &Arc<Log>) {
+    pub fn start_when_due(&mut self, epoll: &Epoll, token: u64, log: &Arc<Log>) {
         if self.due() != Some(Duration::ZERO) {
             return;
         }
         match self.start(epoll, token, log) {
-            Ok(attempt) => self.state = State::Trying(attempt),
+            Ok(attempt) => self.phase = Phase::Trying(attempt),
             Err(e) => {
                 // No thread or no descriptors just now.
                 log.event(format_args!("cannot reconnect yet: {e}"));
                 self.failures += 1;
-                self.state = State::Until(Instant::now() + Backoff::GATEWAY.cap);
+                self.phase = Phase::Until(Instant::now() + Backoff::GATEWAY.cap);
             }
         }
     }
 
     fn start(&mut self, epoll: &Epoll, token: u64, log: &Arc<Log>) -> std::io::Result<Attempt> {
         let (done, end) = UnixStream::pair()?;
-        let read = Interest {
-            read: true,
-            write: false,
-        };
-        epoll.add(&done, token, read)?;
+        epoll.add(&done, token, Interest::READ)?;
         let route = Arc::clone(&self.route);
         let log = Arc::clone(log);
         let limits = Limits {
@@ -154,7 +150,7 @@ impl Reconnect {
 
     /// Collects the attempt that has just ended.
     pub fn finish(&mut self, epoll: &Epoll) -> Option<Outcome> {
-        let State::Trying(attempt) = std::mem::replace(&mut self.state, State::Idle) else {
+        let Phase::Trying(attempt) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return None;
         };
         epoll.remove(attempt.done.as_fd());
@@ -184,11 +180,11 @@ impl Reconnect {
         };
         Some(match wait {
             Some(wait) => {
-                self.state = State::Until(Instant::now() + wait);
+                self.phase = Phase::Until(Instant::now() + wait);
                 Outcome::Later(error, wait)
             }
             None => {
-                self.state = State::GivenUp;
+                self.phase = Phase::GivenUp;
                 Outcome::GivenUp(error)
             }
         })

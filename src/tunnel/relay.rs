@@ -8,14 +8,14 @@
 //! not read on until they are gone: that is the whole back-pressure. Idle
 //! relays own no buffer; all share the caller's.
 
-use crate::gateway::Remote;
+use crate::gateway::Channel;
 use crate::local::Local;
 use crate::sys::Interest;
 use std::io::{self, ErrorKind};
 
 /// How far one direction of a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Flow {
     /// Bytes may come.
     Open,
     /// The sender has ended; what is held must still be delivered.
@@ -26,7 +26,7 @@ enum State {
 
 #[derive(Debug)]
 struct Direction {
-    state: State,
+    flow: Flow,
     held: Vec<u8>,
     /// How much of `held` has been delivered.
     sent: usize,
@@ -35,7 +35,7 @@ struct Direction {
 impl Direction {
     fn new() -> Direction {
         Direction {
-            state: State::Open,
+            flow: Flow::Open,
             held: Vec::new(),
             sent: 0,
         }
@@ -55,19 +55,18 @@ impl Direction {
     }
 
     fn close(&mut self) {
-        self.state = State::Closed;
+        self.flow = Flow::Closed;
         self.held = Vec::new();
         self.sent = 0;
     }
 }
 
-/// One client and its stream.
-#[derive(Debug)]
-pub struct Relay<L, R> {
+/// One client and its channel.
+pub struct Relay<L, R: ?Sized> {
     /// The client.
     pub local: L,
-    /// The stream through the gateway.
-    pub remote: R,
+    /// The channel through the gateway.
+    pub remote: Box<R>,
     up: Direction,
     down: Direction,
     /// Bytes carried to the license server.
@@ -76,20 +75,20 @@ pub struct Relay<L, R> {
     pub bytes_down: u64,
 }
 
-/// What may be held without a thought.
-const LITTLE: usize = 32_768;
+/// Bytes that may be read although they cannot be sent on, and so have to be held.
+const HELD_WITHOUT_ROOM: usize = 32_768;
 
 fn up_to(buffer: &mut [u8], limit: usize) -> &mut [u8] {
-    let size = buffer.len().min(limit.max(LITTLE));
+    let size = buffer.len().min(limit.max(HELD_WITHOUT_ROOM));
     &mut buffer[..size]
 }
 
 /// How many buffers one direction may carry before others have their turn.
-const TURN: usize = 4;
+const BUFFERS_PER_TURN: usize = 4;
 
-impl<L: Local, R: Remote> Relay<L, R> {
-    /// Joins a client and its stream.
-    pub fn new(local: L, remote: R) -> Self {
+impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
+    /// Joins a client and its channel.
+    pub fn new(local: L, remote: Box<R>) -> Self {
         Relay {
             local,
             remote,
@@ -102,9 +101,9 @@ impl<L: Local, R: Remote> Relay<L, R> {
 
     /// Whether [`Relay::carry_up`] has something to do even if the client says nothing.
     pub fn up_is_due(&self) -> bool {
-        match self.up.state {
-            State::Closed => false,
-            State::Draining if self.up.held.is_empty() => true,
+        match self.up.flow {
+            Flow::Closed => false,
+            Flow::Draining if self.up.held.is_empty() => true,
             _ => !self.up.held.is_empty() && self.remote.room() > 0,
         }
     }
@@ -112,7 +111,7 @@ impl<L: Local, R: Remote> Relay<L, R> {
     /// Whether [`Relay::carry_down`] has something to do. Asks no socket, so the
     /// answer cannot make itself wrong.
     pub fn down_is_due(&self) -> bool {
-        self.down.state == State::Open
+        self.down.flow == Flow::Open
             && self.down.held.is_empty()
             && (self.remote.available() > 0 || self.remote.at_end())
     }
@@ -125,7 +124,7 @@ impl<L: Local, R: Remote> Relay<L, R> {
     /// relay closes.
     pub fn carry_up(&mut self, mut readable: bool, buffer: &mut [u8]) -> io::Result<bool> {
         let mut moved = false;
-        for _ in 0..TURN {
+        for _ in 0..BUFFERS_PER_TURN {
             if !self.up.held.is_empty() {
                 if self.remote.room() == 0 {
                     break;
@@ -141,21 +140,19 @@ impl<L: Local, R: Remote> Relay<L, R> {
                 moved = true;
                 continue;
             }
-            match self.up.state {
-                State::Closed => break,
-                State::Draining => match self.remote.send_eof() {
+            match self.up.flow {
+                Flow::Closed => break,
+                Flow::Draining => match self.remote.send_eof() {
                     Ok(()) => self.up.close(),
                     Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                     Err(e) => return Err(e),
                 },
-                // A process that is just being started may keep a closed socket alive,
-                // and epoll then tells of one who was here before.
-                State::Open if !readable || !self.may_read() => break,
+                Flow::Open if !readable => break,
                 // No more than can be sent on, or little: it would have to be held.
-                State::Open => match self.local.read(up_to(buffer, self.remote.room())) {
-                    Ok(0) => self.up.state = State::Draining,
+                Flow::Open => match self.local.read(up_to(buffer, self.remote.room())) {
+                    Ok(0) => self.up.flow = Flow::Draining,
                     Ok(count) => {
-                        readable = count >= LITTLE.min(buffer.len());
+                        readable = count >= HELD_WITHOUT_ROOM.min(buffer.len());
                         let sent = self.write_up(&buffer[..count])?;
                         self.bytes_up += sent as u64;
                         self.up.held.extend_from_slice(&buffer[sent..count]);
@@ -189,7 +186,7 @@ impl<L: Local, R: Remote> Relay<L, R> {
     /// relay closes.
     pub fn carry_down(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         let mut moved = false;
-        for _ in 0..TURN {
+        for _ in 0..BUFFERS_PER_TURN {
             if !self.down.held.is_empty() {
                 match self.local.write(self.down.waiting()) {
                     Ok(count) => {
@@ -246,14 +243,8 @@ impl<L: Local, R: Remote> Relay<L, R> {
     /// # Errors
     /// The connection to the gateway is lost.
     pub fn notice_hang_up(&mut self) -> io::Result<()> {
-        if self.remote.is_refused() && !self.is_over() {
-            self.local.break_off();
-            self.abandon();
-        } else if self.down.state == State::Closed
-            && self.up.state != State::Closed
-            && self.remote.hung_up()?
-            && (!self.remote.has_the_client() || self.local.has_it_all())
-        {
+        let half_closed = self.down.flow == Flow::Closed && self.up.flow != Flow::Closed;
+        if half_closed && self.remote.hung_up()? {
             self.abandon();
         }
         Ok(())
@@ -267,32 +258,26 @@ impl<L: Local, R: Remote> Relay<L, R> {
 
     /// Whether both directions are over, so that only the stream is left to close.
     pub fn is_over(&self) -> bool {
-        self.up.state == State::Closed && self.down.state == State::Closed
-    }
-
-    /// Whether what the client says is for this relay: the other side does not
-    /// have its socket, or has it no more.
-    fn may_read(&self) -> bool {
-        !self.remote.has_the_client() || self.down.state == State::Closed
+        self.up.flow == Flow::Closed && self.down.flow == Flow::Closed
     }
 
     /// What to wait for on the client's socket.
     pub fn interest(&self) -> Interest {
         Interest {
-            read: self.up.state == State::Open && self.up.held.is_empty() && self.may_read(),
+            read: self.up.flow == Flow::Open && self.up.held.is_empty(),
             write: !self.down.held.is_empty(),
         }
     }
 
-    /// What to wait for on the stream's own socket, where it has one; `None`:
-    /// it has told its last.
-    pub fn remote_interest(&self) -> Option<Interest> {
-        (!self.remote.is_cut()).then_some(Interest {
-            read: self.down.state == State::Open && self.down.held.is_empty(),
+    /// What to wait for on the channel's own socket, where it has one and that has
+    /// not told its last.
+    pub fn remote_interest(&self) -> Interest {
+        Interest {
+            read: self.down.flow == Flow::Open && self.down.held.is_empty(),
             write: !self.up.held.is_empty(),
-        })
+        }
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

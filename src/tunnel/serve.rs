@@ -1,17 +1,26 @@
 //! The main loop: listeners, sessions, clients; reconnects.
 //!
-//! The way of a byte: a client connects to a [`Door`]; its user is checked; it
-//! waits in line until a [`Lane`] is free to ask the gateway for a stream; from
-//! then on its [`super::relay::Relay`] carries bytes both ways.
+//! The life of a client, from file to file:
+//!
+//! ```text
+//! local/listener   its connection waits in the kernel
+//! local/accept     accepted; its user is checked (local/owner)
+//! tunnel/serve     in the queue, until a session is free to ask the gateway
+//! tunnel/carrier   asks for a channel, gives it a slot, looks at it in each turn
+//! tunnel/relay     its bytes, both ways, until each direction has ended;
+//!                  or tunnel/handed_over: somebody else's, until the end
+//! gateway/session  the channel: gateway/libssh2/channel or gateway/openssh
+//! ```
 
-use super::carrier::{Lane, News};
-use super::job::Lifeline;
-use super::pool::{LANES, Lanes, SLOW};
+use super::carrier::{Carrier, Report};
+use super::job::Job;
+use super::pool::{MAX_SESSIONS, Pool, SLOW_ANSWER};
 use super::reconnect::{Outcome, Reconnect};
-use super::shutdown::Ending;
+use super::shutdown::Shutdown;
+use super::token::Token;
 use crate::config::Silence;
 use crate::gateway::Connection;
-use crate::local::{Access, Door, Reception, Waiting};
+use crate::local::{Acceptor, Access, Listener, Waiting};
 use crate::log::Log;
 use crate::sys::{self, Epoll, Event, Interest, SignalFd};
 use std::collections::VecDeque;
@@ -23,7 +32,7 @@ use std::time::{Duration, Instant};
 /// What a tunnel is made of.
 pub struct Parts {
     /// Every forwarded port.
-    pub doors: Vec<Door>,
+    pub listeners: Vec<Listener>,
     /// Who may use them.
     pub access: Access,
     /// The way back to the gateway.
@@ -31,47 +40,39 @@ pub struct Parts {
     /// How a silent gateway is noticed.
     pub silence: Silence,
     /// Whose life bounds the tunnel's.
-    pub life: Lifeline,
+    pub job: Job,
     /// TERM and, in the foreground, INT and HUP.
     pub signals: SignalFd,
     /// Where to tell.
     pub log: Arc<Log>,
 }
 
-/// New clients wait that long for a gateway that is lost.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long new clients wait for a gateway that is lost.
+const MAX_WAIT_FOR_GATEWAY: Duration = Duration::from_secs(10);
 /// Waiting clients looked at in one turn.
-const BATCH: usize = 64;
-
-/// Tokens: the kind in the top byte, below it an index.
-const KIND: u32 = 56;
-const URGENT: u64 = 1 << KIND;
-const ATTEMPT: u64 = 2 << KIND;
-const DOOR: u64 = 3 << KIND;
-const SESSION: u64 = 4 << KIND;
-const CLIENT: u64 = 5 << KIND;
-/// Within DOOR and CLIENT: the door or lane stands above the socket or slot.
-const UPPER: u32 = 32;
-
-const READ: Interest = Interest {
-    read: true,
-    write: false,
-};
+const QUEUE_PER_TURN: usize = 64;
+/// More clients than this leave memory behind that is worth giving back.
+const CLIENTS_WORTH_TRIMMING: usize = 16;
+/// Bytes read in one go. Instead of 32 kB: some 10 % more through a socket of
+/// ssh's, and 4 % by libssh2, which writes 32700 bytes at most in one call.
+const BUFFER: usize = 131_072;
 
 /// The running tunnel.
 pub struct Tunnel {
-    reception: Reception,
+    acceptor: Acceptor,
     reconnect: Reconnect,
     silence: Silence,
-    ending: Ending,
+    shutdown: Shutdown,
     log: Arc<Log>,
     epoll: Epoll,
-    lanes: Lanes,
-    line: VecDeque<Waiting>,
-    /// When the last lane was lost, and why.
+    pool: Pool,
+    /// Clients that wait until a session is free to ask for their channel.
+    queue: VecDeque<Waiting>,
+    /// When the last session was lost, and why.
     lost: Option<(Instant, String)>,
     /// A further session was not to be had: those that there are have to do.
     one_session: bool,
+    /// Since there were none.
     most_clients: usize,
     buffer: Vec<u8>,
 }
@@ -82,87 +83,107 @@ impl Tunnel {
     /// # Errors
     /// The kernel refuses a descriptor.
     pub fn new(parts: Parts, connection: Connection) -> io::Result<Tunnel> {
+        let token = |listener, socket| Token::Listener(listener, socket).pack();
+        let log = Arc::clone(&parts.log);
         let mut tunnel = Tunnel {
-            reception: Reception::new(parts.doors, parts.access, DOOR, Arc::clone(&parts.log)),
+            acceptor: Acceptor::new(parts.listeners, parts.access, token, log),
             reconnect: parts.reconnect,
             silence: parts.silence,
-            ending: Ending::new(parts.life, parts.signals)?,
+            shutdown: Shutdown::new(parts.job, parts.signals)?,
             log: parts.log,
             epoll: Epoll::new()?,
-            lanes: Default::default(),
-            line: VecDeque::new(),
+            pool: Pool::default(),
+            queue: VecDeque::new(),
             lost: None,
             one_session: false,
             most_clients: 0,
-            // Instead of 32 kB: some 10 % more through a socket of ssh's, and 4 % by
-            // libssh2, which writes 32700 bytes at most in one call.
-            buffer: vec![0; 131_072],
+            buffer: vec![0; BUFFER],
         };
-        let urgent = tunnel.ending.urgent();
-        tunnel.epoll.add(&**urgent, URGENT, READ)?;
-        tunnel.reception.open(&tunnel.epoll)?;
-        tunnel.add_lane(connection)?;
+        let (urgent, token) = (tunnel.shutdown.urgent(), Token::Urgent.pack());
+        tunnel.epoll.add(&**urgent, token, Interest::READ)?;
+        tunnel.acceptor.listen(&tunnel.epoll)?;
+        tunnel.add_session(connection)?;
         Ok(tunnel)
     }
 
     /// Serves until the job's end, a signal, or an error that leaves nothing to
     /// serve. Returns why it ended.
+    ///
+    /// A turn has four steps, in this order:
+    ///
+    /// 1. Each descriptor that is ready is told to whoever it belongs to, which
+    ///    carries that one client's bytes, or only notes it.
+    /// 2. What is more urgent than any client: the job's end, a silent or lost gateway.
+    /// 3. Waiting clients ask for channels, before the sessions have their turn, so
+    ///    that the questions leave with it; and once more after it, because an answer
+    ///    has made a session free.
+    /// 4. Each session has its turn: everything that has come for whichever client
+    ///    is carried until nothing is left that no event would tell.
     pub fn serve(mut self) -> String {
         let mut events = [Event::NONE; 256];
         loop {
-            let ready = match self.epoll.wait(&mut events, self.next_timer()) {
+            let ready = match self.epoll.wait(&mut events, self.due()) {
                 Ok(ready) => ready,
                 Err(e) => return format!("waiting failed: {e}"),
             };
             let events = &events[..ready];
-            events.iter().for_each(|event| self.dispatch(event));
+            let mut urgent = false;
+            for event in events {
+                urgent |= self.dispatch(event);
+            }
             // Two system calls that carry nobody's bytes.
             let clients = self.clients();
-            if (events.iter().any(|event| event.token() == URGENT)
-                || self.ending.due(clients) == Some(Duration::ZERO))
-                && let Some(why) = self.ending.reason(clients)
+            if (urgent || self.shutdown.due(clients) == Some(Duration::ZERO))
+                && let Some(why) = self.shutdown.reason(clients)
             {
                 return why;
             }
             self.look_after_the_gateway();
-            self.seat_clients();
+            self.connect_waiting();
             self.carry();
-            self.seat_clients();
+            self.connect_waiting();
         }
     }
 
-    fn dispatch(&mut self, event: &Event) {
-        let token = event.token();
-        let upper = (token >> UPPER & 0xff_ffff) as usize;
-        let lower = (token & 0xffff_ffff) as usize;
-        match token >> KIND << KIND {
-            // Looked after when all others have been.
-            URGENT => {}
-            ATTEMPT => self.end_attempt(),
-            DOOR => self.accept(upper, lower),
-            SESSION => {
-                if let Some(lane) = self.lanes.get_mut(lower)
-                    && let Err(e) = lane.has_spoken()
-                {
-                    self.lose(lower, &e.to_string());
-                }
+    /// Tells one event to whoever it is for; true when it is urgent.
+    fn dispatch(&mut self, event: &Event) -> bool {
+        let (epoll, buffer) = (&self.epoll, &mut self.buffer);
+        let (number, done) = match Token::unpack(event.token()) {
+            Token::Urgent => return true,
+            Token::Attempt => {
+                self.end_attempt();
+                return false;
             }
-            _ => {
-                if let Some(lane) = self.lanes.get_mut(upper)
-                    && let Err(e) =
-                        lane.client_is_ready(lower, event, &self.epoll, &mut self.buffer)
-                {
-                    self.lose(upper, &e.to_string());
-                }
+            Token::Listener(listener, socket) => {
+                self.accept(listener, socket);
+                return false;
             }
+            Token::Session(number) => {
+                let carrier = self.pool.get_mut(number);
+                (number, carrier.map(Carrier::has_spoken))
+            }
+            Token::Client(number, slot) => {
+                let carrier = self.pool.get_mut(number);
+                let done = carrier.map(|it| it.client_is_ready(slot, event, epoll, buffer));
+                (number, done)
+            }
+            Token::Channel(number, slot) => {
+                let carrier = self.pool.get_mut(number);
+                let done = carrier.map(|it| it.channel_is_ready(slot, event, epoll, buffer));
+                (number, done)
+            }
+        };
+        if let Some(Err(e)) = done {
+            self.lose(number, &e.to_string());
         }
+        false
     }
 
     // ---- clients ---------------------------------------------------------
 
-    fn accept(&mut self, door: usize, socket: usize) {
-        let hopeless = self.reconnect.has_given_up() && self.lanes.is_empty();
-        for waiting in self.reception.welcome(door, socket, &self.epoll) {
+    fn accept(&mut self, listener: usize, socket: usize) {
+        let hopeless = self.reconnect.has_given_up() && self.pool.is_empty();
+        for waiting in self.acceptor.accept(listener, socket, &self.epoll) {
             if hopeless {
                 self.log.detail(format_args!(
                     "client {}: closed, the gateway is lost",
@@ -170,101 +191,81 @@ impl Tunnel {
                 ));
                 waiting.client.reset();
             } else {
-                self.line.push_back(waiting);
+                self.queue.push_back(waiting);
             }
         }
     }
 
-    /// Gives free lanes to waiting clients, first come first served, but none
+    /// Gives free sessions to waiting clients, first come first served, but none
     /// to a license server that is slow to answer another.
-    fn seat_clients(&mut self) {
-        let mut waiting = 0;
-        while waiting < self.line.len() && waiting <= BATCH && !self.lanes.are_all_asking() {
-            if self.line[waiting].client.is_broken() {
-                self.line.remove(waiting);
+    fn connect_waiting(&mut self) {
+        let mut passed_over = 0;
+        while passed_over < self.queue.len()
+            && passed_over <= QUEUE_PER_TURN
+            && !self.pool.are_all_asking()
+        {
+            let waiting = &self.queue[passed_over];
+            if waiting.client.is_broken() {
+                self.queue.remove(passed_over);
                 continue;
             }
-            let to = self.reception.leads_to(self.line[waiting].door).clone();
-            let slow = self
-                .lanes
-                .slow()
-                .any(|door| *self.reception.leads_to(door) == to);
-            match self.lanes.free().filter(|_| !slow) {
-                Some(lane) => {
-                    if let Some(client) = self.line.remove(waiting) {
-                        lane.connect(client, to);
+            let acceptor = &self.acceptor;
+            let to = acceptor.destination(waiting.listener).clone();
+            let slow = self.pool.slow().any(|it| *acceptor.destination(it) == to);
+            match self.pool.free().filter(|_| !slow) {
+                Some(carrier) => {
+                    if let Some(waiting) = self.queue.remove(passed_over) {
+                        carrier.connect(waiting, to);
                     }
                 }
                 None => {
-                    if !slow && self.lanes.are_all_slow() {
-                        self.want_lane("a license server is slow to connect");
+                    if !slow && self.pool.are_all_slow() {
+                        self.want_session("a license server is slow to connect");
                     }
-                    waiting += 1;
+                    passed_over += 1;
                 }
             }
         }
     }
 
-    fn want_lane(&mut self, why: &str) {
-        if !self.one_session && self.reconnect.is_idle() && self.reconnect.can_log_in_alone() {
-            self.log
-                .event(format_args!("{why}: opening another session"));
-            self.reconnect.want_now();
-        }
-    }
-
-    /// A crowd gets further lanes, which go when most of it has gone and nobody
-    /// waits.
-    fn fit_lanes(&mut self) {
-        let clients = self.clients();
-        if self.lanes.are_too_few_for(clients) {
-            self.want_lane("many clients");
-        }
-        if self.line.is_empty() {
-            for lane in self.lanes.take_superfluous(clients) {
-                self.log.detail("closed a session without clients");
-                self.epoll.remove(lane.link.socket());
-            }
-        }
-    }
-
+    /// Lets every session have its turn.
     fn carry(&mut self) {
-        for index in 0..LANES {
-            let Some(lane) = self.lanes.get_mut(index) else {
+        for number in 0..MAX_SESSIONS {
+            let Some(carrier) = self.pool.get_mut(number) else {
                 continue;
             };
-            match lane.turn(&self.epoll, &mut self.buffer) {
-                Ok(news) => news.into_iter().for_each(|item| self.tell(item)),
-                Err(e) => self.lose(index, &e.to_string()),
+            match carrier.turn(&self.epoll, &mut self.buffer) {
+                Ok(reports) => reports.into_iter().for_each(|report| self.tell(report)),
+                Err(e) => self.lose(number, &e.to_string()),
             }
         }
-        self.fit_lanes();
+        self.fit_pool();
         let clients = self.clients();
         self.most_clients = self.most_clients.max(clients);
-        if clients == 0 && self.most_clients > 16 {
+        if clients == 0 && self.most_clients > CLIENTS_WORTH_TRIMMING {
             self.most_clients = 0;
             sys::trim_memory();
         }
     }
 
-    fn tell(&mut self, news: News) {
-        match news {
-            News::Served(who) => self.log.detail(format_args!("client {who}: connected")),
-            News::Left(who, Some((up, down))) => self.log.detail(format_args!(
+    fn tell(&mut self, report: Report) {
+        match report {
+            Report::Connected(who) => self.log.detail(format_args!("client {who}: connected")),
+            Report::Ended(who, Some((up, down))) => self.log.detail(format_args!(
                 "client {who}: ended, {up} bytes up, {down} down"
             )),
-            News::Left(who, None) => self.log.detail(format_args!("client {who}: ended")),
-            News::Refused(waiting, since, why) => {
-                let to = self.reception.leads_to(waiting.door).clone();
+            Report::Ended(who, None) => self.log.detail(format_args!("client {who}: ended")),
+            Report::Refused(waiting, since, why) => {
+                let to = self.acceptor.destination(waiting.listener).clone();
                 self.log.detail(format_args!(
                     "client {}: {to} cannot be reached from the gateway: {why}",
                     waiting.who
                 ));
                 waiting.client.reset();
-                if since.elapsed() > SLOW {
+                if since.elapsed() > SLOW_ANSWER {
                     // Those behind would wait as long for the same answer.
-                    self.dismiss(|reception, waiting| {
-                        *reception.leads_to(waiting.door) == to && waiting.since <= since
+                    self.close_waiting(|acceptor, waiting| {
+                        *acceptor.destination(waiting.listener) == to && waiting.since <= since
                     });
                 }
             }
@@ -272,54 +273,79 @@ impl Tunnel {
     }
 
     /// Closes the waiting clients that `which` names.
-    fn dismiss(&mut self, which: impl Fn(&Reception, &Waiting) -> bool) {
-        for waiting in std::mem::take(&mut self.line) {
-            if which(&self.reception, &waiting) {
+    fn close_waiting(&mut self, which: impl Fn(&Acceptor, &Waiting) -> bool) {
+        for waiting in std::mem::take(&mut self.queue) {
+            if which(&self.acceptor, &waiting) {
                 self.log.detail(format_args!(
                     "client {}: closed, it waited in vain",
                     waiting.who
                 ));
                 waiting.client.reset();
             } else {
-                self.line.push_back(waiting);
+                self.queue.push_back(waiting);
             }
         }
     }
 
     fn clients(&self) -> usize {
-        self.line.len() + self.lanes.iter().map(Lane::clients).sum::<usize>()
+        self.queue.len() + self.pool.clients()
     }
 
     // ---- the gateway -----------------------------------------------------
 
-    fn add_lane(&mut self, connection: Connection) -> io::Result<()> {
-        let Some(index) = self.lanes.vacancy() else {
+    fn add_session(&mut self, connection: Connection) -> io::Result<()> {
+        let Some(number) = self.pool.vacancy() else {
             return Ok(());
         };
-        let urgent = Rc::clone(self.ending.urgent());
-        let link = connection.drive(urgent, self.silence.limit);
-        self.epoll
-            .add(link.socket(), SESSION | index as u64, READ)?;
-        let mut lane = Lane::new(link, CLIENT | (index as u64) << UPPER);
+        let urgent = Rc::clone(self.shutdown.urgent());
+        let session = connection.drive(urgent, self.silence.limit);
+        let token = Token::Session(number).pack();
+        self.epoll.add(session.socket(), token, Interest::READ)?;
+        let mut carrier = Carrier::new(session, number);
         // Packets may have come with the login already.
-        lane.has_spoken()?;
-        self.lanes.put(index, lane);
+        carrier.has_spoken()?;
+        self.pool.put(number, carrier);
         Ok(())
     }
 
-    fn lose(&mut self, index: usize, why: &str) {
-        let Some(lane) = self.lanes.take(index) else {
+    fn want_session(&mut self, why: &str) {
+        if !self.one_session && self.reconnect.is_idle() && self.reconnect.can_log_in_alone() {
+            self.log
+                .event(format_args!("{why}: opening another session"));
+            self.reconnect.want_now();
+        }
+    }
+
+    /// A crowd gets further sessions, which go when most of it has gone and nobody
+    /// waits.
+    fn fit_pool(&mut self) {
+        let clients = self.clients();
+        if self.pool.is_too_small_for(clients) {
+            self.want_session("many clients");
+        }
+        if self.queue.is_empty() {
+            for carrier in self.pool.take_superfluous(clients) {
+                self.log.detail("closed a session without clients");
+                self.epoll.remove(carrier.session.socket());
+            }
+        }
+    }
+
+    fn lose(&mut self, number: usize, why: &str) {
+        let Some(carrier) = self.pool.take(number) else {
             return;
         };
-        self.epoll.remove(lane.link.socket());
-        let (clients, waiting) = lane.break_off();
+        self.epoll.remove(carrier.session.socket());
+        let (clients, waiting) = carrier.break_off();
         match waiting {
-            Some(waiting) if waiting.since.elapsed() < PATIENCE => self.line.push_front(waiting),
+            Some(waiting) if waiting.since.elapsed() < MAX_WAIT_FOR_GATEWAY => {
+                self.queue.push_front(waiting);
+            }
             Some(waiting) => waiting.client.reset(),
             None => {}
         }
         sys::trim_memory();
-        if self.lanes.is_empty() {
+        if self.pool.is_empty() {
             // The next gateway, or the same one later, may be more generous.
             self.one_session = false;
             self.log.event(format_args!(
@@ -337,7 +363,7 @@ impl Tunnel {
     fn end_attempt(&mut self) {
         match self.reconnect.finish(&self.epoll) {
             None => {}
-            Some(Outcome::Later(e, _) | Outcome::GivenUp(e)) if !self.lanes.is_empty() => {
+            Some(Outcome::Later(e, _) | Outcome::GivenUp(e)) if !self.pool.is_empty() => {
                 self.log
                     .event(format_args!("no further session: {e}; going on without"));
                 self.one_session = true;
@@ -350,7 +376,7 @@ impl Tunnel {
                         since.elapsed().as_secs_f64()
                     ));
                 }
-                if let Err(e) = self.add_lane(connection) {
+                if let Err(e) = self.add_session(connection) {
                     self.log
                         .event(format_args!("cannot use the new connection: {e}"));
                     self.reconnect.want();
@@ -364,71 +390,67 @@ impl Tunnel {
                 self.log.event(format_args!(
                     "giving up on the gateway: {e}; the ports stay bound until the job ends"
                 ));
-                self.dismiss(|_, _| true);
+                self.close_waiting(|_, _| true);
             }
         }
     }
 
     fn look_after_the_gateway(&mut self) {
-        if self.lanes.is_empty() {
-            self.dismiss(|_, waiting| waiting.since.elapsed() >= PATIENCE);
+        if self.pool.is_empty() {
+            self.close_waiting(|_, waiting| waiting.since.elapsed() >= MAX_WAIT_FOR_GATEWAY);
             if self.lost.is_some() {
                 self.reconnect.want();
             }
         }
-        for index in 0..LANES {
-            let Some(lane) = self.lanes.get_mut(index) else {
+        let Silence { ask, limit, .. } = self.silence;
+        for number in 0..MAX_SESSIONS {
+            let Some(carrier) = self.pool.get_mut(number) else {
                 continue;
             };
-            let Silence { limit, .. } = self.silence;
-            let Some(silence) = lane.link.silence() else {
+            let Some(silence) = carrier.session.silence() else {
                 continue;
             };
             if silence >= limit {
-                self.lose(index, &format!("no sign of life for {} s", limit.as_secs()));
-            } else if silence >= self.silence.ask
-                && lane.can_ask_for_life()
-                && let Err(e) = lane.ask_for_life()
+                self.lose(
+                    number,
+                    &format!("no sign of life for {} s", limit.as_secs()),
+                );
+            } else if silence >= ask
+                && carrier.session.can_ask_for_life()
+                && let Err(e) = carrier.ask_for_life()
             {
-                self.lose(index, &e.to_string());
+                self.lose(number, &e.to_string());
             }
         }
-        self.reconnect.carry_on(&self.epoll, ATTEMPT, &self.log);
-        self.reception.carry_on(&self.epoll);
+        let token = Token::Attempt.pack();
+        self.reconnect.start_when_due(&self.epoll, token, &self.log);
+        self.acceptor.resume_when_due(&self.epoll);
     }
 
     // ---- time ------------------------------------------------------------
 
     /// How long nothing is due: the wait is for events alone where it is `None`.
-    fn next_timer(&self) -> Option<Duration> {
+    fn due(&self) -> Option<Duration> {
         let until = |since: Instant, span: Duration| span.saturating_sub(since.elapsed());
+        let oldest = self.queue.front().filter(|_| self.pool.is_empty());
         let mut due = vec![
-            self.ending.due(self.clients()),
+            self.shutdown.due(self.clients()),
             self.reconnect.due(),
-            self.reception.due(),
+            self.acceptor.due(),
+            oldest.map(|waiting| until(waiting.since, MAX_WAIT_FOR_GATEWAY)),
         ];
-        if self.lanes.is_empty() {
-            due.push(
-                self.line
-                    .front()
-                    .map(|waiting| until(waiting.since, PATIENCE)),
-            );
-        }
-        for lane in self.lanes.iter() {
-            let next = if lane.can_ask_for_life() {
-                self.silence.ask
-            } else {
-                self.silence.limit
+        for carrier in self.pool.iter() {
+            let next = match carrier.session.can_ask_for_life() {
+                true => self.silence.ask,
+                false => self.silence.limit,
             };
-            let silence = lane.link.silence();
+            let silence = carrier.session.silence();
             due.push(silence.map(|silence| next.saturating_sub(silence)));
-            due.push(lane.due());
+            due.push(carrier.due());
             // Somebody may wait behind a slow one.
-            if let Some((_, since)) = lane.opening().filter(|_| !self.line.is_empty())
-                && since.elapsed() < SLOW
-            {
-                due.push(Some(SLOW - since.elapsed()));
-            }
+            let opening = carrier.opening().filter(|_| !self.queue.is_empty());
+            let until_slow = opening.map(|(_, since)| until(since, SLOW_ANSWER));
+            due.push(until_slow.filter(|left| !left.is_zero()));
         }
         due.into_iter().flatten().min()
     }

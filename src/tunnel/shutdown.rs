@@ -1,6 +1,6 @@
 //! Knows when the tunnel has to end: with the job, or on a signal.
 
-use super::job::Lifeline;
+use super::job::Job;
 use crate::sys::{self, Epoll, Interest, SignalFd};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -9,51 +9,46 @@ use std::time::{Duration, Instant};
 
 /// After TERM connected clients are served that much longer: Slurm sends TERM
 /// 30 s before KILL, which is when a solver returns its seat.
-const LAST_ORDERS: Duration = Duration::from_secs(30);
+const SERVE_AFTER_TERM: Duration = Duration::from_secs(30);
 
-const READ: Interest = Interest {
-    read: true,
-    write: false,
-};
-
-/// The job's life and the signals, and what is waited for to learn of them.
-pub struct Ending {
-    life: Lifeline,
+/// The job's job and the signals, and what is waited for to learn of them.
+pub struct Shutdown {
+    job: Job,
     signals: SignalFd,
-    /// Apart from the main loop's descriptors, so that a link that waits for a
+    /// Apart from the main loop's descriptors, so that a session that waits for a
     /// stuck gateway sees them too.
     urgent: Rc<Epoll>,
     /// When TERM came.
     term: Option<Instant>,
 }
 
-impl Ending {
+impl Shutdown {
     /// Takes over both.
     ///
     /// # Errors
     /// The kernel refuses a descriptor.
-    pub fn new(mut life: Lifeline, signals: SignalFd) -> io::Result<Ending> {
+    pub fn new(mut job: Job, signals: SignalFd) -> io::Result<Shutdown> {
         let urgent = Rc::new(Epoll::new()?);
-        urgent.add(&signals, 0, READ)?;
-        life.look();
-        let ending = Ending {
-            life,
+        urgent.add(&signals, 0, Interest::READ)?;
+        job.look();
+        let shutdown = Shutdown {
+            job,
             signals,
             urgent,
             term: None,
         };
-        ending.watch_witness()?;
-        Ok(ending)
+        shutdown.watch_witness()?;
+        Ok(shutdown)
     }
 
-    /// Readable when it is time for [`Ending::reason`].
+    /// Readable when it is time for [`Shutdown::reason`].
     pub fn urgent(&self) -> &Rc<Epoll> {
         &self.urgent
     }
 
     fn watch_witness(&self) -> io::Result<()> {
-        match self.life.fd() {
-            Some(fd) => self.urgent.add(fd, 0, READ),
+        match self.job.fd() {
+            Some(fd) => self.urgent.add(fd, 0, Interest::READ),
             None => Ok(()),
         }
     }
@@ -72,40 +67,40 @@ impl Ending {
             if clients == 0 {
                 return Some("TERM".into());
             }
-            if since.elapsed() >= LAST_ORDERS {
-                return Some(format!("TERM, {} s ago", LAST_ORDERS.as_secs()));
+            if since.elapsed() >= SERVE_AFTER_TERM {
+                return Some(format!("TERM, {} s ago", SERVE_AFTER_TERM.as_secs()));
             }
         }
         self.job_has_ended()
     }
 
     fn job_has_ended(&mut self) -> Option<String> {
-        let number = |life: &Lifeline| life.fd().map(|fd| fd.as_raw_fd());
-        let woken = match self.life.fd() {
+        let number = |job: &Job| job.fd().map(|fd| fd.as_raw_fd());
+        let woken = match self.job.fd() {
             Some(fd) => sys::poll_readable(fd, Duration::ZERO).unwrap_or(true),
-            None => self.life.next_look() == Some(Duration::ZERO),
+            None => self.job.next_look() == Some(Duration::ZERO),
         };
         if !woken {
             return None;
         }
-        let before = number(&self.life);
-        if !self.life.look() {
+        let before = number(&self.job);
+        if !self.job.look() {
             return Some("the job has ended".into());
         }
-        if number(&self.life) == before {
+        if number(&self.job) == before {
             return None;
         }
         let watched = self.watch_witness();
         watched.err().map(|e| format!("cannot watch the job: {e}"))
     }
 
-    /// How long until [`Ending::reason`] has to be asked without being woken.
+    /// How long until [`Shutdown::reason`] has to be asked without being woken.
     pub fn due(&self, clients: usize) -> Option<Duration> {
         let term = self.term.map(|since| match clients {
             // The last client has left since it was asked.
             0 => Duration::ZERO,
-            _ => LAST_ORDERS.saturating_sub(since.elapsed()),
+            _ => SERVE_AFTER_TERM.saturating_sub(since.elapsed()),
         });
-        [self.life.next_look(), term].into_iter().flatten().min()
+        [self.job.next_look(), term].into_iter().flatten().min()
     }
 }

@@ -1,17 +1,27 @@
 //! Opens an authenticated session within one deadline.
 
-use super::session::Connection;
 use crate::auth::{self, Credentials, KnownHosts, Prompter, Rules, is_asking};
 use crate::config::{Gateway, gateway_down};
 use crate::error::{Code, Error, Result};
 use crate::gateway::connect::{self, Wire};
 use crate::log::Log;
 use crate::retry::Limits;
-use crate::sys;
+use crate::sys::{self, Helper};
 use ssh2::{ErrorCode, HashType, MethodType, Session};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// An authenticated session and what it runs over.
+pub struct Authenticated {
+    /// The session, authenticated.
+    pub session: Session,
+    /// The socket that the session reads and writes: TCP to the gateway, or one
+    /// end of a pair whose other end is a helper's stdin and stdout.
+    pub socket: Arc<OwnedFd>,
+    /// ProxyCommand's or ProxyJump's process.
+    pub helper: Option<Helper>,
+}
 
 /// Connects, checks the host key and logs in.
 ///
@@ -24,7 +34,7 @@ pub fn open(
     prompter: Option<&mut dyn Prompter>,
     limits: Limits,
     log: &Log,
-) -> Result<Connection> {
+) -> Result<Authenticated> {
     let mut wire = connect::connect(gateway, limits, prompter.as_deref(), log)?;
     let known_hosts_rules = rules(gateway);
     let known_hosts = KnownHosts::load(&known_hosts_rules);
@@ -46,7 +56,7 @@ pub fn open(
         "gateway {}: logged in as {}",
         gateway.name, gateway.user
     ));
-    Ok(Connection {
+    Ok(Authenticated {
         session,
         socket: Arc::clone(&wire.socket),
         helper: wire.helper.take(),

@@ -15,38 +15,38 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const NAME: &str = "licfwd-ssh-";
+const PREFIX: &str = "licfwd-ssh-";
 /// A directory without a lock is being made; one as old as this has been left.
-const NEW: Duration = Duration::from_secs(60);
+const MAX_AGE_WITHOUT_LOCK: Duration = Duration::from_secs(60);
 /// A socket's path has 107 bytes (unix(7)). Ours take `/licfwd-ssh-12345678`,
 /// and ssh appends `/ctl.` with 16 random letters before it renames the file.
-const LONGEST_BASE: usize = 107 - 20 - 21;
+const MAX_BASE_LENGTH: usize = 107 - 20 - 21;
 
 /// The directory; removed with this value.
 #[derive(Debug)]
-pub struct Room(Held);
+pub struct ControlDir(OpenDir);
 
 /// A private directory of this user's, under whatever name it is by now.
 #[derive(Debug)]
-struct Held {
+struct OpenDir {
     path: PathBuf,
     directory: File,
 }
 
-impl Room {
+impl ControlDir {
     /// A new one in XDG_RUNTIME_DIR, TMPDIR or /tmp, for this user alone.
     ///
     /// # Errors
     /// None of the three can be written to; why not the last.
-    pub fn make() -> io::Result<Room> {
+    pub fn make() -> io::Result<ControlDir> {
         let named = ["XDG_RUNTIME_DIR", "TMPDIR"].map(std::env::var_os);
         let bases = named.into_iter().flatten().map(PathBuf::from);
         let bases = bases.filter(|base| is_usable(base) && is_safe(base));
         let mut failure = None;
         for base in bases.chain(["/tmp".into()]) {
             sweep(&base);
-            match Room::in_base(&base) {
-                Ok(room) => return Ok(room),
+            match ControlDir::make_in(&base) {
+                Ok(dir) => return Ok(dir),
                 Err(e) => {
                     let text = format!("{}: {}", base.display(), cause(&e));
                     failure = Some(io::Error::new(e.kind(), text));
@@ -56,11 +56,11 @@ impl Room {
         Err(failure.unwrap_or_else(|| ErrorKind::NotFound.into()))
     }
 
-    fn in_base(base: &Path) -> io::Result<Room> {
+    fn make_in(base: &Path) -> io::Result<ControlDir> {
         loop {
-            let path = base.join(format!("{NAME}{:08x}", rand::random::<u32>()));
+            let path = base.join(format!("{PREFIX}{:08x}", rand::random::<u32>()));
             match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Held::new(path).map(Room),
+                Ok(()) => return OpenDir::new(path).map(ControlDir),
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e),
             }
@@ -71,19 +71,24 @@ impl Room {
     ///
     /// # Errors
     /// It is gone.
-    pub fn enter(path: PathBuf) -> io::Result<(Room, File)> {
-        let held = Held::new(path)?;
+    pub fn enter(path: PathBuf) -> io::Result<(ControlDir, File)> {
+        let held = OpenDir::new(path)?;
         // Under its name the lock is never free while this process lives.
         let new = held.file("lock-");
         let lock = File::create(&new)?;
         lock.lock()?;
         fs::rename(&new, held.file(&lock_name()))?;
-        Ok((Room(held), lock))
+        Ok((ControlDir(held), lock))
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    /// ssh's control socket.
+    pub fn socket(&self) -> String {
+        self.file("ctl")
     }
 
     /// A file in it. ssh needs no quoting for such a name.
@@ -97,23 +102,23 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for ControlDir {
     fn drop(&mut self) {
         self.clear();
     }
 }
 
-impl Held {
+impl OpenDir {
     /// # Errors
     /// It is gone, or something else.
-    fn new(path: PathBuf) -> io::Result<Held> {
+    fn new(path: PathBuf) -> io::Result<OpenDir> {
         let named = fs::symlink_metadata(&path)?;
         // The dot: opening a FIFO would wait for ever.
         let directory = File::open(path.join("."))?;
         let about = directory.metadata()?;
         let same = named.is_dir() && (named.dev(), named.ino()) == (about.dev(), about.ino());
         match same && about.uid() == sys::user_id() && about.mode() & 0o077 == 0 {
-            true => Ok(Held { path, directory }),
+            true => Ok(OpenDir { path, directory }),
             false => Err(io::Error::other("not a private directory")),
         }
     }
@@ -132,7 +137,7 @@ impl Held {
     }
 
     /// Whether this node's killed processes have left it.
-    fn is_left(&self) -> bool {
+    fn is_abandoned(&self) -> bool {
         File::open(self.file(&lock_name())).is_ok_and(|lock| lock.try_lock().is_ok())
     }
 }
@@ -147,7 +152,7 @@ fn lock_name() -> String {
 fn is_usable(base: &Path) -> bool {
     let plain = |c: &u8| c.is_ascii_alphanumeric() || b"/_.-+@=,".contains(c);
     let bytes = base.as_os_str().as_encoded_bytes();
-    base.is_absolute() && bytes.len() <= LONGEST_BASE && bytes.iter().all(plain)
+    base.is_absolute() && bytes.len() <= MAX_BASE_LENGTH && bytes.iter().all(plain)
 }
 
 /// Whether nobody else can rename what is in there: even a private directory
@@ -163,18 +168,18 @@ fn is_safe(base: &Path) -> bool {
 /// Removes what this user's killed processes have left there.
 fn sweep(base: &Path) {
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(NAME) {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
-        let Ok(held) = Held::new(entry.path()) else {
+        let Ok(held) = OpenDir::new(entry.path()) else {
             continue;
         };
         let about = held.directory.metadata();
         let age = about.and_then(|about| about.modified()).ok();
         let age = age.and_then(|then| then.elapsed().ok());
-        if held.is_left() {
+        if held.is_abandoned() {
             held.clear();
-        } else if age.is_some_and(|age| age > NEW) {
+        } else if age.is_some_and(|age| age > MAX_AGE_WITHOUT_LOCK) {
             // Only if it is empty.
             let _ = fs::remove_dir(entry.path());
         }
@@ -188,19 +193,19 @@ mod tests {
 
     #[test]
     fn a_left_room_is_removed_and_a_kept_one_is_not() {
-        let base = Room::make().unwrap();
-        let room = || {
-            let room = Room::in_base(base.path()).unwrap();
-            let path = room.path().to_owned();
-            std::mem::forget(room);
+        let base = ControlDir::make().unwrap();
+        let dir = || {
+            let dir = ControlDir::make_in(base.path()).unwrap();
+            let path = dir.path().to_owned();
+            std::mem::forget(dir);
             path
         };
-        let (new, left, kept) = (room(), room(), room());
-        let (forgotten, lock) = Room::enter(left.clone()).unwrap();
+        let (new, left, kept) = (dir(), dir(), dir());
+        let (forgotten, lock) = ControlDir::enter(left.clone()).unwrap();
         std::mem::forget(forgotten);
         drop(lock);
         File::create(left.join("ctl")).unwrap();
-        let keeper = Room::enter(kept.clone()).unwrap();
+        let keeper = ControlDir::enter(kept.clone()).unwrap();
         sweep(base.path());
         assert!(new.exists() && kept.exists() && !left.exists());
         drop(keeper);
@@ -212,19 +217,19 @@ mod tests {
     /// has put where the directory was, nor through its lock.
     #[test]
     fn a_link_in_its_place_is_not_followed() {
-        let base = Room::make().unwrap();
-        let precious = Room::in_base(base.path()).unwrap();
+        let base = ControlDir::make().unwrap();
+        let precious = ControlDir::make_in(base.path()).unwrap();
         for name in ["thesis", &lock_name()] {
             fs::write(precious.0.file(name), "").unwrap();
         }
-        let room = Room::in_base(base.path()).unwrap();
-        let path = room.path().to_owned();
+        let dir = ControlDir::make_in(base.path()).unwrap();
+        let path = dir.path().to_owned();
         fs::remove_dir(&path).unwrap();
         std::os::unix::fs::symlink(precious.path(), &path).unwrap();
         let kept = File::open(precious.0.file(&lock_name())).unwrap();
         kept.lock().unwrap();
-        assert!(Room::enter(path.clone()).is_err());
-        drop(room);
+        assert!(ControlDir::enter(path.clone()).is_err());
+        drop(dir);
         sweep(base.path());
         assert!(precious.0.file("thesis").exists());
         fs::remove_file(path).unwrap();
@@ -232,16 +237,16 @@ mod tests {
 
     #[test]
     fn another_nodes_room_is_left_alone() {
-        let base = Room::make().unwrap();
-        let room = Room::in_base(base.path()).unwrap();
-        fs::write(room.0.file("lock-another"), "").unwrap();
+        let base = ControlDir::make().unwrap();
+        let dir = ControlDir::make_in(base.path()).unwrap();
+        fs::write(dir.0.file("lock-another"), "").unwrap();
         sweep(base.path());
-        assert!(room.path().exists());
+        assert!(dir.path().exists());
     }
 
     #[test]
     fn a_base_where_others_may_rename_is_not_used() {
-        let base = Room::make().unwrap();
+        let base = ControlDir::make().unwrap();
         for (mode, safe) in [
             (0o755, true),
             (0o1777, true),
@@ -255,7 +260,7 @@ mod tests {
 
     #[test]
     fn bases_are_such_that_ssh_needs_no_quoting() {
-        let long = format!("/{}", "x".repeat(LONGEST_BASE));
+        let long = format!("/{}", "x".repeat(MAX_BASE_LENGTH));
         for (base, usable) in [
             ("/tmp", true),
             ("/run/user/1000", true),
@@ -264,7 +269,7 @@ mod tests {
             ("/a%h", false),
             ("/a:b", false),
             (&long, false),
-            (&long[..LONGEST_BASE], true),
+            (&long[..MAX_BASE_LENGTH], true),
         ] {
             assert_eq!(is_usable(Path::new(base)), usable, "{base}");
         }

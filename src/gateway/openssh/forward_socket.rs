@@ -1,6 +1,6 @@
-//! A stream to a license server that is a socket of ssh's.
+//! A channel to where `-L` leads that is a socket of ssh's.
 
-use crate::gateway::session::Remote;
+use crate::gateway::{Channel, OwnSocket};
 use crate::sys::Event;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -8,84 +8,97 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 /// The socket, and what is known of it since the last event.
-pub struct Socket {
+pub struct ForwardSocket {
     stream: UnixStream,
-    readable: bool,
-    writable: bool,
-    /// End of file has been read.
-    ended: bool,
-    /// ssh takes no more: the license server is gone. What it has said may still
-    /// be on its way, in ssh's own buffers.
-    deaf: bool,
+    input: Input,
+    output: Output,
     /// ssh has closed its side altogether. There may be something left to read,
     /// but no event tells more.
     cut: bool,
 }
 
-impl Socket {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Input {
+    /// Nothing until the next event.
+    Empty,
+    /// Something, or the end.
+    Ready,
+    /// The end has been read.
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    /// Nothing until the next event.
+    Full,
+    Room,
+    /// ssh takes no more: the license server is gone. What it has said may still
+    /// be on its way, in ssh's own buffers.
+    Deaf,
+}
+
+impl ForwardSocket {
     /// A connected socket that does not block.
-    pub fn new(stream: UnixStream) -> Socket {
-        Socket {
+    pub fn new(stream: UnixStream) -> ForwardSocket {
+        ForwardSocket {
             stream,
-            readable: false,
-            writable: true,
-            ended: false,
-            deaf: false,
+            input: Input::Empty,
+            output: Output::Room,
             cut: false,
         }
     }
 }
 
-/// No error of this socket is one of the connection to the gateway: what breaks
-/// here is one stream.
-impl Remote for Socket {
+/// No error of this socket is one of the session: what breaks here is one channel.
+impl Channel for ForwardSocket {
     fn available(&self) -> usize {
-        usize::from(self.readable)
+        usize::from(self.input == Input::Ready)
     }
 
     fn at_end(&self) -> bool {
-        self.ended
+        self.input == Input::Ended
     }
 
     fn room(&self) -> usize {
-        match self.writable {
-            true => usize::MAX,
-            false => 0,
+        match self.output {
+            Output::Full => 0,
+            Output::Room | Output::Deaf => usize::MAX,
         }
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.stream.read(buffer) {
             Ok(count) if count > 0 => {
-                self.readable = self.cut || count == buffer.len();
+                if !self.cut && count < buffer.len() {
+                    self.input = Input::Empty;
+                }
                 Ok(count)
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                self.readable = false;
+                self.input = Input::Empty;
                 Err(ErrorKind::WouldBlock.into())
             }
             Ok(_) | Err(_) => {
-                self.readable = false;
-                self.ended = true;
+                self.input = Input::Ended;
                 Ok(0)
             }
         }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.deaf {
+        if self.output == Output::Deaf {
             return Ok(bytes.len());
         }
         match self.stream.write(bytes) {
             Ok(count) => Ok(count),
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                self.writable = false;
+                self.output = Output::Full;
                 Err(ErrorKind::WouldBlock.into())
             }
             // As ssh does with its own clients: nobody is there to hear it, but
             // the other direction goes on to its end, of which an event will tell.
             Err(_) => {
-                self.deaf = true;
+                self.output = Output::Deaf;
                 Ok(bytes.len())
             }
         }
@@ -105,18 +118,28 @@ impl Remote for Socket {
         Ok(())
     }
 
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.stream.as_fd())
+    fn own_socket(&mut self) -> Option<&mut dyn OwnSocket> {
+        Some(self)
     }
+}
 
-    fn is_cut(&self) -> bool {
-        self.cut
+impl OwnSocket for ForwardSocket {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 
     fn is_ready(&mut self, event: &Event) {
         self.cut |= event.hung_up();
-        self.readable |= event.readable() && !self.ended;
-        self.writable |= event.writable() && !self.cut;
+        if event.readable() && self.input == Input::Empty {
+            self.input = Input::Ready;
+        }
+        if event.writable() && self.output == Output::Full && !self.cut {
+            self.output = Output::Room;
+        }
+    }
+
+    fn is_cut(&self) -> bool {
+        self.cut
     }
 }
 
@@ -128,19 +151,19 @@ mod tests {
     fn a_license_server_that_has_gone_is_heard_to_the_end() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut socket = Socket::new(ours);
+        let mut socket = ForwardSocket::new(ours);
         // What ssh does at the end of a channel whose bytes have not all left.
         theirs.shutdown(Shutdown::Read).unwrap();
         assert_eq!(socket.write(b"anybody there").unwrap(), 13);
         assert!(!socket.is_cut() && socket.room() > 0);
-        socket.readable = true;
+        socket.input = Input::Ready;
         let none = socket.read(&mut [0; 9]).unwrap_err();
         assert_eq!(none.kind(), ErrorKind::WouldBlock);
         theirs.write_all(b"the rest").unwrap();
         drop(theirs);
-        socket.readable = true;
+        socket.input = Input::Ready;
         assert_eq!(socket.read(&mut [0; 9]).unwrap(), 8);
-        socket.readable = true;
+        socket.input = Input::Ready;
         assert_eq!(socket.read(&mut [0; 9]).unwrap(), 0);
         assert!(socket.at_end());
     }

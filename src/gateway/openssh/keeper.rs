@@ -11,8 +11,9 @@
 //! The other way round ssh dies with the keeper (PR_SET_PDEATHSIG), and the
 //! tunnel reads the end of the wire.
 
-use super::control_dir::Room;
+use super::control_dir::ControlDir;
 use crate::error::cause;
+use crate::gateway::ssh_stderr::KEEPER;
 use crate::sys;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -23,8 +24,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::{env, fs, thread};
 
-/// How a keeper is called, by the kernel and in what it says itself.
-pub const KEEPER: &str = "licfwd-keeper";
 /// Tells a keeper that it is one, and which directory it keeps.
 const ROOM: &str = "LICFWD_KEEPS";
 
@@ -33,13 +32,13 @@ const ROOM: &str = "LICFWD_KEEPS";
 ///
 /// # Errors
 /// No process or descriptor was to be had.
-pub fn start(arguments: &[OsString], room: &Room) -> io::Result<(Child, UnixStream)> {
+pub fn start(arguments: &[OsString], dir: &ControlDir) -> io::Result<(Child, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     let theirs = OwnedFd::from(theirs);
     // Also where the program has been replaced since.
     let mut keeper = Command::new("/proc/self/exe");
     keeper.arg0(KEEPER).args(arguments);
-    keeper.env(ROOM, room.path());
+    keeper.env(ROOM, dir.path());
     // A job's directory must not stay busy.
     keeper.current_dir("/");
     keeper
@@ -51,16 +50,16 @@ pub fn start(arguments: &[OsString], room: &Room) -> io::Result<(Child, UnixStre
 
 /// What a keeper does instead of everything else.
 pub fn keep() -> Option<ExitCode> {
-    let room = PathBuf::from(env::var_os(ROOM)?);
+    let dir = PathBuf::from(env::var_os(ROOM)?);
     // Schedulers signal every process of a job; ssh inherits the indifference.
     sys::ignore_signals();
     // Else it would be called exe in ps and top.
     let _ = fs::write("/proc/self/comm", KEEPER);
-    let (room, _lock) = match Room::enter(room) {
+    let (dir, _lock) = match ControlDir::enter(dir) {
         Ok(entered) => entered,
-        Err(e) => return Some(complain("private directory", &e)),
+        Err(e) => return Some(fail("private directory", &e)),
     };
-    let room = Box::leak(Box::new(room));
+    let dir = Box::leak(Box::new(dir));
     let mut ssh = Command::new("ssh");
     ssh.args(env::args_os().skip(1))
         .env_remove(ROOM)
@@ -72,11 +71,11 @@ pub fn keep() -> Option<ExitCode> {
     let mut ssh = match sys::tied_to_this_thread(&mut ssh).spawn() {
         Ok(ssh) => ssh,
         Err(e) => {
-            room.clear();
-            return Some(complain("cannot start ssh", &e));
+            dir.clear();
+            return Some(fail("cannot start ssh", &e));
         }
     };
-    let kept = &*room;
+    let kept = &*dir;
     thread::spawn(move || {
         let mut wire = io::stdin();
         // Nobody writes there: what comes is the end.
@@ -84,18 +83,18 @@ pub fn keep() -> Option<ExitCode> {
         leave(kept);
     });
     let _ = ssh.wait();
-    leave(room)
+    leave(dir)
 }
 
 /// Nobody of this group stays: a program that carries ssh's connection would
 /// hold the wire.
-fn leave(room: &Room) -> ! {
-    room.clear();
+fn leave(dir: &ControlDir) -> ! {
+    dir.clear();
     sys::end_own_group();
     sys::exit_now(0)
 }
 
-fn complain(what: &str, e: &io::Error) -> ExitCode {
+fn fail(what: &str, e: &io::Error) -> ExitCode {
     let _ = writeln!(io::stderr(), "{KEEPER}: {what}: {}", cause(e));
     ExitCode::FAILURE
 }

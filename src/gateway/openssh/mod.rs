@@ -3,8 +3,12 @@
 mod control_dir;
 mod forward_socket;
 mod keeper;
+mod login;
 mod mux;
+mod output;
+mod probe;
 mod session;
 
-pub use keeper::{KEEPER, keep};
-pub use session::{Call, Master, open};
+pub use keeper::keep;
+pub use login::{Call, open};
+pub use session::OpensshSession;

@@ -1,68 +1,136 @@
-//! Hands a client's socket over to ssh, which then carries its bytes alone.
+//! The protocol of ssh's control socket (OpenSSH, PROTOCOL.mux).
 //!
-//! The protocol of ssh's control socket (OpenSSH, PROTOCOL.mux) takes two
-//! descriptors for a stream to a license server: both are the client's socket.
-//! ssh only closes them, so licfwd keeps a third, and passes the end on. ssh
-//! closes the control connection with the stream, which ends as one of `ssh -W`:
-//! altogether when the license server has ended its output.
+//! A channel to a license server takes two descriptors: both are the client's
+//! socket, so that ssh carries its bytes alone. ssh only closes them, so licfwd
+//! keeps a third, and passes the end on. ssh closes the control connection with
+//! the channel, which ends as one of `ssh -W`: altogether when the license server
+//! has ended its output.
 
-use crate::gateway::session::Remote;
-use crate::sys::{self, Event};
+use crate::gateway::{End, HandedOver};
+use crate::sys;
+use crate::target::Destination;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 // PROTOCOL.mux, "Protocol numbers".
 const HELLO: u32 = 1;
 const VERSION: u32 = 4;
-const NEW_STDIO_FWD: u32 = 0x1000_0008;
+const OPEN_FORWARD: u32 = 0x1000_0006;
+const NEW_STDIO_FORWARD: u32 = 0x1000_0008;
+const OK: u32 = 0x8000_0001;
+const PERMISSION_DENIED: u32 = 0x8000_0002;
+const FAILURE: u32 = 0x8000_0003;
 const SESSION_OPENED: u32 = 0x8000_0006;
+const LOCAL_FORWARD: u32 = 1;
+/// Stands for the port where a host is the path of a Unix socket.
+const UNIX_SOCKET: u32 = -2_i32 as u32;
+/// The number of our one request on a control connection.
+const REQUEST: u32 = 1;
 
-/// A stream whose client is in ssh's hands.
+/// A control connection, and what has come over it that is not a whole message yet.
 #[derive(Debug)]
-pub struct Handed {
-    control: UnixStream,
-    /// What has come over it and is not a whole message yet.
+struct Control {
+    stream: UnixStream,
     heard: Vec<u8>,
-    watch: Arc<Watch>,
+}
+
+impl Control {
+    /// Connects to the ssh that listens at `path`, greets it and sends a request.
+    fn request(path: &str, request: &[u8]) -> io::Result<Control> {
+        let mut stream = sys::connect_unix(path)?;
+        let hello = words(&[HELLO, VERSION]);
+        stream.write_all(&[message(&hello), message(request)].concat())?;
+        let heard = Vec::new();
+        Ok(Control { stream, heard })
+    }
+
+    /// Reads what has come; false: and then the end.
+    fn read(&mut self) -> bool {
+        let mut chunk = [0; 256];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(count) if count > 0 => self.heard.extend_from_slice(&chunk[..count]),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return true,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => return false,
+            }
+        }
+    }
+}
+
+/// Has the ssh that listens at `path` listen on the Unix socket `listen`, and
+/// forward to `to`, within `limit`.
+///
+/// # Errors
+/// Those of [`sys::connect_unix`]; `TimedOut`; ssh's own words.
+pub fn forward(path: &str, listen: &str, to: &Destination, limit: Duration) -> io::Result<()> {
+    let (host, port) = match to {
+        Destination::Tcp { host, port } => (host, u32::from(*port)),
+        Destination::Unix(path) => (path, UNIX_SOCKET),
+    };
+    let mut request = words(&[OPEN_FORWARD, REQUEST, LOCAL_FORWARD]);
+    for (place, port) in [(listen, UNIX_SOCKET), (host, port)] {
+        request.extend(string(place));
+        request.extend(words(&[port]));
+    }
+    let mut control = Control::request(path, &request)?;
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !sys::poll_readable(&control.stream, left)? {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let open = control.read();
+        while let Some(answer) = take_message(&mut control.heard) {
+            match answer.first_chunk().map(|kind| u32::from_be_bytes(*kind)) {
+                Some(OK) => return Ok(()),
+                // Kind, number and length stand before the reason.
+                Some(PERMISSION_DENIED | FAILURE) => {
+                    let why = answer.get(12..).unwrap_or_default();
+                    return Err(io::Error::other(String::from_utf8_lossy(why)));
+                }
+                _ => {}
+            }
+        }
+        if !open {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// A channel whose client is in ssh's hands.
+#[derive(Debug)]
+pub struct HandedClient {
+    control: Control,
+    sentinel: Arc<Sentinel>,
     /// The license server has taken the connection.
     opened: bool,
     end: Option<End>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// The stream's own.
-    Own,
-    /// It was not to be had.
-    Refused,
-    /// That of ssh, of which its wire will tell.
-    Ssh,
-}
-
-impl Handed {
-    /// Asks the ssh that listens at `path` for a stream, and gives it the
+impl HandedClient {
+    /// Asks the ssh that listens at `path` for a channel, and gives it the
     /// client's socket. Whether it is opened is told later.
     ///
     /// # Errors
     /// Those of [`sys::connect_unix`] and [`sys::send_descriptor`].
     pub fn over(
         path: &str,
-        watch: &Arc<Watch>,
+        sentinel: &Arc<Sentinel>,
         to: (&str, u16),
         client: BorrowedFd<'_>,
-    ) -> io::Result<Handed> {
-        let mut control = sys::connect_unix(path)?;
-        control.write_all(&request(to))?;
+    ) -> io::Result<HandedClient> {
+        let control = Control::request(path, &stdio_forward(to))?;
         // Its standard input and output.
-        sys::send_descriptor(&control, client)?;
-        sys::send_descriptor(&control, client)?;
-        Ok(Handed {
+        sys::send_descriptor(&control.stream, client)?;
+        sys::send_descriptor(&control.stream, client)?;
+        Ok(HandedClient {
             control,
-            heard: Vec::new(),
-            watch: Arc::clone(watch),
+            sentinel: Arc::clone(sentinel),
             opened: false,
             end: None,
         })
@@ -73,36 +141,20 @@ impl Handed {
         self.opened
     }
 
-    /// Reads what ssh says over the control connection.
-    pub fn listen(&mut self) {
-        let mut chunk = [0; 256];
-        while self.end.is_none() {
-            match self.control.read(&mut chunk) {
-                Ok(count) if count > 0 => self.heard.extend_from_slice(&chunk[..count]),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => self.end = Some(self.kind_of_end()),
-            }
-            while let Some(message) = take_message(&mut self.heard) {
-                self.opened |= message.starts_with(&SESSION_OPENED.to_be_bytes());
-            }
-        }
-    }
-
     /// Why ssh has closed the control connection. A client must not take what it
     /// got for the whole when the gateway is lost.
     fn kind_of_end(&self) -> End {
         match self.opened {
             false => End::Refused,
-            true if self.ssh_is_killed() || self.watch.has_ended() => End::Ssh,
-            true => End::Own,
+            true if self.ssh_is_killed() || self.sentinel.has_ended() => End::Lost,
+            true => End::Orderly,
         }
     }
 
     /// The kernel takes the memory from a process that has been killed, and with
     /// it the knowledge of its program, before it closes its files.
     fn ssh_is_killed(&self) -> bool {
-        match sys::peer_process(&self.control) {
+        match sys::peer_process(&self.control.stream) {
             Ok(pid) if pid > 0 => {
                 let program = fs::read_link(format!("/proc/{pid}/exe"));
                 program.is_err_and(|e| e.kind() == ErrorKind::NotFound)
@@ -113,21 +165,40 @@ impl Handed {
     }
 }
 
-/// A control connection that asks for nothing, older than all streams.
-#[derive(Debug)]
-pub struct Watch(UnixStream);
+impl HandedOver for HandedClient {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.control.stream.as_fd()
+    }
 
-impl Watch {
+    fn end(&mut self) -> Option<End> {
+        if self.end.is_none() {
+            let open = self.control.read();
+            while let Some(message) = take_message(&mut self.control.heard) {
+                self.opened |= message.starts_with(&SESSION_OPENED.to_be_bytes());
+            }
+            if !open {
+                self.end = Some(self.kind_of_end());
+            }
+        }
+        self.end
+    }
+}
+
+/// A control connection that asks for nothing, older than all channels.
+#[derive(Debug)]
+pub struct Sentinel(UnixStream);
+
+impl Sentinel {
     /// Connects to the ssh that listens at `path`.
     ///
     /// # Errors
     /// Those of [`sys::connect_unix`].
-    pub fn over(path: &str) -> io::Result<Watch> {
-        sys::connect_unix(path).map(Watch)
+    pub fn over(path: &str) -> io::Result<Sentinel> {
+        sys::connect_unix(path).map(Sentinel)
     }
 
     /// An ssh that ends by itself frees its channels in their order: this one
-    /// before all streams.
+    /// before all others.
     fn has_ended(&self) -> bool {
         let mut greeting = [0; 64];
         loop {
@@ -141,6 +212,16 @@ impl Watch {
     }
 }
 
+/// The request for a channel between two descriptors and a license server.
+fn stdio_forward((host, port): (&str, u16)) -> Vec<u8> {
+    let mut request = words(&[NEW_STDIO_FORWARD, REQUEST]);
+    // Reserved.
+    request.extend(string(""));
+    request.extend(string(host));
+    request.extend(words(&[port.into()]));
+    request
+}
+
 /// The first message, if it is all there.
 fn take_message(heard: &mut Vec<u8>) -> Option<Vec<u8>> {
     let (size, rest) = heard.split_first_chunk()?;
@@ -150,81 +231,17 @@ fn take_message(heard: &mut Vec<u8>) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// Our greeting and the request for a stream.
-fn request((host, port): (&str, u16)) -> Vec<u8> {
-    // Request number 1, an empty reserved string, and the host.
-    let mut stream = words(&[NEW_STDIO_FWD, 1, 0, host.len() as u32]);
-    stream.extend(host.as_bytes());
-    stream.extend(words(&[port.into()]));
-    let mut all = words(&[8, HELLO, VERSION, stream.len() as u32]);
-    all.extend(stream);
-    all
+/// A message, and likewise a string, has its length before it.
+fn message(body: &[u8]) -> Vec<u8> {
+    [&(body.len() as u32).to_be_bytes(), body].concat()
+}
+
+fn string(text: &str) -> Vec<u8> {
+    message(text.as_bytes())
 }
 
 fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_be_bytes()).collect()
-}
-
-/// There is nothing to carry; the relay only learns of the ends.
-impl Remote for Handed {
-    fn available(&self) -> usize {
-        0
-    }
-
-    fn at_end(&self) -> bool {
-        self.end == Some(End::Own)
-    }
-
-    /// What a client says after the end goes nowhere.
-    fn room(&self) -> usize {
-        match self.end {
-            Some(_) => usize::MAX,
-            None => 0,
-        }
-    }
-
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(ErrorKind::WouldBlock.into())
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.end {
-            Some(_) => Ok(bytes.len()),
-            None => Err(ErrorKind::WouldBlock.into()),
-        }
-    }
-
-    fn send_eof(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn hung_up(&mut self) -> io::Result<bool> {
-        Ok(self.is_cut())
-    }
-
-    fn close(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn has_the_client(&self) -> bool {
-        true
-    }
-
-    fn is_refused(&self) -> bool {
-        self.end == Some(End::Refused)
-    }
-
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.control.as_fd())
-    }
-
-    fn is_cut(&self) -> bool {
-        self.end.is_some()
-    }
-
-    fn is_ready(&mut self, _: &Event) {
-        self.listen();
-    }
 }
 
 #[cfg(test)]
@@ -233,9 +250,8 @@ mod tests {
 
     #[test]
     fn a_request_is_as_the_protocol_has_it() {
-        let greeting = b"\0\0\0\x08\0\0\0\x01\0\0\0\x04";
-        let stream = b"\0\0\0\x16\x10\0\0\x08\0\0\0\x01\0\0\0\0\0\0\0\x02gw\0\0\x69\x78";
-        assert_eq!(request(("gw", 27000)), [&greeting[..], stream].concat());
+        let channel = b"\0\0\0\x16\x10\0\0\x08\0\0\0\x01\0\0\0\0\0\0\0\x02gw\0\0\x69\x78";
+        assert_eq!(message(&stdio_forward(("gw", 27000))), channel);
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::collections::VecDeque;
 
 /// A client: what it will say (`None`: it ends), what it got, what it takes.
 #[derive(Default)]
-struct Person {
-    says: VecDeque<Option<Vec<u8>>>,
-    got: Vec<u8>,
-    takes: usize,
-    told_the_end: bool,
-    broken: bool,
-    broken_off: bool,
-    is_slow: bool,
+pub struct Person {
+    pub says: VecDeque<Option<Vec<u8>>>,
+    pub got: Vec<u8>,
+    pub takes: usize,
+    pub told_the_end: bool,
+    pub broken: bool,
+    pub broken_off: bool,
+    pub is_slow: bool,
 }
 
 impl Local for Person {
@@ -68,8 +68,6 @@ struct Server {
     /// Calls that answer `WouldBlock` first, as during a key exchange.
     busy: u32,
     lost: bool,
-    has_the_client: bool,
-    refused: bool,
 }
 
 impl Server {
@@ -85,7 +83,7 @@ impl Server {
     }
 }
 
-impl Remote for Server {
+impl Channel for Server {
     fn available(&self) -> usize {
         self.arrived.len()
     }
@@ -120,16 +118,10 @@ impl Remote for Server {
     fn close(&mut self) -> io::Result<()> {
         Ok(())
     }
-    fn has_the_client(&self) -> bool {
-        self.has_the_client
-    }
-    fn is_refused(&self) -> bool {
-        self.refused
-    }
 }
 
 fn relay(person: Person, server: Server) -> Relay<Person, Server> {
-    Relay::new(person, server)
+    Relay::new(person, Box::new(server))
 }
 
 const AMPLE: usize = 1 << 20;
@@ -178,7 +170,7 @@ fn end_of_file_waits_for_the_last_byte() {
     relay.carry_up(true, &mut buffer).unwrap();
     assert_eq!(relay.remote.got, b"0123");
     // Back-pressure: the client is not even listened to now.
-    assert_eq!(relay.interest(), Interest::default());
+    assert_eq!(relay.interest(), Interest::NONE);
     assert!(!relay.up_is_due());
     relay.remote.window = 3;
     assert!(relay.up_is_due());
@@ -289,47 +281,4 @@ fn a_server_gone_both_ways_ends_the_relay() {
     relay.remote.gone = true;
     relay.notice_hang_up().unwrap();
     assert!(relay.is_over());
-}
-
-#[test]
-fn of_a_client_that_was_handed_over_only_the_end_is_passed_on() {
-    let person = Person {
-        says: [Some(b"not for us".to_vec())].into(),
-        is_slow: true,
-        ..Person::default()
-    };
-    let server = Server {
-        has_the_client: true,
-        ..Server::default()
-    };
-    let mut relay = relay(person, server);
-    assert_eq!(relay.interest(), Interest::default());
-    assert!(!relay.up_is_due() && !relay.down_is_due());
-    relay.carry_up(true, &mut [0; 64]).unwrap();
-    relay.notice_hang_up().unwrap();
-    assert!(!relay.is_over() && !relay.local.says.is_empty());
-    (relay.remote.ended, relay.remote.gone) = (true, true);
-    assert!(relay.down_is_due());
-    relay.carry_down(&mut [0; 64]).unwrap();
-    assert!(relay.local.told_the_end);
-    // It has not got everything yet: what it says meanwhile must not hurt it.
-    relay.notice_hang_up().unwrap();
-    assert!(relay.interest().read && !relay.is_over());
-    relay.remote.window = AMPLE;
-    relay.carry_up(true, &mut [0; 64]).unwrap();
-    assert!(relay.local.says.is_empty());
-    relay.local.is_slow = false;
-    relay.notice_hang_up().unwrap();
-    assert!(relay.is_over() && !relay.local.broken_off);
-}
-
-#[test]
-fn a_refused_stream_breaks_its_client_off() {
-    let server = Server {
-        refused: true,
-        ..Server::default()
-    };
-    let mut relay = relay(Person::default(), server);
-    relay.notice_hang_up().unwrap();
-    assert!(relay.is_over() && relay.local.broken_off && !relay.local.told_the_end);
 }

@@ -1,0 +1,145 @@
+//! Drives libssh2 without blocking: finishes each packet on the spot.
+//!
+//! libssh2 holds one half-sent packet per session. Only the very call that
+//! started it can finish it, with the same arguments and, where the packet lies
+//! on the stack (`channel_send_eof`), from the same stack frame; until then
+//! every other call answers EAGAIN. So no call ever leaves [`Driver::finish`]
+//! before its packet has left altogether.
+
+use crate::sys::{self, Epoll, Interest};
+use ssh2::{BlockDirections, Channel, ErrorCode};
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// libssh2's EAGAIN.
+pub const EAGAIN: ErrorCode = ErrorCode::Session(-37);
+
+/// How long to go on with a packet that does not leave once something urgent waits.
+const URGENT_PACKET_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a session shares with its channels.
+pub struct Driver {
+    /// The session, authenticated, not blocking.
+    pub session: ssh2::Session,
+    /// What it runs over.
+    pub socket: Arc<OwnedFd>,
+    /// Readable when the daemon should look up from a stuck gateway: the job
+    /// has ended, or a signal has come.
+    pub urgent: Rc<Epoll>,
+    /// How long a packet may take to leave.
+    pub packet_limit: Duration,
+}
+
+impl Driver {
+    /// Repeats a call until it has left no half-sent packet behind, waiting on
+    /// the socket. What arrives meanwhile is read through `pump`, because a
+    /// gateway that cannot write may stop reading.
+    ///
+    /// # Errors
+    /// `WouldBlock`: nothing half done, try when the gateway has spoken. Any
+    /// other: the session is lost.
+    pub fn finish<T>(
+        &self,
+        mut pump: Option<Channel>,
+        call: &mut dyn FnMut() -> Result<T, ssh2::Error>,
+    ) -> io::Result<T> {
+        let mut since = None;
+        let error = loop {
+            match call() {
+                Ok(value) => return Ok(value),
+                Err(e) if e.code() != EAGAIN => break lost(&e),
+                Err(_) if !self.packet_in_flight() => return Err(ErrorKind::WouldBlock.into()),
+                Err(_) => {}
+            }
+            let since = *since.get_or_insert_with(Instant::now);
+            if let Err(e) = self.wait_for_room(since, pump.is_some()) {
+                break e;
+            }
+            // A channel that has ended reads no more.
+            pump = pump.filter(|channel| matches!(read_dry(channel), Some(Ok(()))));
+        };
+        // The dead end takes everything: makes libssh2 let go of the packet.
+        let _open = self.replace_by_dead_end();
+        let _ = call();
+        Err(error)
+    }
+
+    /// Whether half a packet waits to be sent.
+    pub fn packet_in_flight(&self) -> bool {
+        matches!(
+            self.session.block_directions(),
+            BlockDirections::Outbound | BlockDirections::Both
+        )
+    }
+
+    fn wait_for_room(&self, since: Instant, read: bool) -> io::Result<()> {
+        let room = (self.socket.as_fd(), Interest { read, write: true });
+        let event = (self.urgent.as_fd(), Interest::READ);
+        let left = |limit: Duration| Some(limit.saturating_sub(since.elapsed()));
+        let [ready, urgent] = sys::wait_any([room, event], left(self.packet_limit))?;
+        let last_chance = || left(URGENT_PACKET_LIMIT.min(self.packet_limit));
+        let ready = ready || (urgent && sys::wait_any([room], last_chance())?[0]);
+        if ready {
+            Ok(())
+        } else {
+            Err(io::Error::new(
+                ErrorKind::TimedOut,
+                "the gateway takes no more data",
+            ))
+        }
+    }
+
+    /// Reads everything that has arrived for any channel, through this one;
+    /// false when it has ended and cannot.
+    ///
+    /// # Errors
+    /// The session is lost.
+    pub fn read_through(&self, channel: &Channel) -> io::Result<bool> {
+        self.finish(None, &mut || match read_dry(channel) {
+            None => Ok(false),
+            // A reply to the gateway's own request may be on its way out.
+            Some(Ok(())) if self.packet_in_flight() => Err(ssh2::Error::from_errno(EAGAIN)),
+            Some(outcome) => outcome.map(|()| true),
+        })
+    }
+
+    /// Puts a dead end in the place of the socket: reads find the end, and sends
+    /// vanish while the returned half lives, then fail. libssh2 frees a session
+    /// only after it has said goodbye to every channel; on a socket that takes
+    /// nothing it would answer EAGAIN, and ssh2 would leak the session.
+    pub fn replace_by_dead_end(&self) -> Option<UnixStream> {
+        let (dead, end) = UnixStream::pair().ok()?;
+        dead.set_nonblocking(true).ok()?;
+        end.shutdown(Shutdown::Write).ok()?;
+        sys::replace(&dead, &self.socket).ok()?;
+        Some(end)
+    }
+}
+
+/// Any error but EAGAIN ends the session: tells which it was.
+pub fn lost(e: &ssh2::Error) -> io::Error {
+    let what = match e.code() {
+        ErrorCode::Session(-43 | -13) => "the gateway closed the connection",
+        ErrorCode::Session(-7) => "the connection to the gateway broke",
+        _ => e.message(),
+    };
+    io::Error::new(ErrorKind::ConnectionReset, what.to_owned())
+}
+
+/// Reads what has arrived and sends nothing: `wait_eof` and `wait_close` of
+/// libssh2 read the socket until it is empty. `None`: this channel has ended
+/// and reads no more.
+fn read_dry(channel: &Channel) -> Option<Result<(), ssh2::Error>> {
+    let mut channel = channel.clone();
+    let outcome = channel.wait_eof().and_then(|()| channel.wait_close());
+    match outcome {
+        Ok(()) => None,
+        Err(e) if e.code() == EAGAIN => Some(Ok(())),
+        Err(e) => Some(Err(e)),
+    }
+}

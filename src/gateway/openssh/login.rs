@@ -1,0 +1,180 @@
+//! Starts the user's own ssh, as a master of shared connections (ssh(1), -M), and
+//! waits until it is logged in.
+
+use super::control_dir::ControlDir;
+use super::keeper;
+use super::mux::{self, Sentinel};
+use super::output::Output;
+use super::session::OpensshSession;
+use crate::config::{Gateway, Silence, Strict, gateway_down};
+use crate::error::{Code, Context, Error, Result};
+use crate::gateway::ssh_stderr::{closed_during_login, final_code, summary};
+use crate::log::Log;
+use crate::retry::Limits;
+use crate::sys::Helper;
+use crate::target::Destination;
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What ssh's LocalCommand prints when the user is logged in.
+const LOGGED_IN: &str = "licfwd-logged-in";
+/// Where the user's shell does not run LocalCommand (nologin, false), the control
+/// socket tells: how often to look.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How ssh is to be called.
+pub struct Call<'a> {
+    /// Where.
+    pub gateway: &'a Gateway,
+    /// The options with which the user would call it.
+    pub ssh_options: &'a [OsString],
+    /// Where `-L` leads.
+    pub forwards: &'a [Destination],
+    /// Nothing is to be written down (`--check`).
+    pub dry: bool,
+    /// The attempt before this one was cut off without a word.
+    pub cut_off: &'a mut bool,
+}
+
+/// Lets ssh log in and listen. Connecting, key exchange and login are ssh's
+/// affair: they may take three steps' time together.
+///
+/// # Errors
+/// [`Code::GatewayDown`] when another try may help, [`Code::HostKey`],
+/// [`Code::Refused`] and [`Code::Config`] when it will not;
+/// [`Code::System`]: no process or private directory was to be had.
+pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<OpensshSession> {
+    let gateway = call.gateway;
+    let what = || format!("gateway {}: ssh", gateway.name);
+    let dir = ControlDir::make().context(Code::System, || {
+        format!("{}: no private directory for its sockets", what())
+    })?;
+    let arguments = arguments(&call, &dir, limits.step);
+    let (child, output) = keeper::start(&arguments, &dir).context(Code::System, what)?;
+    // Dropped before the directory that it keeps.
+    let keeper = Helper(child);
+    let mut output = Output::new(output).context(Code::System, what)?;
+    let limit = (limits.step * 3).min(limits.deadline.left());
+    match wait_for_login(&mut output, &dir, limit) {
+        Ok(true) => {}
+        Ok(false) => return Err(gateway_down(gateway, too_late(&output, limit))),
+        Err(_) => return Err(why_not(&output, &mut call)),
+    }
+    *call.cut_off = false;
+    log.step(format_args!("gateway {}: ssh has logged in", gateway.name));
+    // Before anything else that ssh opens.
+    let sentinel = Sentinel::over(&dir.socket()).context(Code::GatewayDown, what)?;
+    for (n, to) in call.forwards.iter().enumerate() {
+        let listen = dir.file(&n.to_string());
+        mux::forward(&dir.socket(), &listen, to, limits.next_step())
+            .context(Code::GatewayDown, || format!("{} -L for {to}", what()))?;
+    }
+    let forwards = call.forwards.to_owned();
+    Ok(OpensshSession::new(
+        output, forwards, sentinel, keeper, dir, log,
+    ))
+}
+
+/// Whether ssh is logged in before `limit` is over.
+///
+/// # Errors
+/// ssh has ended.
+fn wait_for_login(output: &mut Output, dir: &ControlDir, limit: Duration) -> io::Result<bool> {
+    let end = Instant::now() + limit;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if output.wait(left.min(LOOK_INTERVAL))? {
+            output.read()?;
+            if let Some(at) = output.text.find(LOGGED_IN) {
+                output.text.truncate(at);
+                return Ok(true);
+            }
+        } else if Path::new(&dir.socket()).exists() {
+            output.text.clear();
+            return Ok(true);
+        }
+        if left.is_zero() {
+            return Ok(false);
+        }
+    }
+}
+
+fn too_late(output: &Output, limit: Duration) -> String {
+    let why = format!("ssh: no login within {} s", limit.as_secs());
+    match summary(&output.text) {
+        said if said.is_empty() => why,
+        said => format!("{why}; it said: {said}"),
+    }
+}
+
+/// What kept ssh from logging in, in its own words.
+fn why_not(output: &Output, call: &mut Call<'_>) -> Error {
+    let said = output.why_it_ended();
+    let text = format!("ssh: {}", said.strip_prefix("ssh: ").unwrap_or(&said));
+    // ssh does not tell whether that was in the middle of the key exchange, as
+    // a gateway does that sheds load, or a refused login; one more will tell.
+    let cut_off = closed_during_login(&output.text);
+    let twice = std::mem::replace(call.cut_off, cut_off) && cut_off;
+    let code = final_code(&output.text).or_else(|| twice.then_some(Code::Refused));
+    let error = gateway_down(call.gateway, text);
+    match code {
+        Some(code) => Error::new(code, error.to_string()),
+        None => error,
+    }
+}
+
+/// What ssh is called with. Of each option the first counts: ours come before
+/// the user's, and those before the configuration file's.
+fn arguments(call: &Call<'_>, dir: &ControlDir, step: Duration) -> Vec<OsString> {
+    let gateway = call.gateway;
+    let silence = Silence::of(gateway);
+    // ssh gives up at the third question without an answer.
+    let interval = (silence.limit / 3).as_secs().max(1);
+    let strict = match gateway.strict {
+        Strict::Yes => "yes",
+        // With `no` ssh would go on with a changed key.
+        Strict::AcceptNew | Strict::AcceptUnwritten | Strict::No => "accept-new",
+    };
+    let mut options = vec![
+        "ControlPersist=no".to_owned(),
+        "BatchMode=yes".to_owned(),
+        "PermitLocalCommand=yes".to_owned(),
+        format!("LocalCommand=echo {LOGGED_IN}"),
+        // The configuration's own forwards are another ssh's business.
+        "ClearAllForwardings=yes".to_owned(),
+        "StreamLocalBindUnlink=yes".to_owned(),
+        "LogLevel=INFO".to_owned(),
+        format!("StrictHostKeyChecking={strict}"),
+        format!("ServerAliveInterval={interval}"),
+        "ServerAliveCountMax=2".to_owned(),
+        format!("ConnectTimeout={}", step.as_secs().max(1)),
+    ];
+    if gateway.compression {
+        options.push("Compression=yes".to_owned());
+    }
+    if gateway.forks {
+        options.push("ForkAfterAuthentication=no".to_owned());
+    }
+    if call.dry {
+        // A new key goes to the first file of the user's.
+        let files = gateway
+            .user_known_hosts
+            .iter()
+            .chain(&gateway.global_known_hosts);
+        let files: Vec<String> = files.map(|f| format!("\"{}\"", f.display())).collect();
+        options.push(format!("GlobalKnownHostsFile={}", files.join(" ")));
+        options.push("UserKnownHostsFile=/dev/null".to_owned());
+        options.push("UpdateHostKeys=no".to_owned());
+    }
+    let mut words: Vec<OsString> = ["-N", "-M", "-S"].map(Into::into).into();
+    words.push(dir.socket().into());
+    for option in options {
+        words.extend(["-o".into(), option.into()]);
+    }
+    words.extend(call.ssh_options.iter().cloned());
+    words.extend(["--".into(), gateway.name.clone().into()]);
+    words
+}
