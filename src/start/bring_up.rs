@@ -61,7 +61,7 @@ fn bring_up(invocation: &Invocation, inherited: Inherited, log: Arc<Log>) -> Res
 }
 
 fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Result<()> {
-    if std::env::var_os("LICFWD_TEST_PANIC").is_some() {
+    if sys::test_hook("PANIC").is_some() {
         panic!("a test wants to see what a bug looks like");
     }
     let log = Arc::clone(log);

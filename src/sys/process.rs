@@ -43,6 +43,14 @@ struct Passwd {
     shell: *const c_char,
 }
 
+/// What a test asks of a debug build by the variable `LICFWD_TEST_` + `name`:
+/// PANIC, NO_PIDFD or REFUSAL_MS. A release build asks nobody, because the last
+/// one takes away the pauses that protect an account.
+pub fn test_hook(name: &str) -> Option<String> {
+    let ask = || std::env::var(format!("LICFWD_TEST_{name}")).ok();
+    cfg!(debug_assertions).then(ask).flatten()
+}
+
 /// Which side of a fork this is.
 pub enum Fork {
     /// The old process; the new one's id.
