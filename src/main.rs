@@ -1,4 +1,4 @@
-//! Runs the program once: parse, start, one error line, one exit code.
+//! Runs one of three programs: licfwd, the keeper of an ssh, or an SSH_ASKPASS.
 
 mod auth;
 mod cli;
@@ -22,14 +22,18 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     sys::close_inherited();
-    let (ignores_hup, ignores_int) = sys::reset_signals();
-    if let Some(code) = gateway::keep().or_else(auth::answer_for_ssh) {
-        return code;
+    let ignored = sys::reset_signals();
+    // Only licfwd itself sets it, for the two that it starts.
+    let role = std::env::var(sys::ROLE).unwrap_or_default();
+    match role.split(' ').collect::<Vec<_>>()[..] {
+        ["keeper", directory] => gateway::keep_ssh(directory),
+        ["askpass", caller, tty] => auth::answer_ssh(caller, tty),
+        _ => forward(ignored),
     }
-    let inherited = start::Inherited {
-        ignores_hup,
-        ignores_int,
-    };
+}
+
+/// licfwd proper: parses, starts, and says in one line why it fails.
+fn forward(ignored: sys::IgnoredSignals) -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let request = cli::parse(&arguments);
     let caller = evaluating_shell(&arguments, &request);
@@ -38,7 +42,7 @@ fn main() -> ExitCode {
         Request::Help => start::show(&cli::help()),
         Request::Version => start::show(concat!("licfwd ", env!("CARGO_PKG_VERSION"), "\n")),
         Request::Generate(what) => start::show(&cli::generate(what)),
-        Request::Run(invocation) => start::run(&invocation, inherited),
+        Request::Run(invocation) => start::run(&invocation, ignored),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,7 +10,7 @@ use crate::gateway::{self, Connection, Route};
 use crate::local::{self, Access, Bound};
 use crate::log::Log;
 use crate::retry::{Backoff, Deadline, Limits};
-use crate::sys;
+use crate::sys::{self, IgnoredSignals};
 use crate::tunnel::{Lifeline, Parts, Reconnect, Tunnel};
 use std::fs::File;
 use std::sync::Arc;
@@ -24,17 +24,17 @@ const STEP: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// Whatever keeps the tunnel from standing, with its exit code.
-pub fn run(invocation: &Invocation, inherited: Inherited) -> Result<()> {
+pub fn run(invocation: &Invocation, ignored: IgnoredSignals) -> Result<()> {
     let log = Log::new(
         invocation.verbosity,
         !invocation.announces() || !announce::stderr_is_evaluated(),
     );
     if !invocation.check {
-        return bring_up(invocation, inherited, Arc::new(log));
+        return bring_up(invocation, ignored, Arc::new(log));
     }
     let log = Arc::new(log.timing_steps());
     let begin = Instant::now();
-    let result = bring_up(invocation, inherited, Arc::clone(&log));
+    let result = bring_up(invocation, ignored, Arc::clone(&log));
     match &result {
         Ok(()) => log.note(format_args!(
             "{:8.1} ms  in all: the tunnel would stand, nothing is left of this check",
@@ -45,7 +45,7 @@ pub fn run(invocation: &Invocation, inherited: Inherited) -> Result<()> {
     result
 }
 
-fn bring_up(invocation: &Invocation, inherited: Inherited, log: Arc<Log>) -> Result<()> {
+fn bring_up(invocation: &Invocation, ignored: IgnoredSignals, log: Arc<Log>) -> Result<()> {
     sys::set_umask(0o077);
     sys::share_one_heap();
     if invocation.announces() {
@@ -56,11 +56,11 @@ fn bring_up(invocation: &Invocation, inherited: Inherited, log: Arc<Log>) -> Res
             format!("cannot open the log file {}", path.display())
         })?;
     }
-    stand(invocation, inherited, &log)
+    stand(invocation, ignored, &log)
         .inspect_err(|e| log.record(format_args!("failed ({}): {e}", e.code as i32)))
 }
 
-fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Result<()> {
+fn stand(invocation: &Invocation, ignored: IgnoredSignals, log: &Arc<Log>) -> Result<()> {
     if sys::test_hook("PANIC").is_some() {
         panic!("a test wants to see what a bug looks like");
     }
@@ -160,7 +160,7 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
             .join(" ")
     );
     let build = move || {
-        let signals = sys::serve_signals(&ending_signals(invocation.background, inherited))
+        let signals = sys::serve_signals(&ending_signals(invocation.background, ignored))
             .context(Code::System, || "cannot receive signals".into())?;
         let parts = Parts {
             doors,
@@ -218,23 +218,14 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
     }
 }
 
-/// What the process came with.
-#[derive(Clone, Copy, Debug)]
-pub struct Inherited {
-    /// HUP was ignored (`nohup`).
-    pub ignores_hup: bool,
-    /// INT was ignored (`command &` in a script).
-    pub ignores_int: bool,
-}
-
 /// The signals that end the tunnel. Schedulers send all the others to every
 /// process of a job; in the foreground a person's control-C counts.
-fn ending_signals(background: bool, inherited: Inherited) -> Vec<i32> {
+fn ending_signals(background: bool, ignored: IgnoredSignals) -> Vec<i32> {
     let mut signals = vec![sys::SIGTERM];
-    if !background && !inherited.ignores_int {
+    if !background && !ignored.int {
         signals.extend([sys::SIGINT, sys::SIGQUIT]);
     }
-    if !background && !inherited.ignores_hup {
+    if !background && !ignored.hup {
         signals.push(sys::SIGHUP);
     }
     signals

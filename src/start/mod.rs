@@ -6,4 +6,4 @@ mod daemon;
 mod probe;
 
 pub use announce::{fail, last_statement, show, stderr_is_evaluated};
-pub use bring_up::{Inherited, run};
+pub use bring_up::run;

@@ -6,5 +6,5 @@ mod keeper;
 mod mux;
 mod session;
 
-pub use keeper::{KEEPER, keep};
+pub use keeper::{KEEPER, keep_ssh};
 pub use session::{Call, Master, open};
