@@ -17,7 +17,6 @@ use cli::{Request, Shell};
 use error::Code;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -86,7 +85,6 @@ fn be_ready_to_fail(caller: Option<Shell>) {
 /// pipe that the calling shell, if there is one, evaluates.
 fn last_words(caller: Option<Shell>, text: &dyn Display) {
     if caller.is_none() || !start::stderr_is_evaluated() {
-        let line = format!("licfwd: {}\n", log::one_line(&text.to_string()));
-        let _ = io::stderr().write_all(line.as_bytes());
+        log::print_error(text);
     }
 }

@@ -195,15 +195,7 @@ fn stand(invocation: &Invocation, ignored: IgnoredSignals, log: &Arc<Log>) -> Re
     sys::hold_signals(true);
     if invocation.background {
         told.detail("going to the background");
-        let quiet = Arc::clone(&told);
-        daemon::detach(
-            || {
-                quiet.leave_stderr();
-                build()
-            },
-            announce,
-            serve,
-        )
+        daemon::detach(build, announce, serve)
     } else {
         let tunnel = build()?;
         announce(std::process::id())?;
