@@ -1,11 +1,19 @@
 //! One-line diagnostics: notes to people on stderr, events to the log file.
+//!
+//! | verb   | stderr hears it  | the log file keeps it |
+//! |--------|------------------|-----------------------|
+//! | note   | except with `-q` | always                |
+//! | event  | with `-v`        | always                |
+//! | detail | with `-v`        | with `-v`             |
+//! | record | never            | always                |
+//! | step   | as a detail, with `--check` as a note    |
 
-use std::fmt::{Arguments, Display};
+use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// How much to tell.
@@ -20,37 +28,35 @@ pub enum Verbosity {
     Verbose,
 }
 
+const ALWAYS: Verbosity = Verbosity::Quiet;
+
 /// Where diagnostics go. Shared by the main thread and a reconnecting one.
 #[derive(Debug)]
 pub struct Log {
     verbosity: Verbosity,
-    sinks: Mutex<Sinks>,
-    /// When the last step ended, where steps are timed (`--check`).
-    steps: Option<Mutex<Instant>>,
-}
-
-#[derive(Debug)]
-struct Sinks {
-    /// Whether stderr still belongs to us and is not the pipe that gets evaluated.
+    /// Whether stderr is there to be read. In the background it is /dev/null.
     stderr: bool,
-    file: Option<(File, PathBuf)>,
+    file: Mutex<Option<File>>,
+    /// When the last step ended, where steps are timed (`--check`).
+    last_step: Option<Mutex<Instant>>,
 }
 
 impl Log {
-    /// A log to stderr, or to nowhere yet when `stderr` is false (because stderr
-    /// is the pipe whose text the calling shell will evaluate).
+    /// A log to stderr, or to nowhere when `stderr` is false (because that is
+    /// the pipe whose text the calling shell will evaluate).
     pub fn new(verbosity: Verbosity, stderr: bool) -> Log {
         Log {
             verbosity,
-            sinks: Mutex::new(Sinks { stderr, file: None }),
-            steps: None,
+            stderr,
+            file: Mutex::new(None),
+            last_step: None,
         }
     }
 
     /// Also shows each [`step`](Log::step), with its time.
     pub fn timing_steps(self) -> Log {
         Log {
-            steps: Some(Mutex::new(Instant::now())),
+            last_step: Some(Mutex::new(Instant::now())),
             ..self
         }
     }
@@ -73,84 +79,70 @@ impl Log {
         if about.is_file() && about.uid() != crate::sys::user_id() {
             return Err(io::Error::other("it belongs to somebody else"));
         }
-        self.sinks().file = Some((file, path.to_owned()));
+        *lock(&self.file) = Some(file);
         Ok(())
     }
 
-    /// Lets go of stderr: the process has gone to the background.
-    pub fn leave_stderr(&self) {
-        self.sinks().stderr = false;
-    }
-
-    /// Something a person should know: stderr and the log file.
+    /// Something a person should know.
     pub fn note(&self, text: impl Display) {
-        if self.verbosity >= Verbosity::Normal {
-            self.to_stderr(format_args!("{text}"));
-        }
-        self.to_file(format_args!("{text}"));
-    }
-
-    /// A step or a client: shown with `-v` only, in both places.
-    pub fn detail(&self, text: impl Display) {
-        if self.verbosity >= Verbosity::Verbose {
-            self.to_stderr(format_args!("{text}"));
-            self.to_file(format_args!("{text}"));
-        }
-    }
-
-    /// A step on the way to a tunnel that has just ended: shown with `-v`, and by
-    /// `--check` with the time since the step before.
-    pub fn step(&self, text: impl Display) {
-        let Some(last) = &self.steps else {
-            return self.detail(text);
-        };
-        let mut last = last.lock().unwrap_or_else(|e| e.into_inner());
-        let milliseconds = last.elapsed().as_secs_f64() * 1e3;
-        *last = Instant::now();
-        self.note(format_args!("{milliseconds:8.1} ms  {text}"));
+        self.tell(Some(Verbosity::Normal), ALWAYS, &text);
     }
 
     /// Something that the log file keeps and a terminal need not show.
     pub fn event(&self, text: impl Display) {
-        if self.verbosity >= Verbosity::Verbose {
-            self.to_stderr(format_args!("{text}"));
-        }
-        self.to_file(format_args!("{text}"));
+        self.tell(Some(Verbosity::Verbose), ALWAYS, &text);
     }
 
-    /// Something that stderr hears of anyway: the log file alone.
+    /// A client, or what else fills a log.
+    pub fn detail(&self, text: impl Display) {
+        self.tell(Some(Verbosity::Verbose), Verbosity::Verbose, &text);
+    }
+
+    /// Something that stderr hears of anyway.
     pub fn record(&self, text: impl Display) {
-        self.to_file(format_args!("{text}"));
+        self.tell(None, ALWAYS, &text);
     }
 
-    fn sinks(&self) -> std::sync::MutexGuard<'_, Sinks> {
-        self.sinks.lock().unwrap_or_else(|e| e.into_inner())
+    /// A step on the way to a tunnel that has just ended: a detail, but with
+    /// `--check` a note with the time since the step before.
+    pub fn step(&self, text: impl Display) {
+        let Some(last) = &self.last_step else {
+            return self.detail(text);
+        };
+        let took = std::mem::replace(&mut *lock(last), Instant::now()).elapsed();
+        let milliseconds = took.as_secs_f64() * 1e3;
+        self.note(format_args!("{milliseconds:8.1} ms  {text}"));
     }
 
-    fn to_stderr(&self, text: Arguments<'_>) {
-        if self.sinks().stderr {
-            // One write per line, so that two processes' lines do not mix.
-            let line = format!("licfwd: {}\n", one_line(&text.to_string()));
-            let _ = io::stderr().write_all(line.as_bytes());
+    /// One line to whoever hears of such things at this verbosity: stderr from
+    /// `stderr` on (`None`: never), the log file from `file` on.
+    fn tell(&self, stderr: Option<Verbosity>, file: Verbosity, text: &dyn Display) {
+        if self.stderr && stderr.is_some_and(|least| self.verbosity >= least) {
+            print_error(text);
+        }
+        if let Some(open) = &mut *lock(&self.file)
+            && self.verbosity >= file
+        {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let now = utc(now.map_or(0, |now| now.as_secs()));
+            let text = one_line(&text.to_string());
+            let line = format!("{now} licfwd[{}]: {text}\n", std::process::id());
+            // A full disk or a vanished directory must never stop a running job:
+            // the line is then lost, and nothing else.
+            let _ = open.write(line.as_bytes());
         }
     }
+}
 
-    /// A full disk or a vanished directory must never stop a running job: the
-    /// line is then lost, and nothing else.
-    fn to_file(&self, text: Arguments<'_>) {
-        if let Some((file, _)) = &mut self.sinks().file {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |d| d.as_secs());
-            let line = format!(
-                "{} licfwd[{}]: {}\n",
-                utc(now),
-                std::process::id(),
-                one_line(&text.to_string())
-            );
-            let _ = file.write(line.as_bytes());
-        }
-    }
+/// Writes a line to stderr, in one piece, so that two processes' lines do not mix.
+pub fn print_error(text: &dyn Display) {
+    let line = format!("licfwd: {}\n", one_line(&text.to_string()));
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// A thread that panicked has left nothing half done in here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// O_NOCTTY | O_NONBLOCK: a named pipe without a reader must not hang the start.

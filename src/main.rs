@@ -1,4 +1,4 @@
-//! Runs the program once: parse, start, one error line, one exit code.
+//! Runs one of three programs: licfwd, the keeper of an ssh, or an SSH_ASKPASS.
 
 mod auth;
 mod cli;
@@ -17,34 +17,36 @@ use cli::{Request, Shell};
 use error::Code;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     sys::close_inherited();
-    let (ignores_hup, ignores_int) = sys::reset_signals();
-    if let Some(code) = gateway::keep().or_else(auth::answer_for_ssh) {
-        return code;
+    let ignored = sys::reset_signals();
+    // Only licfwd itself sets it, for the two that it starts.
+    let role = std::env::var(sys::ROLE).unwrap_or_default();
+    match role.split(' ').collect::<Vec<_>>()[..] {
+        ["keeper", directory] => gateway::keep_ssh(directory),
+        ["askpass", caller, tty] => auth::answer_ssh(caller, tty),
+        _ => forward(ignored),
     }
-    let inherited = start::Inherited {
-        ignores_hup,
-        ignores_int,
-    };
+}
+
+/// licfwd proper: parses, starts, and says in one line why it fails.
+fn forward(ignored: sys::IgnoredSignals) -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let request = cli::parse(&arguments);
-    let caller = evaluating_shell(&arguments, &request);
-    be_ready_to_fail(caller);
+    let shell = evaluating_shell(&arguments, &request);
+    be_ready_to_fail(shell);
     let result = request.and_then(|request| match request {
-        Request::Help => start::show(&cli::help()),
-        Request::Version => start::show(concat!("licfwd ", env!("CARGO_PKG_VERSION"), "\n")),
-        Request::Generate(what) => start::show(&cli::generate(what)),
-        Request::Run(invocation) => start::run(&invocation, inherited),
+        Request::Help => start::print_text(&cli::help()),
+        Request::Version => start::print_text(concat!("licfwd ", env!("CARGO_PKG_VERSION"), "\n")),
+        Request::Generate(what) => start::print_text(&cli::generate(what)),
+        Request::Run(invocation) => start::run(&invocation, ignored),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            last_words(caller, &e);
-            start::fail(caller, e.code as i32);
+            print_failure(shell, e.code, &e);
             ExitCode::from(e.code as u8)
         }
     }
@@ -55,34 +57,31 @@ fn evaluating_shell(arguments: &[OsString], request: &error::Result<Request>) ->
     match request {
         Ok(Request::Run(invocation)) if !invocation.announces() => None,
         Ok(Request::Generate(_)) => None,
-        Err(_) if arguments.iter().any(|word| word == "--check") => None,
+        Err(_) if arguments.iter().any(|argument| argument == "--check") => None,
         _ => Some(cli::shell_hint(arguments)),
     }
 }
 
 /// A panic, and a signal before the announcement, must not look like success
 /// to `eval $(licfwd ...)` either.
-fn be_ready_to_fail(caller: Option<Shell>) {
-    sys::on_deadly_signal(|status| start::last_statement(caller, status));
+fn be_ready_to_fail(shell: Option<Shell>) {
+    sys::on_deadly_signal(|status| start::failing_output(shell, status));
     std::panic::set_hook(Box::new(move |panic| {
         if std::thread::current().name() != Some("main") {
             // The reconnecting thread: the tunnel finds it dead, and lives on.
             return;
         }
-        last_words(
-            caller,
-            &format_args!("internal error, please report it: {panic}"),
-        );
-        start::fail(caller, Code::Internal as i32);
+        let what = format_args!("internal error, please report it: {panic}");
+        print_failure(shell, Code::Internal, &what);
         sys::exit_now(Code::Internal as i32);
     }));
 }
 
-/// The one line that says why the program ends, on stderr, unless that is the
-/// pipe that the calling shell, if there is one, evaluates.
-fn last_words(caller: Option<Shell>, text: &dyn Display) {
-    if caller.is_none() || !start::stderr_is_evaluated() {
-        let line = format!("licfwd: {}\n", log::one_line(&text.to_string()));
-        let _ = io::stderr().write_all(line.as_bytes());
+/// The one line that says why the program ends, unless stderr is the pipe that the
+/// calling shell evaluates; and what that shell gets instead of the announcement.
+fn print_failure(shell: Option<Shell>, code: Code, why: &dyn Display) {
+    if shell.is_none() || !start::stderr_is_evaluated() {
+        log::print_error(why);
     }
+    start::print_failing_statement(shell, code as i32);
 }

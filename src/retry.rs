@@ -1,5 +1,6 @@
 //! When to try again.
 
+use crate::sys;
 use rand::Rng;
 use std::time::{Duration, Instant};
 
@@ -86,13 +87,11 @@ impl Limits {
 
 /// How long to wait after each login that was refused while reconnecting: 1, 5,
 /// 15 minutes, then every 30; ten attempts in a row at most, so that an account
-/// is not locked (a booting gateway refuses too). `LICFWD_TEST_REFUSAL_MS`
-/// makes every wait that many milliseconds, for tests.
+/// is not locked (a booting gateway refuses too).
 pub fn refusal_waits() -> impl Iterator<Item = Duration> {
     const ATTEMPTS: usize = 10;
-    let test = std::env::var("LICFWD_TEST_REFUSAL_MS")
-        .ok()
-        .and_then(|ms| ms.parse().ok())
+    let test = sys::test_hook("REFUSAL_MS")
+        .and_then(|milliseconds| milliseconds.parse().ok())
         .map(Duration::from_millis);
     [1, 5, 15]
         .into_iter()

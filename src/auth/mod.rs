@@ -16,4 +16,4 @@ pub use host_key::{KnownHosts, Rules};
 pub use identities::Credentials;
 pub use login::login;
 pub use prompt::Prompter;
-pub use terminal::{NO_ANSWER, Terminal, answer_for_ssh, is_asking};
+pub use terminal::{NO_ANSWER, Terminal, answer_ssh, is_asking};

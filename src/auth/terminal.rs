@@ -65,7 +65,8 @@ impl Prompter for Terminal {
         let (Ok(tty), Ok(licfwd)) = (fs::read_link("/proc/self/fd/0"), env::current_exe()) else {
             return false;
         };
-        ssh.env(LENT, format!("{} {}", process::id(), tty.display()));
+        let role = format!("askpass {} {}", process::id(), tty.display());
+        ssh.env(sys::ROLE, role);
         ssh.env("SSH_ASKPASS", licfwd);
         ssh.env("SSH_ASKPASS_REQUIRE", "force");
         // Before OpenSSH 8.4 that is not known, but any display will do.
@@ -76,9 +77,7 @@ impl Prompter for Terminal {
     }
 }
 
-/// Tells an SSH_ASKPASS of our own the process and the terminal it asks for.
-const LENT: &str = "LICFWD_ASKPASS";
-/// What it says on stderr, which is ssh's, so that nobody counts the seconds.
+/// What an SSH_ASKPASS of our own says on stderr, which is ssh's, so that nobody counts the seconds.
 const ASKING: &str = "\u{1}asking";
 const ANSWERED: &str = "\u{1}answered";
 /// And when there is no answer.
@@ -89,12 +88,11 @@ pub fn is_asking(words: &str) -> bool {
     words.lines().rfind(|line| line.starts_with('\u{1}')) == Some(ASKING)
 }
 
-/// Asks for an ssh on the way to the gateway, when that is what this process was
-/// started for.
-pub fn answer_for_ssh() -> Option<ExitCode> {
-    let lent = env::var(LENT).ok()?;
-    let (Some((caller, tty)), Some(prompt)) = (lent.split_once(' '), env::args().nth(1)) else {
-        return Some(ExitCode::FAILURE);
+/// The program of an SSH_ASKPASS: on that terminal asks what an ssh on the way to
+/// the gateway wants to know. Control-C there is meant for the process `caller`.
+pub fn answer_ssh(caller: &str, tty: &str) -> ExitCode {
+    let Some(prompt) = env::args().nth(1) else {
+        return ExitCode::FAILURE;
     };
     let tty = OpenOptions::new().read(true).write(true).open(tty);
     eprintln!("{ASKING}");
@@ -106,14 +104,14 @@ pub fn answer_for_ssh() -> Option<ExitCode> {
     match answer {
         Some(Line::Text(text)) => {
             println!("{text}");
-            return Some(ExitCode::SUCCESS);
+            return ExitCode::SUCCESS;
         }
         Some(Line::Interrupted) => sys::interrupt(caller.parse().unwrap_or(0)),
         None => eprintln!("{NO_ANSWER}: {}", one_line(&prompt)),
     }
     // Without an answer ssh would send an empty one.
     sys::end_own_group();
-    None
+    ExitCode::FAILURE
 }
 
 fn ask_on_tty(tty: &mut File, prompt: &str, echo: bool) -> Option<String> {

@@ -10,6 +10,6 @@ mod route;
 mod session;
 mod ssh_stderr;
 
-pub use openssh::keep;
+pub use openssh::keep_ssh;
 pub use route::{Connection, Route, check};
 pub use session::{Answer, Channel, End, HandedOver, Opened, OwnSocket, Session};

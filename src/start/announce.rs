@@ -1,17 +1,33 @@
 //! Writes the statement that the calling shell evaluates.
 
-use crate::cli::Shell;
+use crate::cli::{Invocation, Shell};
 use crate::error::{Code, Error, Result, cause};
-use std::fs::File;
+use crate::local::LocalPorts;
+use crate::sys;
+use std::fs::{self, File, Metadata};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
+/// The variables to set, with their values: where each license server is now.
+pub fn variables(invocation: &Invocation, bound: &LocalPorts) -> Vec<(String, String)> {
+    let server = |i: &usize| {
+        let server = &bound.servers[*i];
+        invocation.format.render(server.port, &server.host)
+    };
+    let group = |group: &Vec<usize>| group.iter().map(server).collect::<Vec<_>>().join(",");
+    let variables = bound.variables.iter().map(|variable| {
+        let groups: Vec<String> = variable.groups.iter().map(group).collect();
+        (variable.name.clone(), groups.join(":"))
+    });
+    variables.collect()
+}
+
 /// The statement that sets `variables`, on one line, safe under both
 /// `eval $(...)` and `eval "$(...)"`: names and values hold nothing that a shell
 /// would split, expand or quote (the command line has seen to that).
-pub fn statement(shell: Shell, variables: &[(String, String)]) -> String {
-    let parts: Vec<String> = variables
+fn statement(shell: Shell, variables: &[(String, String)]) -> String {
+    let settings: Vec<String> = variables
         .iter()
         .map(|(name, value)| match shell {
             Shell::Sh => format!("{name}={value}"),
@@ -20,14 +36,14 @@ pub fn statement(shell: Shell, variables: &[(String, String)]) -> String {
         })
         .collect();
     match shell {
-        Shell::Sh => format!("export {}\n", parts.join(" ")),
-        Shell::Csh | Shell::Fish => format!("{}\n", parts.join("; ")),
+        Shell::Sh => format!("export {}\n", settings.join(" ")),
+        Shell::Csh | Shell::Fish => format!("{}\n", settings.join("; ")),
     }
 }
 
 /// The statement that fails with `status`: `eval $(licfwd ...)` would otherwise
 /// succeed when licfwd fails and prints nothing.
-pub fn failing(shell: Shell, status: i32) -> String {
+fn failing_statement(shell: Shell, status: i32) -> String {
     match shell {
         Shell::Sh | Shell::Csh => format!("(exit {status})\n"),
         Shell::Fish => format!("sh -c \"exit {status}\"\n"),
@@ -36,59 +52,60 @@ pub fn failing(shell: Shell, status: i32) -> String {
 
 /// What to write to standard output when licfwd fails: the failing statement,
 /// or nothing where no shell evaluates it (`None`) or a person reads.
-pub fn last_statement(caller: Option<Shell>, status: i32) -> String {
-    match caller {
-        Some(shell) if !io::stdout().is_terminal() => failing(shell, status),
+pub fn failing_output(shell: Option<Shell>, status: i32) -> String {
+    match shell {
+        Some(shell) if !io::stdout().is_terminal() => failing_statement(shell, status),
         _ => String::new(),
     }
 }
 
 /// Writes the failing statement. There is nobody to tell if that fails too.
-pub fn fail(caller: Option<Shell>, status: i32) {
-    let _ = write_whole(&last_statement(caller, status));
+pub fn print_failing_statement(shell: Option<Shell>, status: i32) {
+    let _ = write_whole(&failing_output(shell, status));
 }
 
 /// Writes help or version.
 ///
 /// # Errors
 /// [`Code::Output`].
-pub fn show(text: &str) -> Result<()> {
+pub fn print_text(text: &str) -> Result<()> {
     write_whole(text)
         .map_err(|e| Error::new(Code::Output, format!("standard output: {}", cause(&e))))
 }
 
-/// Writes the statement to standard output.
+/// Writes the statement that sets `variables`.
 ///
 /// # Errors
-/// [`Code::Output`]: closed, full, or /dev/null, where the statement would
-/// reach no shell.
-pub fn print(line: &str) -> Result<()> {
-    check()?;
-    write_whole(line).map_err(|e| refused(&cause(&e)))
+/// [`Code::Output`]: nobody reads, or the disk is full.
+pub fn print_statement(shell: Shell, variables: &[(String, String)]) -> Result<()> {
+    write_whole(&statement(shell, variables)).map_err(|e| unwritable(&cause(&e)))
 }
 
-/// Whether a statement written to standard output can reach a shell; asked
-/// before anything else is tried.
+/// Asked before anything else is tried.
 ///
 /// # Errors
-/// [`Code::Output`].
-pub fn check() -> Result<()> {
+/// [`Code::Output`]: no statement written to standard output would reach a shell.
+pub fn check_stdout() -> Result<()> {
     // A closed standard output is /dev/null as well: Rust opens it at the start.
-    let nowhere = same_as(1, "/dev/null");
-    if nowhere {
-        Err(refused("it is closed or /dev/null"))
-    } else {
-        Ok(())
+    match (file_behind(1), fs::metadata("/dev/null")) {
+        (Ok(out), Ok(null)) if out.file_type().is_char_device() && out.rdev() == null.rdev() => {
+            Err(unwritable("it is closed or /dev/null"))
+        }
+        _ => Ok(()),
     }
 }
 
-fn refused(why: &str) -> Error {
-    Error::new(
-        Code::Output,
-        format!(
-            "cannot write the statement to standard output: {why}; call licfwd as: eval $(licfwd ...)"
-        ),
-    )
+fn unwritable(why: &str) -> Error {
+    let what = format!(
+        "cannot write the statement to standard output: {why}; call licfwd as: eval $(licfwd ...)"
+    );
+    Error::new(Code::Output, what)
+}
+
+/// The end of what a foreground tunnel announces, for whoever reads to there.
+pub fn close_stdout() {
+    let null = File::options().write(true).open("/dev/null");
+    let _ = null.map(|null| sys::redirect(null, 1));
 }
 
 /// In one piece and without std's buffer, which a fork would double.
@@ -96,25 +113,19 @@ fn write_whole(text: &str) -> io::Result<()> {
     File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(text.as_bytes())
 }
 
-fn same_as(fd: i32, path: &str) -> bool {
-    let stat = std::fs::metadata(format!("/proc/self/fd/{fd}"));
-    match (stat, std::fs::metadata(path)) {
-        (Ok(a), Ok(b)) => a.file_type().is_char_device() && a.rdev() == b.rdev(),
-        _ => false,
-    }
-}
-
 /// Whether standard error is the same pipe or file as standard output (`2>&1`):
 /// whatever is said there would be evaluated.
 pub fn stderr_is_evaluated() -> bool {
-    let stat =
-        |fd: std::os::fd::BorrowedFd<'_>| File::from(fd.try_clone_to_owned().ok()?).metadata().ok();
-    match (stat(io::stdout().as_fd()), stat(io::stderr().as_fd())) {
-        (Some(out), Some(err)) => {
+    match (file_behind(1), file_behind(2)) {
+        (Ok(out), Ok(err)) => {
             !out.file_type().is_char_device() && (out.dev(), out.ino()) == (err.dev(), err.ino())
         }
         _ => false,
     }
+}
+
+fn file_behind(descriptor: i32) -> io::Result<Metadata> {
+    fs::metadata(format!("/proc/self/fd/{descriptor}"))
 }
 
 #[cfg(test)]
@@ -134,7 +145,7 @@ mod tests {
             ),
         ] {
             assert_eq!(statement(shell, &two), line);
-            assert_eq!(failing(shell, 77), failure);
+            assert_eq!(failing_statement(shell, 77), failure);
         }
     }
 }

@@ -1,40 +1,37 @@
-//! Brings the tunnel up: ports, gateway, probe, within tries and deadline.
+//! Brings the tunnel up, step by step, and leaves it to the process that serves.
 
-use super::probe::{self, Findings};
-use super::{announce, daemon};
-use crate::auth::{Credentials, Terminal};
+use super::{announce, daemon, other_nodes, tries};
+use crate::auth::Credentials;
 use crate::cli::{Invocation, Watch};
-use crate::config::{self, Silence, Strict};
-use crate::error::{Code, Context, Error, Result};
+use crate::config::{self, Gateway, Silence, Strict};
+use crate::error::{Code, Context, Result};
 use crate::gateway::{self, Connection, Route};
 use crate::local::{self, Access, LocalPorts};
 use crate::log::Log;
-use crate::retry::{Backoff, Deadline, Limits};
-use crate::sys;
+use crate::retry::{Deadline, Limits};
+use crate::sys::{self, IgnoredSignals};
 use crate::tunnel::{Job, Parts, Reconnect, Tunnel};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Limit for one connection step where neither `--timeout` nor ConnectTimeout is given.
-const STEP: Duration = Duration::from_secs(15);
+const STEP_LIMIT: Duration = Duration::from_secs(15);
 
 /// Does what the command line asks: returns when the tunnel stands in the
-/// background, or when a foreground one has ended.
+/// background, or a check is done. A tunnel in the foreground ends the process.
 ///
 /// # Errors
 /// Whatever keeps the tunnel from standing, with its exit code.
-pub fn run(invocation: &Invocation, inherited: Inherited) -> Result<()> {
-    let log = Log::new(
-        invocation.verbosity,
-        !invocation.announces() || !announce::stderr_is_evaluated(),
-    );
+pub fn run(invocation: &Invocation, ignored: IgnoredSignals) -> Result<()> {
+    let stderr = !invocation.announces() || !announce::stderr_is_evaluated();
+    let log = Log::new(invocation.verbosity, stderr);
     if !invocation.check {
-        return bring_up(invocation, inherited, Arc::new(log));
+        return bring_up(invocation, ignored, &Arc::new(log));
     }
     let log = Arc::new(log.timing_steps());
     let begin = Instant::now();
-    let result = bring_up(invocation, inherited, Arc::clone(&log));
+    let result = bring_up(invocation, ignored, &log);
     match &result {
         Ok(()) => log.note(format_args!(
             "{:8.1} ms  in all: the tunnel would stand, nothing is left of this check",
@@ -45,202 +42,68 @@ pub fn run(invocation: &Invocation, inherited: Inherited) -> Result<()> {
     result
 }
 
-fn bring_up(invocation: &Invocation, inherited: Inherited, log: Arc<Log>) -> Result<()> {
+fn bring_up(invocation: &Invocation, ignored: IgnoredSignals, log: &Arc<Log>) -> Result<()> {
     sys::set_umask(0o077);
     sys::share_one_heap();
     if invocation.announces() {
-        announce::check()?;
+        announce::check_stdout()?;
     }
     if let Some(path) = &invocation.log {
         log.open_file(path).context(Code::Config, || {
             format!("cannot open the log file {}", path.display())
         })?;
     }
-    stand(invocation, inherited, &log)
-        .inspect_err(|e| log.record(format_args!("failed ({}): {e}", e.code as i32)))
+    let prepared = prepare(invocation, log);
+    let done = prepared.and_then(|prepared| match invocation.check {
+        true => Ok(()),
+        false => announce_and_serve(invocation, prepared, ignored, log),
+    });
+    done.inspect_err(|e| log.record(format_args!("failed ({}): {e}", e.code as i32)))
 }
 
-fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Result<()> {
-    if std::env::var_os("LICFWD_TEST_PANIC").is_some() {
+/// All that a tunnel needs, and it works. The session with the gateway belongs to
+/// the one process that goes on with this value, or drops it.
+struct Prepared {
+    route: Route,
+    connection: Connection,
+    bound: LocalPorts,
+    access: Access,
+    watched_job: Job,
+    step_limit: Duration,
+}
+
+/// Everything that can fail, in the foreground and before the fork. What costs the
+/// gateway nothing comes before the login.
+fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
+    if sys::test_hook("PANIC").is_some() {
         panic!("a test wants to see what a bug looks like");
     }
-    let log = Arc::clone(log);
-    let announces = invocation.announces();
     let deadline = Deadline::after(invocation.deadline);
-    let job = job_of(invocation)?;
+    let watched_job = watched_job(invocation)?;
     let access = Access::new(invocation.allow_any_user, &invocation.allow)?;
     sys::raise_descriptor_limit();
-
-    let step = invocation.timeout.unwrap_or(STEP);
-    let mut gateway = config::resolve(
-        &invocation.gateway,
-        &invocation.ssh_options,
-        step.min(deadline.left()),
-        &log,
-    )?;
-    gateway.compression |= invocation.compress;
-    if invocation.check && gateway.strict == Strict::AcceptNew {
-        gateway.strict = Strict::AcceptUnwritten;
-    }
-    log.step(format_args!(
-        "gateway {} is {} port {}, user {}",
-        gateway.name, gateway.host, gateway.port, gateway.user
-    ));
-    let step = invocation
-        .timeout
-        .or(gateway.connect_timeout)
-        .unwrap_or(STEP);
-    gateway::check(invocation.via, &gateway)?;
-    let credentials = Credentials::load(&gateway, &log)?;
-    if gateway.unlink_sockets && !invocation.check {
-        local::make_way(&invocation.forwards);
-    }
-    let bound = LocalPorts::bind(
-        &invocation.forwards,
-        &invocation.targets,
-        invocation.listen,
-        &log,
-    )?;
-
-    log.step("identities read, local ports bound");
-
-    let silence = Silence::of(&gateway);
-    let mut route = Route {
-        gateway,
-        credentials,
-        via: invocation.via,
-        ssh_options: config::absolute(&invocation.ssh_options),
-        forwards: invocation.forwards.iter().map(|f| f.to.clone()).collect(),
-        dry: invocation.check,
-        cut_off: false,
-    };
+    let gateway = resolve_gateway(invocation, deadline, log)?;
+    let step = invocation.timeout.or(gateway.connect_timeout);
+    let step = step.unwrap_or(STEP_LIMIT);
     let limits = Limits { step, deadline };
-    let way = Way {
-        invocation,
-        limits,
-        log: &log,
-    };
-    let connection = way.try_until_it_works(&mut route, &bound)?;
-    tell_where_it_works(invocation, &log);
-    if invocation.check {
-        return Ok(());
-    }
-
-    let LocalPorts {
-        listeners,
-        servers,
-        variables,
-    } = bound;
-    let mut values: Vec<(String, String)> = variables
-        .iter()
-        .map(|variable| {
-            let group = |group: &Vec<usize>| {
-                let server = |i: &usize| {
-                    invocation
-                        .format
-                        .render(servers[*i].port, &servers[*i].host)
-                };
-                group.iter().map(server).collect::<Vec<_>>().join(",")
-            };
-            let groups: Vec<String> = variable.groups.iter().map(group).collect();
-            (variable.name.clone(), groups.join(":"))
-        })
-        .collect();
-    let told = Arc::clone(&log);
-    let started = format!(
-        "started: gateway {} ({} port {}) over {}, {}",
-        route.gateway.name,
-        route.gateway.host,
-        route.gateway.port,
-        connection.name(),
-        values
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect::<Vec<_>>()
-            .join(" ")
-    );
-    let build = move || {
-        let signals = sys::serve_signals(&ending_signals(invocation.background, inherited))
-            .context(Code::System, || "cannot receive signals".into())?;
-        let parts = Parts {
-            listeners,
-            access,
-            reconnect: Reconnect::new(route, step),
-            silence,
-            job,
-            signals,
-            log,
-        };
-        Tunnel::new(parts, connection).context(Code::System, || "cannot start to serve".into())
-    };
-    let mut announce = |pid: u32| {
-        values.extend(
-            invocation
-                .pid_var
-                .clone()
-                .map(|name| (name, pid.to_string())),
-        );
-        if announces {
-            announce::print(&announce::statement(invocation.shell, &values))
-        } else {
-            Ok(())
-        }
-    };
-    let serve = |tunnel: Tunnel| {
-        told.event(started);
-        let why = tunnel.serve();
-        told.event(format_args!("ended: {why}"));
-    };
-    // From here on a signal must not end one side without the other.
-    sys::hold_signals(true);
-    if invocation.background {
-        told.detail("going to the background");
-        let quiet = Arc::clone(&told);
-        daemon::detach(
-            || {
-                quiet.leave_stderr();
-                build()
-            },
-            announce,
-            serve,
-        )
-    } else {
-        let tunnel = build()?;
-        announce(std::process::id())?;
-        if announces {
-            // The line has an end for whoever reads it to there.
-            let null = File::options().write(true).open("/dev/null");
-            let _ = null.map(|null| sys::redirect(null, 1));
-        }
-        serve(tunnel);
-        // A reconnecting thread may be anywhere; nothing is left to clean up.
-        sys::exit_now(0)
-    }
+    gateway::check(invocation.via, &gateway)?;
+    let credentials = Credentials::load(&gateway, log)?;
+    let bound = bind_ports(invocation, &gateway, log)?;
+    log.step("identities read, local ports bound");
+    let mut route = route(invocation, gateway, credentials);
+    let connection = tries::connect(invocation, &mut route, &bound, limits, log)?;
+    other_nodes::tell(invocation, log);
+    Ok(Prepared {
+        route,
+        connection,
+        bound,
+        access,
+        watched_job,
+        step_limit: step,
+    })
 }
 
-/// What the process came with.
-#[derive(Clone, Copy, Debug)]
-pub struct Inherited {
-    /// HUP was ignored (`nohup`).
-    pub ignores_hup: bool,
-    /// INT was ignored (`command &` in a script).
-    pub ignores_int: bool,
-}
-
-/// The signals that end the tunnel. Schedulers send all the others to every
-/// process of a job; in the foreground a person's control-C counts.
-fn ending_signals(background: bool, inherited: Inherited) -> Vec<i32> {
-    let mut signals = vec![sys::SIGTERM];
-    if !background && !inherited.ignores_int {
-        signals.extend([sys::SIGINT, sys::SIGQUIT]);
-    }
-    if !background && !inherited.ignores_hup {
-        signals.push(sys::SIGHUP);
-    }
-    signals
-}
-
-fn job_of(invocation: &Invocation) -> Result<Job> {
+fn watched_job(invocation: &Invocation) -> Result<Job> {
     match invocation.watch {
         Watch::Nothing => Ok(Job::unbounded()),
         Watch::Pid(pid) => Job::of_process(pid),
@@ -252,107 +115,128 @@ fn job_of(invocation: &Invocation) -> Result<Job> {
     }
 }
 
-/// One note where programs on other nodes could expect to use the tunnel.
-fn tell_where_it_works(invocation: &Invocation, log: &Log) {
-    if invocation.listen.is_some() || invocation.targets.is_empty() {
-        return;
+fn resolve_gateway(invocation: &Invocation, deadline: Deadline, log: &Log) -> Result<Gateway> {
+    let limit = invocation.timeout.unwrap_or(STEP_LIMIT);
+    let limit = limit.min(deadline.left());
+    let mut gateway = config::resolve(&invocation.gateway, &invocation.ssh_options, limit, log)?;
+    gateway.compression |= invocation.compress;
+    if invocation.check && gateway.strict == Strict::AcceptNew {
+        gateway.strict = Strict::AcceptUnwritten;
     }
-    let set = |name: &str| std::env::var(name).unwrap_or_default();
-    let pbs_nodes = std::fs::read_to_string(set("PBS_NODEFILE")).unwrap_or_default();
-    let mut pbs_nodes: Vec<&str> = pbs_nodes.lines().collect();
-    pbs_nodes.sort_unstable();
-    pbs_nodes.dedup();
-    let lsb_hosts = set("LSB_HOSTS");
-    let mut lsb_nodes: Vec<&str> = lsb_hosts.split_whitespace().collect();
-    lsb_nodes.sort_unstable();
-    lsb_nodes.dedup();
-    let several = set("SLURM_JOB_NUM_NODES").parse().is_ok_and(|n: u32| n > 1)
-        || pbs_nodes.len() > 1
-        || lsb_nodes.len() > 1;
-    let outside = !set("SLURM_JOB_ID").is_empty() && set("SLURMD_NODENAME").is_empty();
-    if several || outside {
-        log.note(format_args!(
-            "only programs on this node, {}, can use the tunnel; --listen and --allow serve the other nodes of a job",
-            sys::node_name()
-        ));
+    log.step(format_args!(
+        "gateway {} is {} port {}, user {}",
+        gateway.name, gateway.host, gateway.port, gateway.user
+    ));
+    Ok(gateway)
+}
+
+fn bind_ports(invocation: &Invocation, gateway: &Gateway, log: &Log) -> Result<LocalPorts> {
+    let forwards = &invocation.forwards;
+    if gateway.unlink_sockets && !invocation.check {
+        local::make_way(forwards);
+    }
+    LocalPorts::bind(forwards, &invocation.targets, invocation.listen, log)
+}
+
+fn route(invocation: &Invocation, gateway: Gateway, credentials: Credentials) -> Route {
+    Route {
+        gateway,
+        credentials,
+        via: invocation.via,
+        ssh_options: config::absolute(&invocation.ssh_options),
+        forwards: invocation.forwards.iter().map(|f| f.to.clone()).collect(),
+        dry: invocation.check,
+        cut_off: false,
     }
 }
 
-/// The way to a connection over which the license servers answer.
-struct Way<'a> {
-    invocation: &'a Invocation,
-    limits: Limits,
-    log: &'a Arc<Log>,
+/// The three steps are closures, because in the background they are shared by two
+/// processes, and [`daemon::detach`] alone knows in which of them it is.
+fn announce_and_serve(
+    invocation: &Invocation,
+    prepared: Prepared,
+    ignored: IgnoredSignals,
+    log: &Arc<Log>,
+) -> Result<()> {
+    let background = invocation.background;
+    let mut variables = announce::variables(invocation, &prepared.bound);
+    let started = started(&prepared, &variables);
+    // The child's: takes the session along. In the parent nothing may touch that any
+    // more, and it must not even be dropped.
+    let build = || tunnel(prepared, &ending_signals(background, ignored), log);
+    // The parent's: it still has the caller's stdout, and knows the child's process id.
+    let mut announce = |pid: u32| {
+        let pid_variable = invocation.pid_var.clone();
+        variables.extend(pid_variable.map(|name| (name, pid.to_string())));
+        match invocation.announces() {
+            true => announce::print_statement(invocation.shell, &variables),
+            false => Ok(()),
+        }
+    };
+    // The child's again, once the parent has announced it.
+    let serve = |tunnel: Tunnel| {
+        log.event(started);
+        let why = tunnel.serve();
+        log.event(format_args!("ended: {why}"));
+    };
+    // From here on a signal must not end one side without the other.
+    sys::hold_signals(true);
+    if background {
+        log.detail("going to the background");
+        return daemon::detach(build, announce, serve);
+    }
+    let tunnel = build()?;
+    announce(std::process::id())?;
+    if invocation.announces() {
+        announce::close_stdout();
+    }
+    serve(tunnel);
+    // A reconnecting thread may be anywhere; nothing is left to clean up.
+    sys::exit_now(0)
 }
 
-impl Way<'_> {
-    /// Tries, waits and tries again, with one counter for gateway and servers.
-    fn try_until_it_works(&self, route: &mut Route, bound: &LocalPorts) -> Result<Connection> {
-        let mut connection = None;
-        let tries = self.invocation.tries;
-        for n in 1.. {
-            let error = match self.try_once(&mut connection, route, bound) {
-                Ok(()) => break,
-                Err(e) if !e.code.is_transient() => return Err(e),
-                Err(e) => e,
-            };
-            if n == tries {
-                return Err(Error::new(
-                    error.code,
-                    format!(
-                        "{error}; gave up after {n} {}",
-                        if n == 1 { "try" } else { "tries" }
-                    ),
-                ));
-            }
-            let wait = Backoff::START.wait(n - 1, &mut rand::rng());
-            if wait >= self.limits.deadline.left() {
-                return Err(Error::new(
-                    error.code,
-                    format!(
-                        "{error}; gave up after {n} tries, because the deadline of {} s is near",
-                        self.invocation.deadline.as_secs()
-                    ),
-                ));
-            }
-            self.log.note(format_args!(
-                "try {n} of {tries} failed: {error}; next one in {:.1} s",
-                wait.as_secs_f64()
-            ));
-            std::thread::sleep(wait);
-        }
-        connection.ok_or_else(|| Error::new(Code::Internal, "no connection after all tries"))
-    }
+/// To be called by the process that serves: the descriptors for signals and events
+/// belong to the process that made them.
+fn tunnel(prepared: Prepared, signals: &[i32], log: &Arc<Log>) -> Result<Tunnel> {
+    let signals =
+        sys::serve_signals(signals).context(Code::System, || "cannot receive signals".into())?;
+    let parts = Parts {
+        listeners: prepared.bound.listeners,
+        access: prepared.access,
+        silence: Silence::of(&prepared.route.gateway),
+        reconnect: Reconnect::new(prepared.route, prepared.step_limit),
+        job: prepared.watched_job,
+        signals,
+        log: Arc::clone(log),
+    };
+    Tunnel::new(parts, prepared.connection).context(Code::System, || "cannot start to serve".into())
+}
 
-    /// A session that served a failed probe is used again, unless the probe has
-    /// left it unusable.
-    fn try_once(
-        &self,
-        connection: &mut Option<Connection>,
-        route: &mut Route,
-        bound: &LocalPorts,
-    ) -> Result<()> {
-        let mut findings = Findings::of(bound);
-        loop {
-            if connection.is_none() {
-                let mut terminal = Terminal::open();
-                let prompter = terminal.as_mut().map(|t| t as _);
-                *connection = Some(route.open(prompter, self.limits, self.log)?);
-            }
-            let Some(open) = connection else {
-                continue;
-            };
-            if !self.invocation.probe {
-                return Ok(());
-            }
-            match probe::ask(open, bound, &mut findings, self.limits, self.log) {
-                Ok(()) => return findings.verdict(bound, self.log),
-                Err(probe::Failure::SessionSpent) => *connection = None,
-                Err(probe::Failure::Error(e)) => {
-                    *connection = None;
-                    return Err(e);
-                }
-            }
-        }
+/// The signals that end the tunnel. Schedulers send all the others to every
+/// process of a job; in the foreground a person's control-C counts.
+fn ending_signals(background: bool, ignored: IgnoredSignals) -> Vec<i32> {
+    let mut signals = vec![sys::SIGTERM];
+    if !background && !ignored.int {
+        signals.extend([sys::SIGINT, sys::SIGQUIT]);
     }
+    if !background && !ignored.hup {
+        signals.push(sys::SIGHUP);
+    }
+    signals
+}
+
+/// The first line of a tunnel in the log.
+fn started(prepared: &Prepared, variables: &[(String, String)]) -> String {
+    let gateway = &prepared.route.gateway;
+    let values = variables
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
+    format!(
+        "started: gateway {} ({} port {}) over {}, {}",
+        gateway.name,
+        gateway.host,
+        gateway.port,
+        prepared.connection.name(),
+        values.collect::<Vec<_>>().join(" ")
+    )
 }

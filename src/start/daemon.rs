@@ -1,25 +1,25 @@
-//! Moves to the background and lets go of the caller.
+//! Moves to the background and leaves the caller alone.
 //!
 //! ```text
 //! parent                          child
-//!   fork ------------------------> session of its own, builds the tunnel,
-//!                                  stdin, stdout, stderr on /dev/null
-//!   prints the line <--- ready --- waits
-//!   leaves ------------- go -----> serves
+//!   fork ------------------------> session of its own; stdin, stdout and stderr
+//!                                  on /dev/null; builds the tunnel
+//!   announces it <------ READY --- waits
+//!   ends --------------- GO -----> serves
 //! ```
-//! The parent prints only when the child stands. If printing fails, or a signal
-//! takes the parent away in between, the child finds the end of the wire
-//! instead of `go`, and leaves.
+//! The parent announces only when the child stands. If that fails, or a signal
+//! takes the parent away in between, the child reads the end of the socket pair
+//! instead of GO, and ends.
 
 use crate::error::{Code, Context, Error, Result};
 use crate::sys::{self, Fork};
-use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
-/// What the child says when it stands; anything else is why it does not.
-const READY: &[u8] = b"\0";
-const GO: &[u8] = b"\0";
+/// What the child sends when it stands; anything else is why it does not.
+const READY: [u8; 1] = [0];
+const GO: [u8; 1] = [0];
 
 /// Puts `build`'s product into a background process, which calls `serve` with it
 /// and never returns; returns in the foreground after `announce`, given the
@@ -34,7 +34,7 @@ pub fn detach<T>(
     announce: impl FnOnce(u32) -> Result<()>,
     serve: impl FnOnce(T),
 ) -> Result<()> {
-    let (mut ours, theirs) =
+    let (to_child, to_parent) =
         UnixStream::pair().context(Code::System, || "cannot go to the background".into())?;
     match sys::fork_process().context(Code::System, || {
         "cannot go to the background: fork failed".into()
@@ -43,68 +43,56 @@ pub fn detach<T>(
             // The session in `build` is the child's now: dropping it here would
             // end the program that carries it.
             std::mem::forget((build, serve));
-            drop(theirs);
-            let mut word = Vec::new();
-            let mut byte = [0];
-            // One byte when all is well; a sentence and the end otherwise.
-            while ours.read(&mut byte).is_ok_and(|n| n == 1) {
-                word.push(byte[0]);
-                if word == READY {
-                    break;
-                }
-            }
-            if word != READY {
-                return Err(Error::new(
-                    Code::System,
-                    format!(
-                        "cannot go to the background: {}",
-                        String::from_utf8_lossy(&word)
-                    ),
-                ));
-            }
-            announce(child)?;
-            ours.write_all(GO)
-                .context(Code::Internal, || "the background process is gone".into())
+            drop(to_parent);
+            be_parent(to_child, || announce(child))
         }
         Fork::Child => {
-            drop(ours);
+            drop(to_child);
             sys::new_session();
-            be_child(theirs, build, serve);
+            be_child(to_parent, build, serve);
             sys::exit_now(0)
         }
     }
 }
 
-fn be_child<T>(mut wire: UnixStream, build: impl FnOnce() -> Result<T>, serve: impl FnOnce(T)) {
-    let built = let_go().and_then(|()| build());
-    let product = match built {
+fn be_parent(mut child: UnixStream, announce: impl FnOnce() -> Result<()>) -> Result<()> {
+    // One byte when all is well; a sentence and the end otherwise.
+    let mut report = Vec::new();
+    let _ = (&child).take(1).read_to_end(&mut report);
+    if report != READY {
+        let _ = child.read_to_end(&mut report);
+        let why = String::from_utf8_lossy(&report);
+        let what = format!("cannot go to the background: {why}");
+        return Err(Error::new(Code::System, what));
+    }
+    announce()?;
+    child
+        .write_all(&GO)
+        .context(Code::Internal, || "the background process is gone".into())
+}
+
+fn be_child<T>(mut parent: UnixStream, build: impl FnOnce() -> Result<T>, serve: impl FnOnce(T)) {
+    let left = leave_the_caller().context(Code::System, || "cannot let go of the caller".into());
+    let product = match left.and_then(|()| build()) {
         Ok(product) => product,
         Err(e) => {
-            let _ = wire.write_all(e.to_string().as_bytes());
+            let _ = parent.write_all(e.to_string().as_bytes());
             return;
         }
     };
-    if wire.write_all(READY).is_err() {
-        return;
-    }
-    let mut word = [1];
-    if wire.read(&mut word).is_ok_and(|n| n == 1) && word == GO {
-        drop(wire);
+    let mut answer = [1];
+    let answered = parent
+        .write_all(&READY)
+        .and_then(|()| parent.read_exact(&mut answer));
+    if answered.is_ok() && answer == GO {
+        drop(parent);
         serve(product);
     }
 }
 
 /// Holds on to nothing of the caller's: directory, terminal, pipes.
-fn let_go() -> Result<()> {
-    let what = || "cannot let go of the caller".to_owned();
-    std::env::set_current_dir("/").context(Code::System, what)?;
-    let null = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .context(Code::System, what)?;
-    for standard in 0..=2 {
-        sys::redirect(&null, standard).context(Code::System, what)?;
-    }
-    Ok(())
+fn leave_the_caller() -> io::Result<()> {
+    std::env::set_current_dir("/")?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    (0..=2).try_for_each(|standard| sys::redirect(&null, standard))
 }

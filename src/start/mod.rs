@@ -3,7 +3,9 @@
 mod announce;
 mod bring_up;
 mod daemon;
+mod other_nodes;
 mod probe;
+mod tries;
 
-pub use announce::{fail, last_statement, show, stderr_is_evaluated};
-pub use bring_up::{Inherited, run};
+pub use announce::{failing_output, print_failing_statement, print_text, stderr_is_evaluated};
+pub use bring_up::run;

@@ -6,105 +6,56 @@ use crate::local::LocalPorts;
 use crate::log::Log;
 use crate::retry::Limits;
 
-/// What is known of each listener of the targets.
-pub struct Findings {
-    /// By listener; `None`: not asked yet. Doors of `-L` are never asked.
-    listeners: Vec<Option<Finding>>,
+/// What is known of each port of the targets.
+pub struct ProbeResults {
+    /// By listener: that it answers, or why not; `None`: not asked yet. Listeners of `-L`
+    /// are never asked.
+    listeners: Vec<Option<std::result::Result<(), String>>>,
 }
 
-/// That it answers, or why not.
-type Finding = std::result::Result<(), String>;
-
-/// Why asking ended early.
-pub enum Failure {
-    /// The answer so far is noted, but the question still hangs in the session
+/// Why probing ended early.
+pub enum ProbeError {
+    /// The result so far is noted, but the question still hangs in the session
     /// (libssh2 cannot take an open back): go on with another session.
     SessionSpent,
     /// The gateway's fault.
-    Error(Error),
+    Gateway(Error),
 }
 
-impl Findings {
+impl ProbeResults {
     /// Nothing is known yet.
-    pub fn of(bound: &LocalPorts) -> Findings {
-        Findings {
+    pub fn new(bound: &LocalPorts) -> ProbeResults {
+        ProbeResults {
             listeners: vec![None; bound.listeners.len()],
         }
     }
 
-    /// Whether every variable has a server that answers. A server answers when
-    /// its first port does; what else is dead is told.
+    /// Opens and closes a stream to every port of the targets that has not been
+    /// asked yet.
     ///
     /// # Errors
-    /// [`Code::ServerDown`], naming the servers of the first variable without.
-    pub fn verdict(&self, bound: &LocalPorts, log: &Log) -> Result<()> {
-        let refusal = |listener: usize| match &self.listeners[listener] {
-            Some(Err(why)) => Some(why.as_str()),
-            _ => None,
-        };
-        for variable in &bound.variables {
-            let servers = || variable.groups.iter().flatten().map(|i| &bound.servers[*i]);
-            if servers().all(|server| refusal(server.listeners.start).is_some()) {
-                let all: Vec<String> = servers()
-                    .map(|s| {
-                        format!(
-                            "{} {}",
-                            s.name,
-                            refusal(s.listeners.start).unwrap_or_default()
-                        )
-                    })
-                    .collect();
-                return Err(Error::new(
-                    Code::ServerDown,
-                    format!("license server {}", all.join(", ")),
-                ));
-            }
-        }
-        for server in &bound.servers {
-            if let Some(why) = refusal(server.listeners.start) {
-                log.note(format_args!(
-                    "warning: license server {} {why}",
-                    server.name
-                ));
-                continue;
-            }
-            for listener in server.listeners.clone().skip(1) {
-                if refusal(listener).is_some() {
-                    log.note(format_args!(
-                        "warning: license server {} answers, but its port {} does not: the software may get no \
-                         license; compare the port with the license file (VENDOR ... port=), or ask the license \
-                         administrator whether the vendor daemon runs",
-                        server.name, bound.listeners[listener].to
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Opens and closes a stream to every listener of the targets that has not been
-/// asked yet.
-///
-/// # Errors
-/// See [`Failure`]; 77 when the gateway forbids a forward.
-pub fn ask(
-    connection: &mut Connection,
-    bound: &LocalPorts,
-    findings: &mut Findings,
-    limits: Limits,
-    log: &Log,
-) -> std::result::Result<(), Failure> {
-    for server in &bound.servers {
-        for listener in server.listeners.clone() {
-            if findings.listeners[listener].is_some() {
+    /// See [`ProbeError`]; 77 when the gateway forbids a forward.
+    pub fn probe(
+        &mut self,
+        connection: &mut Connection,
+        bound: &LocalPorts,
+        limits: Limits,
+        log: &Log,
+    ) -> std::result::Result<(), ProbeError> {
+        for listener in bound
+            .servers
+            .iter()
+            .flat_map(|server| server.listeners.clone())
+        {
+            if self.listeners[listener].is_some() {
                 continue;
             }
             let to = &bound.listeners[listener].to;
             let limit = limits.next_step();
             let answer = connection.probe(to, limit);
             let spent = matches!(answer, Answer::Late { spent: true });
-            let finding = match answer {
+            let fault = |code, what| Err(ProbeError::Gateway(Error::new(code, what)));
+            let result = match answer {
                 Answer::Yes => Ok(()),
                 Answer::No(why) => Err(format!("cannot be reached from the gateway: {why}")),
                 Answer::Late { .. } => Err(format!(
@@ -112,29 +63,79 @@ pub fn ask(
                     limit.as_secs()
                 )),
                 Answer::Forbidden => {
-                    return Err(Failure::Error(Error::new(
-                        Code::Refused,
-                        format!(
-                            "the gateway forbids forwarding to {to}: ask its administrator (sshd's \
-                             AllowTcpForwarding and PermitOpen, or permitopen in authorized_keys)"
-                        ),
-                    )));
+                    let what = format!(
+                        "the gateway forbids forwarding to {to}: ask its administrator (sshd's \
+                         AllowTcpForwarding and PermitOpen, or permitopen in authorized_keys)"
+                    );
+                    return fault(Code::Refused, what);
                 }
                 Answer::Lost(why) => {
                     let what = "the gateway closed the connection right after the login";
-                    return Err(Failure::Error(Error::new(
-                        Code::GatewayDown,
-                        format!("{what} ({why})"),
-                    )));
+                    return fault(Code::GatewayDown, format!("{what} ({why})"));
                 }
             };
-            let said = finding.as_ref().map_or_else(String::as_str, |()| "answers");
-            log.step(format_args!("{to} {said}"));
-            findings.listeners[listener] = Some(finding);
+            let outcome = result.as_ref().map_or_else(String::as_str, |()| "answers");
+            log.step(format_args!("{to} {outcome}"));
+            self.listeners[listener] = Some(result);
             if spent {
-                return Err(Failure::SessionSpent);
+                return Err(ProbeError::SessionSpent);
+            }
+        }
+        Ok(())
+    }
+
+    /// Why that port does not answer, where it does not.
+    fn refusal(&self, listener: usize) -> Option<&str> {
+        self.listeners[listener]
+            .as_ref()?
+            .as_ref()
+            .err()
+            .map(String::as_str)
+    }
+
+    /// Whether every variable has a server that answers. A server answers when
+    /// its first port does.
+    ///
+    /// # Errors
+    /// [`Code::ServerDown`], naming the servers of the first variable without.
+    pub fn check(&self, bound: &LocalPorts) -> Result<()> {
+        for variable in &bound.variables {
+            let servers = variable.groups.iter().flatten().map(|i| &bound.servers[*i]);
+            let refusals: Option<Vec<String>> = servers
+                .map(|server| {
+                    Some(format!(
+                        "{} {}",
+                        server.name,
+                        self.refusal(server.listeners.start)?
+                    ))
+                })
+                .collect();
+            if let Some(refusals) = refusals {
+                let what = format!("license server {}", refusals.join(", "));
+                return Err(Error::new(Code::ServerDown, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of all that does not answer, where enough does.
+    pub fn warn(&self, bound: &LocalPorts, log: &Log) {
+        for server in &bound.servers {
+            let name = &server.name;
+            if let Some(why) = self.refusal(server.listeners.start) {
+                log.note(format_args!("warning: license server {name} {why}"));
+                continue;
+            }
+            for listener in server.listeners.clone().skip(1) {
+                if self.refusal(listener).is_some() {
+                    log.note(format_args!(
+                        "warning: license server {name} answers, but its port {} does not: the software may get no \
+                         license; compare the port with the license file (VENDOR ... port=), or ask the license \
+                         administrator whether the vendor daemon runs",
+                        bound.listeners[listener].to
+                    ));
+                }
             }
         }
     }
-    Ok(())
 }

@@ -15,6 +15,10 @@ unsafe extern "C" {
     fn prctl(option: c_int, ...) -> c_int;
 }
 
+/// Tells a process of this binary which of its three programs it is: `keeper
+/// DIRECTORY`, `askpass PID TTY`; without it, or with anything else, licfwd.
+pub const ROLE: &str = "LICFWD_ROLE";
+
 /// Prepares a helper program: a session of its own (so that it is no process of
 /// the job that licfwd watches, and a terminal's signals do not reach it), and
 /// without the library paths of the job's modules.

@@ -16,16 +16,16 @@ mod signal;
 mod socket;
 
 pub use fd::{close_inherited, nameless_file, redirect, replace};
-pub use helper::{Helper, detached, detached_short, hear_out, tied_to_this_thread};
+pub use helper::{Helper, ROLE, detached, detached_short, hear_out, tied_to_this_thread};
 pub use poll::{Epoll, Event, Interest, poll_readable, wait_any};
 pub use process::{
     Fork, end_own_group, end_with_us, exit_now, fork_process, home_dir, interrupt, kill_group,
     new_session, node_name, on_deadly_signal, pidfd_open, raise_descriptor_limit, session_id,
-    set_umask, share_one_heap, trim_memory, user_id, user_name,
+    set_umask, share_one_heap, test_hook, trim_memory, user_id, user_name,
 };
 pub use signal::{
-    SIGHUP, SIGINT, SIGQUIT, SIGTERM, SignalFd, hold_signals, ignore_signals, reset_signals,
-    serve_signals,
+    IgnoredSignals, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SignalFd, hold_signals, ignore_signals,
+    reset_signals, serve_signals,
 };
 pub use socket::{
     acknowledge, connect_from, connect_unix, peer_process, reset_on_close, send_descriptor,

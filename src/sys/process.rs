@@ -43,6 +43,14 @@ struct Passwd {
     shell: *const c_char,
 }
 
+/// What a test asks of a debug build by the variable `LICFWD_TEST_` + `name`:
+/// PANIC, NO_PIDFD or REFUSAL_MS. A release build asks nobody, because the last
+/// one takes away the pauses that protect an account.
+pub fn test_hook(name: &str) -> Option<String> {
+    let ask = || std::env::var(format!("LICFWD_TEST_{name}")).ok();
+    cfg!(debug_assertions).then(ask).flatten()
+}
+
 /// Which side of a fork this is.
 pub enum Fork {
     /// The old process; the new one's id.
@@ -89,27 +97,27 @@ pub fn exit_now(status: i32) -> ! {
 }
 
 /// What HUP, INT and TERM write to standard output before they end the process.
-static LAST_WORDS: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
+static SIGNAL_OUTPUT: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
 
-extern "C" fn say_last_words(number: c_int) {
-    if let (Some(words), Some(i)) = (
-        LAST_WORDS.get(),
+extern "C" fn end_by_signal(number: c_int) {
+    if let (Some(output), Some(i)) = (
+        SIGNAL_OUTPUT.get(),
         DEADLY.iter().position(|deadly| *deadly == number),
     ) {
         // SAFETY: write is async-signal-safe; the bytes live in a static.
-        let _ = unsafe { write(1, words[i].as_ptr().cast(), words[i].len()) };
+        let _ = unsafe { write(1, output[i].as_ptr().cast(), output[i].len()) };
     }
     end_helper();
     _exit(128 + number)
 }
 
-/// From now on HUP, INT and TERM write `words(128 + n)` to standard output and
+/// From now on HUP, INT and TERM write `output(128 + n)` to standard output and
 /// end the process with that status.
-pub fn on_deadly_signal(words: impl Fn(i32) -> String) {
-    let _ = LAST_WORDS.set(DEADLY.map(|number| words(128 + number).into_bytes()));
+pub fn on_deadly_signal(output: impl Fn(i32) -> String) {
+    let _ = SIGNAL_OUTPUT.set(DEADLY.map(|number| output(128 + number).into_bytes()));
     for number in DEADLY {
         // SAFETY: the handler calls async-signal-safe functions only.
-        unsafe { signal(number, say_last_words as *const () as usize) };
+        unsafe { signal(number, end_by_signal as *const () as usize) };
     }
 }
 

@@ -44,10 +44,18 @@ const SIG_IGN: usize = 1;
 #[repr(C)]
 struct SigSet([u64; 16]);
 
+/// What whoever started this process wants it to ignore.
+#[derive(Clone, Copy, Debug)]
+pub struct IgnoredSignals {
+    /// `nohup`
+    pub hup: bool,
+    /// `command &` in a script
+    pub int: bool,
+}
+
 /// Every signal back to its default and none blocked: `trap '' TERM` is
 /// inherited otherwise. SIGPIPE stays ignored, as Rust programs have it.
-/// Returns whether HUP and INT came in ignored (`nohup`, `command &`).
-pub fn reset_signals() -> (bool, bool) {
+pub fn reset_signals() -> IgnoredSignals {
     const SIG_SETMASK: c_int = 2;
     let mut ignored = [false; 65];
     // SAFETY: SIG_DFL is always a valid disposition; numbers that do not exist
@@ -60,7 +68,10 @@ pub fn reset_signals() -> (bool, bool) {
         }
         sigprocmask(SIG_SETMASK, &SigSet([0; 16]), std::ptr::null_mut());
     }
-    (ignored[SIGHUP as usize], ignored[SIGINT as usize])
+    IgnoredSignals {
+        hup: ignored[SIGHUP as usize],
+        int: ignored[SIGINT as usize],
+    }
 }
 
 pub(super) const DEADLY: [c_int; 3] = [SIGHUP, SIGINT, SIGTERM];

@@ -190,10 +190,9 @@ fn find_witness(bound: &Watched) -> Option<Witness> {
             }
         }
     };
-    let fd = if std::env::var_os("LICFWD_TEST_NO_PIDFD").is_some() {
-        None
-    } else {
-        sys::pidfd_open(pid).ok()
+    let fd = match sys::test_hook("NO_PIDFD") {
+        Some(_) => None,
+        None => sys::pidfd_open(pid).ok(),
     };
     // The id may have passed to another process before the pidfd was open.
     Stat::read(pid)

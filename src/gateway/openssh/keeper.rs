@@ -20,12 +20,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::{env, fs, thread};
-
-/// Tells a keeper that it is one, and which directory it keeps.
-const ROOM: &str = "LICFWD_KEEPS";
 
 /// Starts an ssh with those arguments and its keeper; the wire brings what ssh
 /// says, and its end is ssh's.
@@ -38,7 +34,7 @@ pub fn start(arguments: &[OsString], dir: &ControlDir) -> io::Result<(Child, Uni
     // Also where the program has been replaced since.
     let mut keeper = Command::new("/proc/self/exe");
     keeper.arg0(KEEPER).args(arguments);
-    keeper.env(ROOM, dir.path());
+    keeper.env(sys::ROLE, format!("keeper {}", dir.path().display()));
     // A job's directory must not stay busy.
     keeper.current_dir("/");
     keeper
@@ -48,21 +44,21 @@ pub fn start(arguments: &[OsString], dir: &ControlDir) -> io::Result<(Child, Uni
     Ok((sys::detached(&mut keeper).spawn()?, ours))
 }
 
-/// What a keeper does instead of everything else.
-pub fn keep() -> Option<ExitCode> {
-    let dir = PathBuf::from(env::var_os(ROOM)?);
+/// The program of a keeper: starts ssh with this process's arguments, and keeps
+/// it and that private directory.
+pub fn keep_ssh(directory: &str) -> ExitCode {
     // Schedulers signal every process of a job; ssh inherits the indifference.
     sys::ignore_signals();
     // Else it would be called exe in ps and top.
     let _ = fs::write("/proc/self/comm", KEEPER);
-    let (dir, _lock) = match ControlDir::enter(dir) {
+    let (dir, _lock) = match ControlDir::enter(directory.into()) {
         Ok(entered) => entered,
-        Err(e) => return Some(fail("private directory", &e)),
+        Err(e) => return fail("private directory", &e),
     };
     let dir = Box::leak(Box::new(dir));
     let mut ssh = Command::new("ssh");
     ssh.args(env::args_os().skip(1))
-        .env_remove(ROOM)
+        .env_remove(sys::ROLE)
         .env("SSH_ASKPASS_REQUIRE", "never")
         // Before OpenSSH 8.4 these two decide.
         .env_remove("SSH_ASKPASS")
@@ -72,7 +68,7 @@ pub fn keep() -> Option<ExitCode> {
         Ok(ssh) => ssh,
         Err(e) => {
             dir.clear();
-            return Some(fail("cannot start ssh", &e));
+            return fail("cannot start ssh", &e);
         }
     };
     let kept = &*dir;

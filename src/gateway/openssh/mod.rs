@@ -9,6 +9,6 @@ mod output;
 mod probe;
 mod session;
 
-pub use keeper::keep;
+pub use keeper::keep_ssh;
 pub use login::{Call, open};
 pub use session::OpensshSession;

@@ -1,0 +1,41 @@
+//! Says which node alone can use the tunnel, where a job may expect more.
+
+use crate::cli::Invocation;
+use crate::log::Log;
+use crate::sys;
+use std::{env, fs};
+
+/// One note where programs on other nodes could expect to use the tunnel.
+pub fn tell(invocation: &Invocation, log: &Log) {
+    let unasked = invocation.listen.is_none() && !invocation.targets.is_empty();
+    if unasked && (has_other_nodes() || is_outside_its_job()) {
+        log.note(format_args!(
+            "only programs on this node, {}, can use the tunnel; --listen and --allow serve the other nodes of a job",
+            sys::node_name()
+        ));
+    }
+}
+
+/// What Slurm, PBS and LSF tell of the job's nodes; the last two name a node once
+/// for each of its processors.
+fn has_other_nodes() -> bool {
+    let slurm_nodes = variable("SLURM_JOB_NUM_NODES").parse().unwrap_or(1);
+    let pbs_nodes = fs::read_to_string(variable("PBS_NODEFILE")).unwrap_or_default();
+    slurm_nodes > 1u32
+        || are_several(pbs_nodes.lines())
+        || are_several(variable("LSB_HOSTS").split_whitespace())
+}
+
+/// As in the shell that salloc opens on a login node.
+fn is_outside_its_job() -> bool {
+    !variable("SLURM_JOB_ID").is_empty() && variable("SLURMD_NODENAME").is_empty()
+}
+
+fn are_several<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
+    let first = names.next();
+    names.any(|name| Some(name) != first)
+}
+
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_default()
+}
