@@ -12,7 +12,7 @@ mod public_key;
 mod refusal;
 mod terminal;
 
-pub use host_key::{KnownHosts, Rules};
+pub use host_key::KnownHosts;
 pub use identities::Credentials;
 pub use login::login;
 pub use prompt::Prompter;

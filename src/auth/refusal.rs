@@ -66,13 +66,13 @@ impl Failure<'_> {
 
     /// Whether ssh itself would try a way that libssh2 has not.
     fn is_for_ssh(&self) -> bool {
-        let wished = &self.gw.preferred_methods;
+        let wished = &self.gw.login.preferred_methods;
         let may = |method: &str| {
             self.offers(method)
                 && (wished.is_empty() || wished.iter().any(|w| w.starts_with(method)))
         };
-        (may("hostbased") && self.gw.hostbased)
-            || (may("gssapi") && self.gw.gssapi)
+        (may("hostbased") && self.gw.login.hostbased)
+            || (may("gssapi") && self.gw.login.gssapi)
             || (may("publickey") && self.untouchable)
     }
 
@@ -112,7 +112,7 @@ impl Failure<'_> {
     /// Nothing was offered: names the files that are not there, which on a
     /// compute node can be the whole home directory.
     fn no_key(&self) -> String {
-        let files = &self.gw.identity_files;
+        let files = &self.gw.login.identity_files;
         if files.is_empty() || files.iter().any(|file| file.exists()) {
             return "no usable key".to_owned();
         }

@@ -2,7 +2,7 @@
 
 use super::ssh_stderr::{blame, gist};
 use crate::auth::Prompter;
-use crate::config::{Family, Gateway, Silence, gateway_down};
+use crate::config::{Family, Gateway, Proxy, gateway_down};
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
 use crate::retry::Limits;
@@ -65,13 +65,13 @@ pub fn connect(
     person: Option<&dyn Prompter>,
     log: &Log,
 ) -> Result<Wire> {
-    if let Some(command) = proxy(gateway, person) {
-        return start_proxy(command, log);
+    if let Some(proxy) = &gateway.proxy {
+        return start_proxy(command(gateway, proxy, person), log);
     }
     let socket = connect_tcp(gateway, limits, log)?;
     be_nonblocking(socket.set_nonblocking(true))?;
     // None of these is worth failing for.
-    let silence = Silence::of(gateway);
+    let silence = gateway.silence;
     let _ = socket.set_nodelay(true);
     let _ = sys::set_keepalive(&socket, silence.idle, silence.limit / 6);
     let _ = sys::set_user_timeout(&socket, silence.limit * 5 / 6);
@@ -83,7 +83,7 @@ pub fn connect(
 }
 
 fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream> {
-    let local = match &gateway.bind_address {
+    let local = match &gateway.tcp.bind_address {
         Some(text) => Some(text.parse::<IpAddr>().map_err(|_| {
             Error::new(
                 Code::Config,
@@ -101,7 +101,7 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
             continue;
         }
         let local = local.map(|ip| SocketAddr::new(ip, 0));
-        let device = gateway.bind_interface.as_deref();
+        let device = gateway.tcp.bind_interface.as_deref();
         match sys::connect_from(local, device, address, limits.next_step()) {
             Ok(stream) => {
                 log.step(format_args!(
@@ -111,7 +111,7 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
                 return Ok(stream);
             }
             Err(e) if local.is_some() && e.kind() == ErrorKind::AddrNotAvailable => {
-                let what = gateway.bind_address.as_deref().unwrap_or_default();
+                let what = gateway.tcp.bind_address.as_deref().unwrap_or_default();
                 return Err(Error::new(
                     Code::Config,
                     format!("BindAddress {what}: no interface of this node has that address"),
@@ -173,7 +173,7 @@ fn resolve(gateway: &Gateway) -> Result<Vec<SocketAddr>> {
             }
         })?;
     Ok(all
-        .filter(|a| match gateway.family {
+        .filter(|a| match gateway.tcp.family {
             Family::Any => true,
             Family::V4 => a.is_ipv4(),
             Family::V6 => a.is_ipv6(),
@@ -181,48 +181,43 @@ fn resolve(gateway: &Gateway) -> Result<Vec<SocketAddr>> {
         .collect())
 }
 
-/// The program that carries the connection, if any: ProxyCommand, or for
-/// ProxyJump an `ssh -W`, which is how ssh does it.
-fn proxy(gateway: &Gateway, person: Option<&dyn Prompter>) -> Option<Command> {
-    if let Some(jump) = &gateway.proxy_jump {
-        let (before, last) = match jump.rsplit_once(',') {
-            Some((before, last)) => (Some(before), last),
-            None => (None, jump.as_str()),
-        };
-        let last = last.strip_prefix("ssh://").unwrap_or(last);
-        let (user, host) = match last.rsplit_once('@') {
-            Some((user, host)) => (Some(user), host),
-            None => (None, last),
-        };
-        let (host, port) = split_port(host);
-        let mut ssh = Command::new("ssh");
-        if let Some(user) = user {
-            ssh.args(["-l", user]);
+/// The program that carries the connection: ProxyCommand, or for ProxyJump an
+/// `ssh -W`, which is how ssh does it.
+fn command(gateway: &Gateway, proxy: &Proxy, person: Option<&dyn Prompter>) -> Command {
+    let (hosts, config_file) = match proxy {
+        Proxy::Jump { hosts, config_file } => (hosts, config_file),
+        Proxy::Command(line) => {
+            let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
+            let mut command = Command::new(shell);
+            command.arg("-c").arg(format!("exec {line}"));
+            // It may be an ssh as well.
+            person.map(|person| person.lend(&mut command));
+            return command;
         }
-        if let Some(port) = port {
-            ssh.args(["-p", port]);
-        }
-        if let Some(before) = before {
-            ssh.args(["-J", before]);
-        }
-        if let Some(file) = &gateway.config_file {
-            ssh.arg("-F").arg(file);
-        }
-        if !person.is_some_and(|person| person.lend(&mut ssh)) {
-            ssh.args(["-o", "BatchMode=yes"]);
-        }
-        let target = crate::target::host_port(&gateway.host, gateway.port);
-        ssh.args(["-W", &target, "--", host]);
-        return Some(ssh);
+    };
+    let (before, last) = match hosts.rsplit_once(',') {
+        Some((before, last)) => (Some(before), last),
+        None => (None, hosts.as_str()),
+    };
+    let last = last.strip_prefix("ssh://").unwrap_or(last);
+    let (user, host) = match last.rsplit_once('@') {
+        Some((user, host)) => (Some(user), host),
+        None => (None, last),
+    };
+    let (host, port) = split_port(host);
+    let mut ssh = Command::new("ssh");
+    for (option, value) in [("-l", user), ("-p", port), ("-J", before)] {
+        ssh.args(value.into_iter().flat_map(|value| [option, value]));
     }
-    let line = gateway.proxy_command.as_ref()?;
-    let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
-    let mut command = Command::new(shell);
-    command.arg("-c");
-    command.arg(format!("exec {}", expand(line, gateway)));
-    // It may be an ssh as well.
-    person.map(|person| person.lend(&mut command));
-    Some(command)
+    if let Some(file) = config_file {
+        ssh.arg("-F").arg(file);
+    }
+    if !person.is_some_and(|person| person.lend(&mut ssh)) {
+        ssh.args(["-o", "BatchMode=yes"]);
+    }
+    let target = crate::target::host_port(&gateway.host, gateway.port);
+    ssh.args(["-W", &target, "--", host]);
+    ssh
 }
 
 /// libssh2 as ssh2 builds it does not do this itself, and without it none of its
@@ -244,29 +239,6 @@ fn split_port(text: &str) -> (&str, Option<&str>) {
         Some((host, port)) if !port.contains(':') => (host, Some(port)),
         _ => (text, None),
     }
-}
-
-/// ProxyCommand's tokens (ssh_config(5), TOKENS).
-fn expand(line: &str, gateway: &Gateway) -> String {
-    let mut out = String::new();
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        match (c, if c == '%' { chars.next() } else { None }) {
-            ('%', Some('%')) => out.push('%'),
-            ('%', Some('h')) => out.push_str(&gateway.host),
-            ('%', Some('p')) => out.push_str(&gateway.port.to_string()),
-            ('%', Some('r')) => out.push_str(&gateway.user),
-            ('%', Some('n')) => {
-                let name = &gateway.name;
-                out.push_str(name.rsplit_once('@').map_or(name, |(_, host)| host));
-            }
-            (c, other) => {
-                out.push(c);
-                out.extend(other);
-            }
-        }
-    }
-    out
 }
 
 fn start_proxy(mut command: Command, log: &Log) -> Result<Wire> {

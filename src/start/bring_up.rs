@@ -4,7 +4,7 @@ use super::probe::{self, Findings};
 use super::{announce, daemon};
 use crate::auth::{Credentials, Terminal};
 use crate::cli::{Invocation, Watch};
-use crate::config::{self, Silence, Strict};
+use crate::config::{self, Strict};
 use crate::error::{Code, Context, Error, Result};
 use crate::gateway::{self, Connection, Route};
 use crate::local::{self, Access, Bound};
@@ -78,9 +78,9 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         step.min(deadline.left()),
         &log,
     )?;
-    gateway.compression |= invocation.compress;
-    if invocation.check && gateway.strict == Strict::AcceptNew {
-        gateway.strict = Strict::AcceptUnwritten;
+    gateway.algorithms.compression |= invocation.compress;
+    if invocation.check && gateway.host_key.strict == Strict::AcceptNew {
+        gateway.host_key.strict = Strict::AcceptUnwritten;
     }
     log.step(format_args!(
         "gateway {} is {} port {}, user {}",
@@ -104,7 +104,7 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
 
     log.step("identities read, local ports bound");
 
-    let silence = Silence::of(&gateway);
+    let silence = gateway.silence;
     let mut route = Route {
         gateway,
         credentials,

@@ -1,7 +1,7 @@
 //! Opens an authenticated session within one deadline.
 
 use super::session::Connection;
-use crate::auth::{self, Credentials, KnownHosts, Prompter, Rules, is_asking};
+use crate::auth::{self, Credentials, KnownHosts, Prompter, is_asking};
 use crate::config::{Gateway, gateway_down};
 use crate::error::{Code, Error, Result};
 use crate::gateway::connect::{self, Wire};
@@ -26,15 +26,14 @@ pub fn open(
     log: &Log,
 ) -> Result<Connection> {
     let mut wire = connect::connect(gateway, limits, prompter.as_deref(), log)?;
-    let known_hosts_rules = rules(gateway);
-    let known_hosts = KnownHosts::load(&known_hosts_rules);
+    let known_hosts = KnownHosts::load(gateway);
     let session =
         handshake(gateway, &known_hosts, &wire, limits).map_err(|e| wire.with_helpers_words(e))?;
     let (key, _) = session
         .host_key()
         .ok_or_else(|| Error::new(Code::Internal, "libssh2 has no host key"))?;
     let sha256 = session.host_key_hash(HashType::Sha256).unwrap_or_default();
-    known_hosts.verify(&known_hosts_rules, key, sha256, log)?;
+    known_hosts.verify(key, sha256, log)?;
     log.step(format_args!(
         "gateway {}: key exchange done ({}), host key accepted",
         gateway.name,
@@ -53,41 +52,29 @@ pub fn open(
     })
 }
 
-fn rules(gateway: &Gateway) -> Rules<'_> {
-    Rules {
-        host: &gateway.host,
-        port: gateway.port,
-        alias: gateway.host_key_alias.as_deref(),
-        strict: gateway.strict,
-        hash_known_hosts: gateway.hash_known_hosts,
-        user_files: &gateway.user_known_hosts,
-        global_files: &gateway.global_known_hosts,
-    }
-}
-
 fn milliseconds(d: Duration) -> u32 {
     u32::try_from(d.as_millis()).unwrap_or(u32::MAX)
 }
 
 fn handshake(
     gateway: &Gateway,
-    known_hosts: &KnownHosts,
+    known_hosts: &KnownHosts<'_>,
     wire: &Wire,
     limits: Limits,
 ) -> Result<Session> {
     let socket = &wire.socket;
     let internal = |e: ssh2::Error| Error::new(Code::Internal, format!("libssh2: {e}"));
     let mut session = Session::new().map_err(internal)?;
-    session.set_compress(gateway.compression);
-    prefer(&session, MethodType::CryptCs, &gateway.ciphers);
-    prefer(&session, MethodType::CryptSc, &gateway.ciphers);
-    prefer(&session, MethodType::MacCs, &gateway.macs);
-    prefer(&session, MethodType::MacSc, &gateway.macs);
-    prefer(&session, MethodType::Kex, &gateway.kex_algorithms);
+    session.set_compress(gateway.algorithms.compression);
+    prefer(&session, MethodType::CryptCs, &gateway.algorithms.ciphers);
+    prefer(&session, MethodType::CryptSc, &gateway.algorithms.ciphers);
+    prefer(&session, MethodType::MacCs, &gateway.algorithms.macs);
+    prefer(&session, MethodType::MacSc, &gateway.algorithms.macs);
+    prefer(&session, MethodType::Kex, &gateway.algorithms.kex);
     let supported = session
         .supported_algs(MethodType::HostKey)
         .map_err(internal)?;
-    let preferred = known_hosts.preferred(&supported, &gateway.host_key_algorithms);
+    let preferred = known_hosts.preferred(&supported, &gateway.host_key.algorithms);
     if !preferred.is_empty() {
         let _ = session.method_pref(MethodType::HostKey, &preferred.join(","));
     }

@@ -15,7 +15,7 @@ use super::control_dir::Room;
 use super::forward_socket::Socket;
 use super::keeper;
 use super::mux::{Handed, Watch};
-use crate::config::{Gateway, Silence, Strict, gateway_down};
+use crate::config::{Gateway, Strict, gateway_down};
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::gateway::session::{Answer, Opened, Remote, Transport};
 use crate::gateway::ssh_stderr::{blame, closed_during_login, gist, why_not_open};
@@ -144,10 +144,9 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Master
 /// the user's, and those before the configuration file's.
 fn arguments(call: &Call<'_>, room: &Room, step: Duration) -> Vec<OsString> {
     let gateway = call.gateway;
-    let silence = Silence::of(gateway);
     // ssh gives up at the third question without an answer.
-    let interval = (silence.limit / 3).as_secs().max(1);
-    let strict = match gateway.strict {
+    let interval = (gateway.silence.limit / 3).as_secs().max(1);
+    let strict = match gateway.host_key.strict {
         Strict::Yes => "yes",
         // With `no` ssh would go on with a changed key.
         Strict::AcceptNew | Strict::AcceptUnwritten | Strict::No => "accept-new",
@@ -166,7 +165,7 @@ fn arguments(call: &Call<'_>, room: &Room, step: Duration) -> Vec<OsString> {
         "ServerAliveCountMax=2".to_owned(),
         format!("ConnectTimeout={}", step.as_secs().max(1)),
     ];
-    if gateway.compression {
+    if gateway.algorithms.compression {
         options.push("Compression=yes".to_owned());
     }
     if gateway.forks {
@@ -174,10 +173,7 @@ fn arguments(call: &Call<'_>, room: &Room, step: Duration) -> Vec<OsString> {
     }
     if call.dry {
         // A new key goes to the first file of the user's.
-        let files = gateway
-            .user_known_hosts
-            .iter()
-            .chain(&gateway.global_known_hosts);
+        let files = gateway.host_key.files();
         let files: Vec<String> = files.map(|f| format!("\"{}\"", f.display())).collect();
         options.push(format!("GlobalKnownHostsFile={}", files.join(" ")));
         options.push("UserKnownHostsFile=/dev/null".to_owned());
