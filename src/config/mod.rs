@@ -5,7 +5,7 @@ mod parse;
 mod ssh_g;
 mod tokens;
 
-pub use gateway::{Family, Gateway, Proxy, Silence, Strict, Via, gateway_down};
+pub use gateway::{Family, Gateway, Proxy, Silence, Strict, TcpSettings, Via, gateway_down};
 #[cfg(test)]
 pub(crate) use parse::tests;
 pub use ssh_g::{absolute, resolve};

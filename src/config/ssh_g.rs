@@ -7,6 +7,7 @@ use super::tokens::Here;
 use crate::error::{Code, Context, Error, Result};
 use crate::log::Log;
 use crate::sys::{self, hear_out};
+use crate::target::without_brackets;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -229,7 +230,7 @@ pub(super) fn without_ssh(gateway: &str, options: &[OsString], here: &Here) -> R
         .rsplit_once('@')
         .unwrap_or((here.user.as_str(), gateway));
     add("user", user);
-    add("hostname", host.trim_matches(['[', ']']));
+    add("hostname", without_brackets(host));
     if identities == 0 {
         for kind in ["rsa", "ecdsa", "ed25519"] {
             add("identityfile", &format!("~/.ssh/id_{kind}"));
