@@ -5,10 +5,13 @@
 
 use super::base64::base64_encode;
 use super::known_hosts::{self, Line, Marker};
+use super::login_error::LoginError;
 use super::public_key::{self, CERTIFICATE};
 use crate::config::{Gateway, Strict};
-use crate::error::{Code, Error, Result};
+use crate::error::Code;
 use crate::log::Log;
+
+type Verified = Result<(), LoginError>;
 
 /// What a set of lines says about a key; in this order of precedence.
 enum Verdict<'a> {
@@ -96,19 +99,19 @@ impl KnownHosts<'_> {
     /// # Errors
     /// [`Code::HostKey`] for a key that is revoked, changed, unusable, or
     /// unknown and not to be accepted.
-    pub fn verify(&self, key: &[u8], sha256: &[u8], log: &Log) -> Result<()> {
+    pub fn verify(&self, key: &[u8], sha256: &[u8], log: &Log) -> Verified {
         let fingerprint = fingerprint(sha256);
         let Some(key_type) = public_key::type_of_blob(key) else {
-            return Err(self.refusal(&format!(
+            return self.refuse(&format!(
                 "it offers a key that ssh does not accept ({fingerprint}): malformed, \
                  of an unknown type, or rsa with less than 1024 bits; it needs a new host key"
-            )));
+            ));
         };
         let offered = format!("the {key_type} key {fingerprint} that it offers");
         match judge(&self.named, &key_type, key) {
             Verdict::Known(line) => return known(line, log),
-            Verdict::Revoked(line) => return Err(self.refusal(&revoked(&offered, line))),
-            Verdict::Changed(line) => return Err(self.refusal(&self.changed(&offered, line))),
+            Verdict::Revoked(line) => return self.refuse(&revoked(&offered, line)),
+            Verdict::Changed(line) => return self.refuse(&self.changed(&offered, line)),
             Verdict::Unknown => {}
         }
         // As ssh does: a changed key under the name without port says nothing,
@@ -116,16 +119,16 @@ impl KnownHosts<'_> {
         // where ssh with accept-new would trust it.
         match judge(&self.without_port, &key_type, key) {
             Verdict::Known(line) => return known(line, log),
-            Verdict::Revoked(line) => return Err(self.refusal(&revoked(&offered, line))),
+            Verdict::Revoked(line) => return self.refuse(&revoked(&offered, line)),
             Verdict::Changed(_) | Verdict::Unknown => {}
         }
         let gateway = self.gateway();
         match self.gateway.host_key.strict {
             Strict::Yes => {
-                let certified = self.authority().is_some();
-                return Err(self
-                    .refusal(&self.unknown(&offered))
-                    .if_not_for_ssh(certified));
+                // ssh can check a certificate.
+                let ssh_may = self.authority().is_some();
+                let refused = self.refuse(&self.unknown(&offered));
+                return refused.map_err(|e| LoginError { ssh_may, ..e });
             }
             Strict::No => log.note(format_args!(
                 "warning: {gateway} is trusted unseen (StrictHostKeyChecking no): {offered} \
@@ -139,14 +142,14 @@ impl KnownHosts<'_> {
         Ok(())
     }
 
-    fn write_down(&self, key_type: &str, key: &[u8], offered: &str, log: &Log) -> Result<()> {
+    fn write_down(&self, key_type: &str, key: &[u8], offered: &str, log: &Log) -> Verified {
         let settings = &self.gateway.host_key;
         let writable = known_hosts::can_be_written(&self.name);
         let Some(file) = settings.user_files.first().filter(|_| writable) else {
-            return Err(self.refusal(&format!(
+            return self.refuse(&format!(
                 "{offered} is unknown and cannot be written down: UserKnownHostsFile is none, \
                  or the name has characters that known_hosts does not allow"
-            )));
+            ));
         };
         let hashed = settings.hash_known_hosts;
         let added = known_hosts::append(file, &self.name, hashed, key_type, key);
@@ -171,9 +174,9 @@ impl KnownHosts<'_> {
         }
     }
 
-    fn refusal(&self, why: &str) -> Error {
-        let what = format!("check the host key of {}", self.gateway());
-        Error::new(Code::HostKey, format!("{what}: {why}"))
+    fn refuse(&self, why: &str) -> Verified {
+        let what = format!("check the host key of {}: {why}", self.gateway());
+        Err(LoginError::new(Code::HostKey, what, false))
     }
 
     /// Why a changed key is refused, and the way out.
@@ -223,7 +226,7 @@ impl KnownHosts<'_> {
     }
 }
 
-fn known(line: &Line, log: &Log) -> Result<()> {
+fn known(line: &Line, log: &Log) -> Verified {
     log.detail(format_args!("host key found in {}", line.place()));
     Ok(())
 }

@@ -9,13 +9,19 @@
 use super::agent::{Agent, AgentKey};
 pub use super::identities::Credentials;
 use super::key_file;
+use super::libssh2_error::{
+    AUTHENTICATION_FAILED, PUBLICKEY_UNVERIFIED, SOCKET_DISCONNECT, SOCKET_RECV, SOCKET_SEND,
+    TIMEOUT,
+};
+use super::login_error::LoginError;
 use super::prompt::{Dialogue, Prompter};
 use super::refusal::Failure;
 use crate::config::Gateway;
-use crate::error::Result;
 use crate::log::Log;
-use ssh2::{ErrorCode, Session};
+use ssh2::Session;
 use std::collections::HashSet;
+
+type Result<T> = std::result::Result<T, LoginError>;
 
 /// Logs in. `session` has shaken hands and is in blocking mode with a time-out;
 /// without a `prompter` nobody is ever asked.
@@ -409,12 +415,6 @@ impl Login<'_, '_> {
     /// Sorts libssh2's verdict on an attempt. It hides a lost connection behind
     /// the codes of a refusal; only the text tells (`userauth.c`).
     fn outcome(&self, result: std::result::Result<(), ssh2::Error>) -> Result<Outcome> {
-        const SEND: i32 = -7;
-        const TIMEOUT: i32 = -9;
-        const DISCONNECT: i32 = -13;
-        const REFUSED: i32 = -18;
-        const UNVERIFIED: i32 = -19;
-        const RECV: i32 = -43;
         let error = match result {
             _ if self.session.authenticated() => return Ok(Outcome::In),
             Ok(()) => return Ok(Outcome::Refused),
@@ -423,14 +423,12 @@ impl Login<'_, '_> {
         let text = error.message();
         let silent = text.starts_with("Waiting for");
         match error.code() {
-            ErrorCode::Session(TIMEOUT) => Err(self.failure().timed_out(self.session.timeout())),
-            ErrorCode::Session(SEND | DISCONNECT | RECV) => Err(self.failure().closed()),
-            ErrorCode::Session(REFUSED | UNVERIFIED) if silent => Err(self.failure().closed()),
-            ErrorCode::Session(REFUSED) => Ok(Outcome::Refused),
-            ErrorCode::Session(UNVERIFIED) if text.starts_with("Invalid signature") => {
-                Ok(Outcome::NotEnough)
-            }
-            ErrorCode::Session(UNVERIFIED) => Ok(Outcome::Unusable("cannot sign".into())),
+            TIMEOUT => Err(self.failure().timed_out(self.session.timeout())),
+            SOCKET_SEND | SOCKET_DISCONNECT | SOCKET_RECV => Err(self.failure().closed()),
+            AUTHENTICATION_FAILED | PUBLICKEY_UNVERIFIED if silent => Err(self.failure().closed()),
+            AUTHENTICATION_FAILED => Ok(Outcome::Refused),
+            PUBLICKEY_UNVERIFIED if text.starts_with("Invalid signature") => Ok(Outcome::NotEnough),
+            PUBLICKEY_UNVERIFIED => Ok(Outcome::Unusable("cannot sign".into())),
             _ => Ok(Outcome::Unusable(text.to_lowercase())),
         }
     }

@@ -40,7 +40,7 @@ impl Drop for Dir {
 
 /// What is made of `key` with these lines of `ssh -G`, when the user's file
 /// holds `user` and the global one `global`.
-fn verdict(config: &str, user: &str, global: &str, key: &[u8]) -> Result<()> {
+fn verdict(config: &str, user: &str, global: &str, key: &[u8]) -> Verified {
     let name = format!("host-key-{:?}", std::thread::current().id());
     let dir = Dir::new(&name.replace(['(', ')'], ""));
     let [user_file, global_file] = ["user", "global"].map(|name| dir.0.join(name));
@@ -96,7 +96,7 @@ fn verdicts() {
         (accept_new, none(), revoked("gate"), false),
     ] {
         let result = verdict(config, &user, &global, &key);
-        let code = result.as_ref().err().map(|e| e.code);
+        let code = result.as_ref().err().map(|e| e.error.code);
         let expected = (!trusted).then_some(Code::HostKey);
         assert_eq!(code, expected, "{config}\n{user}{global}{result:?}");
     }
@@ -121,7 +121,7 @@ fn messages_name_place_and_way_out() {
         ),
     ] {
         let error = verdict("", user, global, &ed25519(1)).expect_err("refused");
-        let text = error.to_string();
+        let text = error.error.to_string();
         for part in ["gateway Gate port 2222", "SHA256:BwcH"]
             .iter()
             .chain(parts)
@@ -129,6 +129,7 @@ fn messages_name_place_and_way_out() {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains('\n') && !text.ends_with('.'), "{text}");
+        assert_eq!(error.ssh_may, *global == authority, "{text}");
     }
     let short = blob(&[b"ssh-rsa", &[1, 0, 1], &[1; 64]]);
     let trusting = "stricthostkeychecking no";

@@ -7,10 +7,14 @@
 //! every other call answers EAGAIN. So no call ever leaves [`Link::finish`]
 //! before its packet has left altogether.
 
+use crate::auth::libssh2_error::{
+    CHANNEL_FAILURE, CHANNEL_REQUEST_DENIED, EAGAIN, INVAL, SOCKET_DISCONNECT, SOCKET_RECV,
+    SOCKET_SEND,
+};
 use crate::gateway::session::{Answer, Opened, Remote, Transport};
 use crate::sys::{self, Epoll, Helper, Interest};
 use crate::target::Destination;
-use ssh2::{BlockDirections, Channel, ErrorCode, Session};
+use ssh2::{BlockDirections, Channel, Session};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,14 +22,6 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// libssh2's EAGAIN.
-pub const EAGAIN: ErrorCode = ErrorCode::Session(-37);
-/// The gateway has answered that it could not open the channel.
-const CHANNEL_FAILURE: ErrorCode = ErrorCode::Session(-21);
-
-/// The gateway has answered a request on a channel with no.
-const REQUEST_DENIED: ErrorCode = ErrorCode::Session(-22);
 
 /// An authenticated session and what it runs over.
 pub struct Connection {
@@ -193,8 +189,8 @@ impl Core {
 /// Any error but EAGAIN ends the session: tells which it was.
 fn lost(e: &ssh2::Error) -> io::Error {
     let what = match e.code() {
-        ErrorCode::Session(-43 | -13) => "the gateway closed the connection",
-        ErrorCode::Session(-7) => "the connection to the gateway broke",
+        SOCKET_RECV | SOCKET_DISCONNECT => "the gateway closed the connection",
+        SOCKET_SEND => "the connection to the gateway broke",
         _ => e.message(),
     };
     io::Error::new(ErrorKind::ConnectionReset, what.to_owned())
@@ -374,7 +370,7 @@ impl Remote for Stream {
             Ok(()) => Ok(true),
             Err(e) if e.code() == EAGAIN => Ok(false),
             // Not even at end of file.
-            Err(e) if e.code() == ErrorCode::Session(-34) => Ok(false),
+            Err(e) if e.code() == INVAL => Ok(false),
             Err(e) => Err(lost(&e)),
         }
     }
@@ -404,7 +400,7 @@ impl Remote for Stream {
         let answer = self
             .core
             .finish(None, &mut || match channel.setenv("ARE_YOU_THERE", "") {
-                Err(e) if e.code() == REQUEST_DENIED => Ok(()),
+                Err(e) if e.code() == CHANNEL_REQUEST_DENIED => Ok(()),
                 answer => answer,
             });
         self.asking = match answer {
@@ -425,6 +421,6 @@ impl Remote for Stream {
 fn to_ssh2(e: &io::Error) -> ssh2::Error {
     ssh2::Error::from_errno(match e.kind() {
         ErrorKind::WouldBlock => EAGAIN,
-        _ => ErrorCode::Session(-43),
+        _ => SOCKET_RECV,
     })
 }
