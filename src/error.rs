@@ -78,8 +78,6 @@ pub const EXITS: &[Exit] = {
 pub struct Error {
     /// The exit code.
     pub code: Code,
-    /// ssh itself may get further than libssh2 did.
-    pub ssh_may: bool,
     message: String,
 }
 
@@ -91,16 +89,7 @@ impl Error {
     pub fn new(code: Code, message: impl Into<String>) -> Error {
         Error {
             code,
-            ssh_may: false,
             message: message.into(),
-        }
-    }
-
-    /// The same, where ssh itself may get further than libssh2 if `can`.
-    pub fn if_not_for_ssh(self, can: bool) -> Error {
-        Error {
-            ssh_may: can,
-            ..self
         }
     }
 }

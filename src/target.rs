@@ -106,16 +106,14 @@ fn target(text: &str) -> Parsed<Target> {
 }
 
 fn server(text: &str) -> Parsed<Server> {
-    let (host, ports) = match text.strip_prefix('[') {
-        Some(rest) => rest
-            .split_once(']')
-            .and_then(|(host, rest)| Some((host, rest.strip_prefix(':')?)))
-            .ok_or("expected [address]:port")?,
-        None => text.split_once(':').ok_or_else(|| no_colon(text))?,
+    let (host, ports) = match split_port(text) {
+        (host, Some(ports)) if !ports.contains(':') => (host, ports),
+        (_, None) if text.starts_with('[') => return Err("expected [address]:port".to_owned()),
+        _ if text.contains(':') => {
+            return Err("expected one colon; an IPv6 address stands in brackets".to_owned());
+        }
+        _ => return Err(no_colon(text)),
     };
-    if ports.contains(':') {
-        return Err("expected one colon; an IPv6 address stands in brackets".to_owned());
-    }
     check_host(host)?;
     let mut numbers = Vec::new();
     for number in ports.split('+') {
@@ -357,6 +355,29 @@ pub fn quoted(text: &str) -> String {
     match text.char_indices().nth(LIMIT) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
         None => format!("{text:?}"),
+    }
+}
+
+/// Takes `host`, `[host]`, `host:port` and `[host]:port` apart. Several colons
+/// without brackets are an IPv6 address, and whatever else is a host.
+pub fn split_port(text: &str) -> (&str, Option<&str>) {
+    let parts = match text.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').and_then(|(host, rest)| match rest {
+            "" => Some((host, None)),
+            _ => Some((host, Some(rest.strip_prefix(':')?))),
+        }),
+        None => (text.split_once(':'))
+            .filter(|(_, port)| !port.contains(':'))
+            .map(|(host, port)| (host, Some(port))),
+    };
+    parts.unwrap_or((text, None))
+}
+
+/// `host` or `[host]`, freed of the brackets.
+pub fn without_brackets(text: &str) -> &str {
+    match split_port(text) {
+        (host, None) => host,
+        _ => text,
     }
 }
 

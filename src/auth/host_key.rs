@@ -5,59 +5,13 @@
 
 use super::base64::base64_encode;
 use super::known_hosts::{self, Line, Marker};
+use super::login_error::LoginError;
 use super::public_key::{self, CERTIFICATE};
-use crate::config::Strict;
-use crate::error::{Code, Error, Result};
+use crate::config::{Gateway, Strict};
+use crate::error::Code;
 use crate::log::Log;
-use std::path::PathBuf;
 
-/// What `ssh -G` said about the gateway's host key.
-#[derive(Clone, Copy, Debug)]
-pub struct Rules<'a> {
-    /// `HostName`, without brackets.
-    pub host: &'a str,
-    /// `Port`.
-    pub port: u16,
-    /// `HostKeyAlias`: replaces host and port in every look-up.
-    pub alias: Option<&'a str>,
-    /// `StrictHostKeyChecking`.
-    pub strict: Strict,
-    /// `HashKnownHosts`: whether a name that is written down is hashed.
-    pub hash_known_hosts: bool,
-    /// `UserKnownHostsFile`; a new key goes to the first.
-    pub user_files: &'a [PathBuf],
-    /// `GlobalKnownHostsFile`.
-    pub global_files: &'a [PathBuf],
-}
-
-impl Rules<'_> {
-    /// The name under which the files know the gateway: the alias, `host`, or
-    /// `[host]:port` where the port is not 22 (`put_host_port` in misc.c).
-    fn name(&self) -> String {
-        match (self.alias, self.port) {
-            (Some(alias), _) => alias.to_ascii_lowercase(),
-            (None, 22) => self.host.to_ascii_lowercase(),
-            (None, port) => format!("[{}]:{port}", self.host.to_ascii_lowercase()),
-        }
-    }
-
-    /// How messages call the gateway.
-    fn gateway(&self) -> String {
-        let known_as = self.alias.map(|alias| format!(" (HostKeyAlias {alias})"));
-        let known_as = known_as.unwrap_or_default();
-        format!("gateway {} port {}{known_as}", self.host, self.port)
-    }
-
-    /// All files, in the order in which they are read.
-    fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.user_files.iter().chain(self.global_files)
-    }
-
-    /// The name to try where `[host]:port` is unknown.
-    fn name_without_port(&self) -> Option<String> {
-        (self.alias.is_none() && self.port != 22).then(|| self.host.to_ascii_lowercase())
-    }
-}
+type Verified = Result<(), LoginError>;
 
 /// What a set of lines says about a key; in this order of precedence.
 enum Verdict<'a> {
@@ -69,22 +23,33 @@ enum Verdict<'a> {
 
 /// The lines of all files that concern one gateway.
 #[derive(Debug)]
-pub struct KnownHosts {
-    /// Found under the gateway's own name.
+pub struct KnownHosts<'a> {
+    gateway: &'a Gateway,
+    /// The name under which the files know it: the alias, `host`, or
+    /// `[host]:port` where the port is not 22 (`put_host_port` in misc.c).
+    name: String,
+    /// Found under that name.
     named: Vec<Line>,
     /// Found under its host name alone, although its port is not 22.
     without_port: Vec<Line>,
 }
 
-impl KnownHosts {
+impl KnownHosts<'_> {
     /// Reads the user's files, then the global ones. Files that cannot be read
     /// and malformed lines are skipped, as `ssh` does.
-    pub fn load(rules: &Rules<'_>) -> KnownHosts {
+    pub fn load(gateway: &Gateway) -> KnownHosts<'_> {
+        let read = |name: &str| known_hosts::read_files(gateway.host_key.files(), name);
+        let host = gateway.host.to_ascii_lowercase();
+        let (name, without_port) = match (&gateway.host_key.alias, gateway.port) {
+            (Some(alias), _) => (alias.to_ascii_lowercase(), Vec::new()),
+            (None, 22) => (host, Vec::new()),
+            (None, port) => (format!("[{host}]:{port}"), read(&host)),
+        };
         KnownHosts {
-            named: known_hosts::read_files(rules.files(), &rules.name()),
-            without_port: rules.name_without_port().map_or(Vec::new(), |host| {
-                known_hosts::read_files(rules.files(), &host)
-            }),
+            gateway,
+            named: read(&name),
+            name,
+            without_port,
         }
     }
 
@@ -134,42 +99,19 @@ impl KnownHosts {
     /// # Errors
     /// [`Code::HostKey`] for a key that is revoked, changed, unusable, or
     /// unknown and not to be accepted.
-    pub fn verify(&self, rules: &Rules<'_>, key: &[u8], sha256: &[u8], log: &Log) -> Result<()> {
-        let gateway = rules.gateway();
-        let refuse = |why: String| {
-            let what = format!("check the host key of {gateway}");
-            Err(Error::new(Code::HostKey, format!("{what}: {why}")))
-        };
+    pub fn verify(&self, key: &[u8], sha256: &[u8], log: &Log) -> Verified {
         let fingerprint = fingerprint(sha256);
         let Some(key_type) = public_key::type_of_blob(key) else {
-            return refuse(format!(
+            return self.refuse(&format!(
                 "it offers a key that ssh does not accept ({fingerprint}): malformed, \
                  of an unknown type, or rsa with less than 1024 bits; it needs a new host key"
             ));
         };
         let offered = format!("the {key_type} key {fingerprint} that it offers");
-
         match judge(&self.named, &key_type, key) {
             Verdict::Known(line) => return known(line, log),
-            Verdict::Revoked(line) => return refuse(revoked(&offered, line)),
-            Verdict::Changed(line) => {
-                let way_out = if rules.global_files.contains(&line.file) {
-                    "have the administrator of this machine correct that file".to_owned()
-                } else {
-                    format!(
-                        "run: ssh-keygen -f '{}' -R '{}'",
-                        line.file.display(),
-                        rules.name()
-                    )
-                };
-                return refuse(format!(
-                    "{offered} is not the {} key in {}: the gateway was set up anew, or somebody \
-                     is in between; compare the fingerprint with the gateway's administrator, \
-                     then {way_out}",
-                    line.key_type,
-                    line.place()
-                ));
-            }
+            Verdict::Revoked(line) => return self.refuse(&revoked(&offered, line)),
+            Verdict::Changed(line) => return self.refuse(&self.changed(&offered, line)),
             Verdict::Unknown => {}
         }
         // As ssh does: a changed key under the name without port says nothing,
@@ -177,56 +119,81 @@ impl KnownHosts {
         // where ssh with accept-new would trust it.
         match judge(&self.without_port, &key_type, key) {
             Verdict::Known(line) => return known(line, log),
-            Verdict::Revoked(line) => return refuse(revoked(&offered, line)),
+            Verdict::Revoked(line) => return self.refuse(&revoked(&offered, line)),
             Verdict::Changed(_) | Verdict::Unknown => {}
         }
-
-        match rules.strict {
+        let gateway = self.gateway();
+        match self.gateway.host_key.strict {
             Strict::Yes => {
-                let certified = self.authority().is_some();
-                refuse(self.unknown(rules, &offered)).map_err(|e| e.if_not_for_ssh(certified))
+                // ssh can check a certificate.
+                let ssh_may = self.authority().is_some();
+                let refused = self.refuse(&self.unknown(&offered));
+                return refused.map_err(|e| LoginError { ssh_may, ..e });
             }
-            Strict::No => {
-                log.note(format_args!(
-                    "warning: {gateway} is trusted unseen (StrictHostKeyChecking no): {offered} \
-                     is in no known_hosts file"
-                ));
-                Ok(())
-            }
-            Strict::AcceptUnwritten => {
-                log.note(format_args!(
-                    "{gateway} is new: {offered} would be added to known_hosts"
-                ));
-                Ok(())
-            }
-            Strict::AcceptNew => match rules.user_files.first() {
-                Some(file) if known_hosts::can_be_written(&rules.name()) => {
-                    let added = known_hosts::append(
-                        file,
-                        &rules.name(),
-                        rules.hash_known_hosts,
-                        &key_type,
-                        key,
-                    );
-                    let file = file.display();
-                    match added {
-                        Ok(()) => {
-                            log.note(format_args!("{gateway} is new: added {offered} to {file}"))
-                        }
-                        // A read-only home must not stop a job: ssh goes on too.
-                        Err(e) => log.note(format_args!(
-                            "{gateway} is new: {offered} is trusted this time, but cannot be \
-                             added to {file}: {e}"
-                        )),
-                    }
-                    Ok(())
-                }
-                _ => refuse(format!(
-                    "{offered} is unknown and cannot be written down: UserKnownHostsFile is none, \
-                     or the name has characters that known_hosts does not allow"
-                )),
-            },
+            Strict::No => log.note(format_args!(
+                "warning: {gateway} is trusted unseen (StrictHostKeyChecking no): {offered} \
+                 is in no known_hosts file"
+            )),
+            Strict::AcceptUnwritten => log.note(format_args!(
+                "{gateway} is new: {offered} would be added to known_hosts"
+            )),
+            Strict::AcceptNew => return self.write_down(&key_type, key, &offered, log),
         }
+        Ok(())
+    }
+
+    fn write_down(&self, key_type: &str, key: &[u8], offered: &str, log: &Log) -> Verified {
+        let settings = &self.gateway.host_key;
+        let writable = known_hosts::can_be_written(&self.name);
+        let Some(file) = settings.user_files.first().filter(|_| writable) else {
+            return self.refuse(&format!(
+                "{offered} is unknown and cannot be written down: UserKnownHostsFile is none, \
+                 or the name has characters that known_hosts does not allow"
+            ));
+        };
+        let hashed = settings.hash_known_hosts;
+        let added = known_hosts::append(file, &self.name, hashed, key_type, key);
+        let (gateway, file) = (self.gateway(), file.display());
+        match added {
+            Ok(()) => log.note(format_args!("{gateway} is new: added {offered} to {file}")),
+            // A read-only home must not stop a job: ssh goes on too.
+            Err(e) => log.note(format_args!(
+                "{gateway} is new: {offered} is trusted this time, but cannot be \
+                 added to {file}: {e}"
+            )),
+        }
+        Ok(())
+    }
+
+    /// How messages call the gateway.
+    fn gateway(&self) -> String {
+        let Gateway { host, port, .. } = self.gateway;
+        match &self.gateway.host_key.alias {
+            Some(alias) => format!("gateway {host} port {port} (HostKeyAlias {alias})"),
+            None => format!("gateway {host} port {port}"),
+        }
+    }
+
+    fn refuse(&self, why: &str) -> Verified {
+        let what = format!("check the host key of {}: {why}", self.gateway());
+        Err(LoginError::new(Code::HostKey, what, false))
+    }
+
+    /// Why a changed key is refused, and the way out.
+    fn changed(&self, offered: &str, line: &Line) -> String {
+        let way_out = if self.gateway.host_key.global_files.contains(&line.file) {
+            "have the administrator of this machine correct that file".to_owned()
+        } else {
+            let file = line.file.display();
+            format!("run: ssh-keygen -f '{file}' -R '{}'", self.name)
+        };
+        format!(
+            "{offered} is not the {} key in {}: the gateway was set up anew, or somebody \
+             is in between; compare the fingerprint with the gateway's administrator, \
+             then {way_out}",
+            line.key_type,
+            line.place()
+        )
     }
 
     /// Who certifies the gateway's key.
@@ -236,8 +203,9 @@ impl KnownHosts {
     }
 
     /// Why an unknown key is refused, and the way out.
-    fn unknown(&self, rules: &Rules<'_>, offered: &str) -> String {
-        let files: Vec<_> = rules.files().map(|f| f.display().to_string()).collect();
+    fn unknown(&self, offered: &str) -> String {
+        let files = self.gateway.host_key.files();
+        let files: Vec<_> = files.map(|f| f.display().to_string()).collect();
         let why = match self.authority() {
             Some(line) => format!(
                 "the files trust this gateway through a certificate authority ({}), which libssh2 \
@@ -248,16 +216,17 @@ impl KnownHosts {
             None => format!("{offered} is unknown: it is not in {}", files.join(", ")),
         };
         let file = files.first().map_or("~/.ssh/known_hosts", String::as_str);
-        let (name, host, port) = (rules.name(), rules.host, rules.port);
+        let Gateway { host, port, .. } = self.gateway;
         format!(
             "{why}; compare the fingerprint with the gateway's administrator, then log in once by \
-             hand with ssh -o StrictHostKeyChecking=ask -p {port} {host}, or add a line for '{name}' to {file} from \
-             the output of: ssh-keyscan -p {port} {host}"
+             hand with ssh -o StrictHostKeyChecking=ask -p {port} {host}, or add a line for '{}' to {file} from \
+             the output of: ssh-keyscan -p {port} {host}",
+            self.name
         )
     }
 }
 
-fn known(line: &Line, log: &Log) -> Result<()> {
+fn known(line: &Line, log: &Log) -> Verified {
     log.detail(format_args!("host key found in {}", line.place()));
     Ok(())
 }

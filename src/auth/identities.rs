@@ -52,16 +52,16 @@ impl Credentials {
         let mut found = Credentials {
             identities: Vec::new(),
             flaws: Vec::new(),
-            unreadable: !gw.missing_identities.is_empty(),
+            unreadable: !gw.login.missing_identities.is_empty(),
             typed: false,
         };
-        for name in &gw.missing_identities {
+        for name in &gw.login.missing_identities {
             found.flaws.push(format!("key {name}: no such file"));
         }
-        for path in &gw.identity_files {
+        for path in &gw.login.identity_files {
             found.add_identity(path, log);
         }
-        for path in &gw.certificate_files {
+        for path in &gw.login.certificate_files {
             let certificate = key_file::read_public(path);
             let Some(certificate) = certificate.filter(|c| key_file::certified_key(c).is_some())
             else {

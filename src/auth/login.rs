@@ -9,13 +9,19 @@
 use super::agent::{Agent, AgentKey};
 pub use super::identities::Credentials;
 use super::key_file;
+use super::libssh2_error::{
+    AUTHENTICATION_FAILED, PUBLICKEY_UNVERIFIED, SOCKET_DISCONNECT, SOCKET_RECV, SOCKET_SEND,
+    TIMEOUT,
+};
+use super::login_error::LoginError;
 use super::prompt::{Dialogue, Prompter};
 use super::refusal::Failure;
 use crate::config::Gateway;
-use crate::error::Result;
 use crate::log::Log;
-use ssh2::{ErrorCode, Session};
+use ssh2::Session;
 use std::collections::HashSet;
+
+type Result<T> = std::result::Result<T, LoginError>;
 
 /// Logs in. `session` has shaken hands and is in blocking mode with a time-out;
 /// without a `prompter` nobody is ever asked.
@@ -36,7 +42,7 @@ pub fn login(
         gw,
         creds,
         log,
-        prompter: prompter.filter(|_| !gw.batch_mode),
+        prompter: prompter.filter(|_| !gw.login.batch_mode),
         offered: Vec::new(),
         used: HashSet::new(),
         tried: Vec::new(),
@@ -137,7 +143,7 @@ impl Login<'_, '_> {
 
     /// The methods in PreferredAuthentications' order, else in ssh's.
     fn order(&self) -> Vec<&'static str> {
-        let wished = &self.gw.preferred_methods;
+        let wished = &self.gw.login.preferred_methods;
         let mut order = METHODS.to_vec();
         if !wished.is_empty() {
             let place = |method: &str| wished.iter().position(|w| w == method);
@@ -149,9 +155,9 @@ impl Login<'_, '_> {
 
     fn may_try(&self, method: &str) -> bool {
         let (enabled, needs_person) = match method {
-            "publickey" => (self.gw.pubkey, false),
-            "password" => (self.gw.password, true),
-            _ => (self.gw.keyboard_interactive, true),
+            "publickey" => (self.gw.login.pubkey, false),
+            "password" => (self.gw.login.password, true),
+            _ => (self.gw.login.keyboard_interactive, true),
         };
         let offered = self.offered.iter().any(|o| o == method);
         offered && enabled && (self.prompter.is_some() || !needs_person)
@@ -219,7 +225,7 @@ impl Login<'_, '_> {
     /// The agent, if there is one that answers. SSH_AUTH_SOCK often comes along
     /// from another machine, so that a missing socket is no news.
     fn open_agent(&mut self) -> Option<Agent> {
-        let path = self.gw.identity_agent.as_ref()?;
+        let path = self.gw.login.identity_agent.as_ref()?;
         let why = match Agent::open(self.session, path) {
             Ok(agent) => return Some(agent),
             Err(e) => format!("agent {}: {e}", path.display()),
@@ -253,7 +259,7 @@ impl Login<'_, '_> {
             identities.iter().position(mine)
         };
         let mut held: Vec<_> = held.iter().map(|key| (place(&key.blob), key)).collect();
-        held.retain(|(place, _)| place.is_some() || !self.gw.identities_only);
+        held.retain(|(place, _)| place.is_some() || !self.gw.login.identities_only);
         held.sort_by_key(|(place, _)| place.unwrap_or(usize::MAX));
         offers.extend(held.into_iter().map(|(_, key)| Offer::Agent(key.clone())));
         offers.extend(locked.into_iter().flat_map(certificates));
@@ -355,7 +361,7 @@ impl Login<'_, '_> {
     /// Password or keyboard-interactive: what is typed goes out once.
     fn try_typed(&mut self, method: &'static str) -> Result<Step> {
         let mut tried = false;
-        for _ in 0..self.gw.password_prompts {
+        for _ in 0..self.gw.login.password_prompts {
             let Some(prompter) = self.prompter.as_deref_mut() else {
                 break;
             };
@@ -409,12 +415,6 @@ impl Login<'_, '_> {
     /// Sorts libssh2's verdict on an attempt. It hides a lost connection behind
     /// the codes of a refusal; only the text tells (`userauth.c`).
     fn outcome(&self, result: std::result::Result<(), ssh2::Error>) -> Result<Outcome> {
-        const SEND: i32 = -7;
-        const TIMEOUT: i32 = -9;
-        const DISCONNECT: i32 = -13;
-        const REFUSED: i32 = -18;
-        const UNVERIFIED: i32 = -19;
-        const RECV: i32 = -43;
         let error = match result {
             _ if self.session.authenticated() => return Ok(Outcome::In),
             Ok(()) => return Ok(Outcome::Refused),
@@ -423,14 +423,12 @@ impl Login<'_, '_> {
         let text = error.message();
         let silent = text.starts_with("Waiting for");
         match error.code() {
-            ErrorCode::Session(TIMEOUT) => Err(self.failure().timed_out(self.session.timeout())),
-            ErrorCode::Session(SEND | DISCONNECT | RECV) => Err(self.failure().closed()),
-            ErrorCode::Session(REFUSED | UNVERIFIED) if silent => Err(self.failure().closed()),
-            ErrorCode::Session(REFUSED) => Ok(Outcome::Refused),
-            ErrorCode::Session(UNVERIFIED) if text.starts_with("Invalid signature") => {
-                Ok(Outcome::NotEnough)
-            }
-            ErrorCode::Session(UNVERIFIED) => Ok(Outcome::Unusable("cannot sign".into())),
+            TIMEOUT => Err(self.failure().timed_out(self.session.timeout())),
+            SOCKET_SEND | SOCKET_DISCONNECT | SOCKET_RECV => Err(self.failure().closed()),
+            AUTHENTICATION_FAILED | PUBLICKEY_UNVERIFIED if silent => Err(self.failure().closed()),
+            AUTHENTICATION_FAILED => Ok(Outcome::Refused),
+            PUBLICKEY_UNVERIFIED if text.starts_with("Invalid signature") => Ok(Outcome::NotEnough),
+            PUBLICKEY_UNVERIFIED => Ok(Outcome::Unusable("cannot sign".into())),
             _ => Ok(Outcome::Unusable(text.to_lowercase())),
         }
     }
@@ -445,7 +443,7 @@ impl Login<'_, '_> {
             flaws: self.creds.flaws.iter().chain(&self.flaws).collect(),
             unreadable: self.creds.unreadable,
             attended: self.prompter.is_some(),
-            untouchable: self.gw.token || self.creds.on_a_device(),
+            untouchable: self.gw.login.token || self.creds.on_a_device(),
         }
     }
 }

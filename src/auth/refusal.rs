@@ -1,7 +1,8 @@
 //! Words why a login failed, and what to do about it; pure.
 
+use super::login_error::LoginError;
 use crate::config::Gateway;
-use crate::error::{Code, Error};
+use crate::error::Code;
 use crate::log::one_line;
 
 /// What a login came to.
@@ -37,14 +38,14 @@ impl Failure<'_> {
     }
 
     /// No answer within `limit` milliseconds.
-    pub fn timed_out(&self, limit: u32) -> Error {
+    pub fn timed_out(&self, limit: u32) -> LoginError {
         let (step, seconds) = (self.step(), limit.div_ceil(1000));
         let text = format!("{step}: timed out, no answer within {seconds} s");
-        Error::new(Code::GatewayDown, one_line(&text))
+        LoginError::new(Code::GatewayDown, one_line(&text), false)
     }
 
     /// The connection ended. Trying again could lock the account.
-    pub fn closed(&self) -> Error {
+    pub fn closed(&self) -> LoginError {
         let mut text = format!("{}: the gateway closed the connection", self.step());
         if !self.tried.is_empty() {
             let tried = self.tried.join(", ");
@@ -55,9 +56,8 @@ impl Failure<'_> {
                 text += "name one key: -i FILE -o IdentitiesOnly=yes";
             }
         }
-        text += &self.flaws();
-        Error::new(Code::Refused, one_line(&(text + &self.master())))
-            .if_not_for_ssh(self.is_for_ssh())
+        text += &(self.flaws() + &self.master());
+        LoginError::new(Code::Refused, one_line(&text), self.is_for_ssh())
     }
 
     fn offers(&self, method: &str) -> bool {
@@ -66,18 +66,18 @@ impl Failure<'_> {
 
     /// Whether ssh itself would try a way that libssh2 has not.
     fn is_for_ssh(&self) -> bool {
-        let wished = &self.gw.preferred_methods;
+        let wished = &self.gw.login.preferred_methods;
         let may = |method: &str| {
             self.offers(method)
                 && (wished.is_empty() || wished.iter().any(|w| w.starts_with(method)))
         };
-        (may("hostbased") && self.gw.hostbased)
-            || (may("gssapi") && self.gw.gssapi)
+        (may("hostbased") && self.gw.login.hostbased)
+            || (may("gssapi") && self.gw.login.gssapi)
             || (may("publickey") && self.untouchable)
     }
 
     /// No method worked.
-    pub fn refused(&self) -> Error {
+    pub fn refused(&self) -> LoginError {
         let offers = |method: &str| self.offers(method);
         let mut text = format!("{}: refused: ", self.step());
         text += &match self.tried {
@@ -106,13 +106,14 @@ impl Failure<'_> {
                 text += KEY_FOR_THE_CLUSTER;
             }
         }
-        Error::new(self.code(), one_line(&(text + &self.master()))).if_not_for_ssh(only_ssh)
+        text += &self.master();
+        LoginError::new(self.code(), one_line(&text), only_ssh)
     }
 
     /// Nothing was offered: names the files that are not there, which on a
     /// compute node can be the whole home directory.
     fn no_key(&self) -> String {
-        let files = &self.gw.identity_files;
+        let files = &self.gw.login.identity_files;
         if files.is_empty() || files.iter().any(|file| file.exists()) {
             return "no usable key".to_owned();
         }
@@ -213,10 +214,10 @@ mod tests {
             untouchable: false,
         };
         let error = failure.refused();
-        assert_eq!(error.code, Code::Refused);
+        assert_eq!(error.error.code, Code::Refused);
         // ssh itself would not try hostbased here either.
         assert!(!error.ssh_may);
-        let text = error.to_string();
+        let text = error.error.to_string();
         for part in [
             "login at bob@gw (bob@gw.example, port 2222): refused: tried key /a, ",
             "agent key b  (ssh-rsa); the gateway offers publickey, hostbased, password; ",
@@ -227,15 +228,21 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(failure.closed().to_string().contains("MaxAuthTries"));
+        assert!(failure.closed().error.to_string().contains("MaxAuthTries"));
         failure.unreadable = true;
-        assert_eq!(failure.refused().code, Code::Config);
-        assert_eq!(failure.closed().code, Code::Refused);
-        assert_eq!(failure.timed_out(1500).code, Code::GatewayDown);
+        assert_eq!(failure.refused().error.code, Code::Config);
+        assert_eq!(failure.closed().error.code, Code::Refused);
+        assert_eq!(failure.timed_out(1500).error.code, Code::GatewayDown);
         failure.tried = &tried[..1];
-        assert!(!failure.closed().to_string().contains("MaxAuthTries"));
+        assert!(!failure.closed().error.to_string().contains("MaxAuthTries"));
         failure.tried = &[];
-        assert!(failure.refused().to_string().contains("no usable key"));
+        assert!(
+            failure
+                .refused()
+                .error
+                .to_string()
+                .contains("no usable key")
+        );
 
         gw.control_path = Some("/run/mux".into());
         let failure = Failure {
@@ -248,7 +255,7 @@ mod tests {
             attended: true,
             untouchable: false,
         };
-        let text = failure.refused().to_string();
+        let text = failure.refused().error.to_string();
         assert!(text.contains("the gateway took publickey and wants more"));
         assert!(
             text.ends_with("; ssh itself would reuse the connection at /run/mux, licfwd cannot")

@@ -10,7 +10,7 @@ use crate::log::Verbosity;
 use crate::target::{self, Forward, Target};
 use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -281,22 +281,19 @@ impl Line {
 
     fn access(&self) -> Result<(Option<IpAddr>, Vec<String>)> {
         let listen = self.last("listen", |value| {
-            let inside = value.strip_prefix('[').and_then(|v| v.strip_suffix(']'));
-            let address = match inside {
-                Some(inside) => inside.parse::<Ipv6Addr>().map(IpAddr::V6),
-                None => value.parse(),
-            };
-            address
-                .map(|a| a.to_canonical())
-                .map_err(|_| "expected an address of this machine".to_owned())
+            let inside = target::without_brackets(value);
+            match inside.parse::<IpAddr>() {
+                // Brackets are for IPv6.
+                Ok(ip) if ip.is_ipv6() || inside == value => Ok(ip.to_canonical()),
+                _ => Err("expected an address of this machine".to_owned()),
+            }
         })?;
         let mut allow = Vec::new();
         for list in self.values("allow")? {
             let hosts = list.split(|c: char| c == ',' || c.is_ascii_whitespace());
             let before = allow.len();
             for host in hosts.filter(|host| !host.is_empty()) {
-                let inside = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-                let host = inside.unwrap_or(host);
+                let host = target::without_brackets(host);
                 target::check_host(host).context(Code::Usage, || "--allow".to_owned())?;
                 allow.push(host.to_owned());
             }

@@ -1,10 +1,11 @@
 //! How ssh would reach the gateway: `ssh -G`, read into settings.
 
 mod gateway;
+mod parse;
 mod ssh_g;
 mod tokens;
 
+pub use gateway::{Family, Gateway, Proxy, Silence, Strict, TcpSettings, Via, gateway_down};
 #[cfg(test)]
-pub(crate) use gateway::tests;
-pub use gateway::{Family, Gateway, Silence, Strict, Via, gateway_down, resolve};
-pub use ssh_g::absolute;
+pub(crate) use parse::tests;
+pub use ssh_g::{absolute, resolve};

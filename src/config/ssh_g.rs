@@ -1,15 +1,90 @@
-//! Gets the text of `ssh -G`, or makes it up where no ssh is installed.
+//! Asks `ssh -G` how to reach the gateway, or makes its answer up where no ssh is
+//! installed.
 
+use super::gateway::{Gateway, Proxy};
+use super::parse::parse;
 use super::tokens::Here;
 use crate::error::{Code, Context, Error, Result};
+use crate::log::Log;
 use crate::sys::{self, hear_out};
+use crate::target::without_brackets;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+/// Resolves `gateway` (`[user@]host`) as ssh would, given ssh's own options;
+/// from the command line alone where no ssh is installed.
+///
+/// # Errors
+/// [`Code::Usage`]: a name that ssh would take for an option. [`Code::Config`]:
+/// `ssh -G` failed, in its own words, or took longer than `timeout`.
+pub fn resolve(
+    gateway: &str,
+    ssh_options: &[OsString],
+    timeout: Duration,
+    log: &Log,
+) -> Result<Gateway> {
+    if gateway.is_empty() || gateway.starts_with('-') {
+        let what = format!("gateway {gateway:?}: not a host name");
+        return Err(Error::new(Code::Usage, what));
+    }
+    let here = Here::find();
+    let answer = ask_ssh(gateway, ssh_options, timeout)?;
+    let has_ssh = answer.is_some();
+    let (text, remarks) = match answer {
+        Some(answer) => answer,
+        None => {
+            log.detail("no ssh in PATH: using the command line and ssh's defaults");
+            (without_ssh(gateway, ssh_options, &here)?, String::new())
+        }
+    };
+    let mut found = parse(&text, gateway, &here)?;
+    found.has_ssh = has_ssh;
+    found.login.missing_identities = missing_identities(&remarks);
+    pass_on(&remarks, log);
+    // Only a listening master counts: a stale socket file stays for ever.
+    found.control_path = found
+        .control_path
+        .filter(|path| UnixStream::connect(path).is_ok());
+    if let Some(Proxy::Jump { config_file, .. }) = &mut found.proxy {
+        let mut pairs = ssh_options.windows(2);
+        *config_file = pairs
+            .rfind(|pair| pair[0] == "-F")
+            .map(|pair| std::path::absolute(&pair[1]).unwrap_or_else(|_| pair[1].clone().into()));
+    }
+    Ok(found)
+}
+
+/// The lines of ssh's remarks, without what stands before each warning.
+fn remarks_of(stderr: &str) -> impl Iterator<Item = &str> {
+    let lines = stderr.lines().map(str::trim);
+    lines.map(|line| line.strip_prefix("Warning: ").unwrap_or(line))
+}
+
+/// The files of `-i` that ssh did not find: its answer leaves them out.
+fn missing_identities(stderr: &str) -> Vec<String> {
+    let missing = remarks_of(stderr).filter_map(|line| {
+        let rest = line.strip_prefix("Identity file ")?;
+        let (file, _) = rest.split_once(" not accessible")?;
+        Some(file.to_owned())
+    });
+    missing.collect()
+}
+
+/// Tells what ssh remarked. A debug log level in ssh_config tells its steps there, too.
+fn pass_on(stderr: &str, log: &Log) {
+    let steps = ["debug", "OpenSSH_"];
+    for line in remarks_of(stderr).filter(|line| !line.is_empty()) {
+        if !steps.iter().any(|step| line.starts_with(step)) {
+            log.note(format_args!("ssh: {}", line.trim_end_matches('.')));
+        }
+    }
+}
+
 /// The two outputs of `ssh -G`, or nothing where there is no ssh.
-pub fn ask_ssh(
+fn ask_ssh(
     gateway: &str,
     options: &[OsString],
     timeout: Duration,
@@ -93,7 +168,7 @@ fn plain(name: &OsStr) -> bool {
 ///
 /// # Errors
 /// [`Code::Config`]: an option that needs a real ssh.
-pub fn without_ssh(gateway: &str, options: &[OsString], here: &Here) -> Result<String> {
+pub(super) fn without_ssh(gateway: &str, options: &[OsString], here: &Here) -> Result<String> {
     let mut text = String::new();
     let mut add = |key: &str, value: &str| {
         text.push_str(&format!("{key} {}\n", value.replace(['\n', '\r'], " ")));
@@ -155,7 +230,7 @@ pub fn without_ssh(gateway: &str, options: &[OsString], here: &Here) -> Result<S
         .rsplit_once('@')
         .unwrap_or((here.user.as_str(), gateway));
     add("user", user);
-    add("hostname", host.trim_matches(['[', ']']));
+    add("hostname", without_brackets(host));
     if identities == 0 {
         for kind in ["rsa", "ecdsa", "ed25519"] {
             add("identityfile", &format!("~/.ssh/id_{kind}"));

@@ -1,8 +1,8 @@
 //! Expands the tokens of ssh_config's values, which `ssh -G` leaves raw.
 
 use crate::sys;
-use std::path::{self, Path, PathBuf};
-use std::{env, fs};
+use std::env;
+use std::path::{self, PathBuf};
 
 /// What a value may refer to besides the configuration itself.
 pub struct Here {
@@ -29,13 +29,17 @@ impl Here {
             home: sys::home_dir().or_else(|| env("HOME").map(PathBuf::from)),
             user: sys::user_name().or_else(|| env("USER")).unwrap_or_default(),
             uid: sys::user_id(),
-            host: fs::read_to_string("/proc/sys/kernel/hostname")
-                .map_or_else(|_| String::new(), |name| name.trim().to_owned()),
+            host: sys::node_name(),
             cwd: env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             env,
         }
     }
 }
+
+/// Which tokens a file's name may have; `$` stands for `${VARIABLE}`.
+const IN_PATHS: &str = "%dhijkLlnpru$";
+/// And ProxyCommand. Its variables are for the shell that runs it.
+const IN_COMMANDS: &str = "%hknpr";
 
 /// The values of ssh_config's tokens (section TOKENS of its manual page).
 pub struct Tokens<'a> {
@@ -59,43 +63,51 @@ impl Tokens<'_> {
     /// Expands `~`, `%x` and `${VAR}`, in ssh's order, and makes the path
     /// absolute, because the daemon's working directory is `/`.
     pub fn path(&self, value: &str) -> PathBuf {
-        let home = self.here.home.as_deref().map(Path::to_string_lossy);
-        let value = match (value.strip_prefix('~'), &home) {
-            (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
-                format!("{home}{rest}")
-            }
+        let value = match value.strip_prefix('~') {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => self.home() + rest,
             _ => value.to_owned(),
         };
-        let expanded = PathBuf::from(self.expand(&value, home.as_deref().unwrap_or("~")));
+        let expanded = PathBuf::from(self.expand(&value, IN_PATHS));
         path::absolute(self.here.cwd.join(&expanded)).unwrap_or(expanded)
     }
 
-    fn expand(&self, value: &str, home: &str) -> String {
+    /// Expands `%x` in a command line.
+    pub fn command(&self, line: &str) -> String {
+        self.expand(line, IN_COMMANDS)
+    }
+
+    fn home(&self) -> String {
+        let home = self.here.home.as_deref();
+        home.map_or("~".into(), |home| home.to_string_lossy().into_owned())
+    }
+
+    /// What is no token of those `known` stays as it stands.
+    fn expand(&self, value: &str, known: &str) -> String {
         let mut done = String::new();
         let mut rest = value;
         while let Some(at) = rest.find(['%', '$']) {
             done.push_str(&rest[..at]);
             rest = &rest[at..];
-            let (token, length) = self.token(rest, home).unwrap_or_else(|| {
-                // Not a token: stays as it stands.
-                (rest[..1].to_owned(), 1)
-            });
-            done.push_str(&token);
+            let token = self.token(rest, known);
+            let (value, length) = token.unwrap_or_else(|| (rest[..1].to_owned(), 1));
+            done.push_str(&value);
             rest = &rest[length..];
         }
         done + rest
     }
 
     /// The value of the token that `text` begins with, and the token's length.
-    fn token(&self, text: &str, home: &str) -> Option<(String, usize)> {
+    fn token(&self, text: &str, known: &str) -> Option<(String, usize)> {
         if let Some(body) = text.strip_prefix("${") {
-            let (variable, _) = body.split_once('}')?;
+            let (variable, _) = body.split_once('}').filter(|_| known.contains('$'))?;
             return Some(((self.here.env)(variable)?, variable.len() + 3));
         }
         let here = self.here;
-        let value = match text.strip_prefix('%')?.chars().next()? {
+        let letter = text.strip_prefix('%')?.chars().next()?;
+        let value = match letter {
+            _ if !known.contains(letter) => return None,
             '%' => "%".to_owned(),
-            'd' => home.to_owned(),
+            'd' => self.home(),
             'h' => self.host.to_owned(),
             'i' => here.uid.to_string(),
             'j' => self.jump.to_owned(),

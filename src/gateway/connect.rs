@@ -1,14 +1,18 @@
 //! Reaches the gateway: over TCP, or through a program that carries the connection.
+//!
+//! That program is the helper: ProxyCommand, or the `ssh -W` of ProxyJump. What
+//! comes of it is a socket all the same, so that nobody above has to know.
 
 use super::ssh_stderr::{final_code, summary};
-use crate::auth::Prompter;
-use crate::config::{Family, Gateway, Silence, gateway_down};
+use crate::auth::{LoginError, Prompter};
+use crate::config::{Family, Gateway, Proxy, TcpSettings, gateway_down};
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
 use crate::retry::Limits;
 use crate::sys::{self, Helper, errno};
+use crate::target::{host_port, split_port};
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -16,45 +20,49 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-/// The way to the gateway: a socket, and who carries it on.
-pub struct Wire {
-    /// Non-blocking.
-    pub socket: Arc<OwnedFd>,
+/// A socket on which the gateway is to be spoken to, and who carries it there.
+///
+/// While this lives, the helper ends with the process, however that ends. Then
+/// somebody has a session with the gateway, has taken the helper, and ends it by
+/// dropping it; or nobody has, and it is dropped here.
+pub struct GatewaySocket {
+    /// Non-blocking: libssh2 as ssh2 builds it does not do this itself, and
+    /// without it none of its time-outs holds.
+    pub fd: Arc<OwnedFd>,
     /// The program on the way, if any.
     pub helper: Option<Helper>,
-    /// The helper's stderr.
-    words: Option<File>,
+    stderr: Option<File>,
 }
 
-impl Wire {
-    /// What the helper has said so far, the beginning of it.
-    pub fn helpers_words(&self) -> String {
-        let mut words = vec![0; 4096];
-        // Wherever the helper writes next, it goes on there.
-        let read = self.words.as_ref().map(|file| file.read_at(&mut words, 0));
-        words.truncate(read.and_then(std::io::Result::ok).unwrap_or(0));
-        String::from_utf8_lossy(&words).into_owned()
+impl GatewaySocket {
+    /// What the helper has said on stderr so far, the first 4096 bytes of it.
+    pub fn helper_stderr(&self) -> String {
+        let mut text = vec![0; 4096];
+        // Not from where the helper will write next, which would move that place.
+        let read = self.stderr.as_ref().map(|file| file.read_at(&mut text, 0));
+        text.truncate(read.and_then(io::Result::ok).unwrap_or(0));
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// Adds what the helper said to an error that it probably caused.
-    pub fn with_helpers_words(&self, e: Error) -> Error {
-        let words = self.helpers_words();
-        if words.trim().is_empty() {
+    pub fn with_helper_stderr(&self, e: LoginError) -> LoginError {
+        let said = self.helper_stderr();
+        if said.trim().is_empty() {
             return e;
         }
-        let code = final_code(&words).unwrap_or(e.code);
-        let text = format!("{e}; the proxy said: {}", summary(&words));
-        Error::new(code, text).if_not_for_ssh(e.ssh_may)
+        let code = final_code(&said).unwrap_or(e.error.code);
+        let text = format!("{}; the proxy said: {}", e.error, summary(&said));
+        LoginError::new(code, text, e.ssh_may)
     }
 }
 
-impl Drop for Wire {
+impl Drop for GatewaySocket {
     fn drop(&mut self) {
         sys::end_with_us(None);
     }
 }
 
-/// Reaches the gateway.
+/// Reaches the gateway. `person` is whom a helper may ask.
 ///
 /// # Errors
 /// [`Code::GatewayDown`] when another try may help, [`Code::Config`] when it
@@ -64,237 +72,195 @@ pub fn connect(
     limits: Limits,
     person: Option<&dyn Prompter>,
     log: &Log,
-) -> Result<Wire> {
-    if let Some(command) = proxy(gateway, person) {
-        return start_proxy(command, log);
+) -> Result<GatewaySocket> {
+    if let Some(proxy) = &gateway.proxy {
+        return start_helper(command(gateway, proxy, person), log);
     }
     let socket = connect_tcp(gateway, limits, log)?;
     be_nonblocking(socket.set_nonblocking(true))?;
     // None of these is worth failing for.
-    let silence = Silence::of(gateway);
+    let silence = gateway.silence;
     let _ = socket.set_nodelay(true);
     let _ = sys::set_keepalive(&socket, silence.idle, silence.limit / 6);
     let _ = sys::set_user_timeout(&socket, silence.limit * 5 / 6);
-    Ok(Wire {
-        socket: Arc::new(socket.into()),
+    Ok(GatewaySocket {
+        fd: Arc::new(socket.into()),
         helper: None,
-        words: None,
+        stderr: None,
     })
 }
 
-fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream> {
-    let local = match &gateway.bind_address {
-        Some(text) => Some(text.parse::<IpAddr>().map_err(|_| {
-            Error::new(
-                Code::Config,
-                format!("BindAddress {text}: licfwd needs it as an IP address"),
-            )
-        })?),
-        None => None,
-    };
-    let addresses = resolve(gateway)?;
-    let name = &gateway.name;
-    log.step(format_args!("gateway {name}: resolved to {addresses:?}"));
-    let mut last = None;
-    for address in addresses {
-        if local.is_some_and(|l| l.is_ipv4() != address.is_ipv4()) {
-            continue;
-        }
-        let local = local.map(|ip| SocketAddr::new(ip, 0));
-        let device = gateway.bind_interface.as_deref();
-        match sys::connect_from(local, device, address, limits.next_step()) {
-            Ok(stream) => {
-                log.step(format_args!(
-                    "gateway {}: connected to {address}",
-                    gateway.name
-                ));
-                return Ok(stream);
-            }
-            Err(e) if local.is_some() && e.kind() == ErrorKind::AddrNotAvailable => {
-                let what = gateway.bind_address.as_deref().unwrap_or_default();
-                return Err(Error::new(
-                    Code::Config,
-                    format!("BindAddress {what}: no interface of this node has that address"),
-                ));
-            }
-            Err(e) if device.is_some() && e.raw_os_error() == Some(errno::ENODEV) => {
-                let what = device.unwrap_or_default();
-                return Err(Error::new(
-                    Code::Config,
-                    format!("BindInterface {what}: this node has no such interface"),
-                ));
-            }
-            Err(e) => last = Some((address, e)),
-        }
-    }
-    Err(match last {
-        Some((address, e)) if e.kind() == std::io::ErrorKind::TimedOut => gateway_down(
-            gateway,
-            format!(
-                "connecting to {address} timed out after {} s",
-                limits.step.as_secs()
-            ),
-        ),
-        Some((address, e)) => gateway_down(
-            gateway,
-            format!("cannot connect to {address}: {}", cause(&e)),
-        ),
-        None => Error::new(
-            Code::Config,
-            format!(
-                "gateway {}: {} has no address of the wanted family",
-                gateway.name, gateway.host
-            ),
-        ),
-    })
-}
-
-/// The gateway's addresses in the resolver's order, of the wanted family.
-fn resolve(gateway: &Gateway) -> Result<Vec<SocketAddr>> {
-    let all = (gateway.host.as_str(), gateway.port)
-        .to_socket_addrs()
-        .map_err(|e| {
-            let text = cause(&e);
-            // EAI_AGAIN, in glibc's and in musl's words: std keeps no number.
-            let passing = text.contains("Temporary failure") || text.contains("Try again");
-            let what = text
-                .strip_prefix("failed to lookup address information: ")
-                .unwrap_or(&text);
-            if passing {
-                gateway_down(gateway, format!("cannot resolve {}: {what}", gateway.host))
-            } else {
-                Error::new(
-                    Code::Config,
-                    format!(
-                        "gateway {}: cannot resolve {}: {what}; check the name, or add it to ~/.ssh/config",
-                        gateway.name, gateway.host
-                    ),
-                )
-            }
-        })?;
-    Ok(all
-        .filter(|a| match gateway.family {
-            Family::Any => true,
-            Family::V4 => a.is_ipv4(),
-            Family::V6 => a.is_ipv6(),
-        })
-        .collect())
-}
-
-/// The program that carries the connection, if any: ProxyCommand, or for
-/// ProxyJump an `ssh -W`, which is how ssh does it.
-fn proxy(gateway: &Gateway, person: Option<&dyn Prompter>) -> Option<Command> {
-    if let Some(jump) = &gateway.proxy_jump {
-        let (before, last) = match jump.rsplit_once(',') {
-            Some((before, last)) => (Some(before), last),
-            None => (None, jump.as_str()),
-        };
-        let last = last.strip_prefix("ssh://").unwrap_or(last);
-        let (user, host) = match last.rsplit_once('@') {
-            Some((user, host)) => (Some(user), host),
-            None => (None, last),
-        };
-        let (host, port) = split_port(host);
-        let mut ssh = Command::new("ssh");
-        if let Some(user) = user {
-            ssh.args(["-l", user]);
-        }
-        if let Some(port) = port {
-            ssh.args(["-p", port]);
-        }
-        if let Some(before) = before {
-            ssh.args(["-J", before]);
-        }
-        if let Some(file) = &gateway.config_file {
-            ssh.arg("-F").arg(file);
-        }
-        if !person.is_some_and(|person| person.lend(&mut ssh)) {
-            ssh.args(["-o", "BatchMode=yes"]);
-        }
-        let target = crate::target::host_port(&gateway.host, gateway.port);
-        ssh.args(["-W", &target, "--", host]);
-        return Some(ssh);
-    }
-    let line = gateway.proxy_command.as_ref()?;
-    let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
-    let mut command = Command::new(shell);
-    command.arg("-c");
-    command.arg(format!("exec {}", expand(line, gateway)));
-    // It may be an ssh as well.
-    person.map(|person| person.lend(&mut command));
-    Some(command)
-}
-
-/// libssh2 as ssh2 builds it does not do this itself, and without it none of its
-/// time-outs holds.
-fn be_nonblocking(set: std::io::Result<()>) -> Result<()> {
+fn be_nonblocking(set: io::Result<()>) -> Result<()> {
     set.context(Code::System, || {
         "cannot prepare the socket to the gateway".into()
     })
 }
 
-/// `host`, `host:port`, `[v6]`, `[v6]:port`.
-fn split_port(text: &str) -> (&str, Option<&str>) {
-    if let Some(rest) = text.strip_prefix('[')
-        && let Some((host, port)) = rest.split_once(']')
-    {
-        return (host, port.strip_prefix(':'));
-    }
-    match text.split_once(':') {
-        Some((host, port)) if !port.contains(':') => (host, Some(port)),
-        _ => (text, None),
-    }
-}
-
-/// ProxyCommand's tokens (ssh_config(5), TOKENS).
-fn expand(line: &str, gateway: &Gateway) -> String {
-    let mut out = String::new();
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        match (c, if c == '%' { chars.next() } else { None }) {
-            ('%', Some('%')) => out.push('%'),
-            ('%', Some('h')) => out.push_str(&gateway.host),
-            ('%', Some('p')) => out.push_str(&gateway.port.to_string()),
-            ('%', Some('r')) => out.push_str(&gateway.user),
-            ('%', Some('n')) => {
-                let name = &gateway.name;
-                out.push_str(name.rsplit_once('@').map_or(name, |(_, host)| host));
+/// Tries each address in the resolver's order, with the limit of a step for each.
+fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream> {
+    let TcpSettings {
+        bind_address,
+        bind_interface,
+        ..
+    } = &gateway.tcp;
+    let source = bind_address.as_deref().map(source_address).transpose()?;
+    let name = &gateway.name;
+    let addresses = resolve(gateway)?;
+    log.step(format_args!("gateway {name}: resolved to {addresses:?}"));
+    let mut last = None;
+    for address in addresses {
+        if source.is_some_and(|source| source.is_ipv4() != address.is_ipv4()) {
+            continue;
+        }
+        match sys::connect_from(
+            source,
+            bind_interface.as_deref(),
+            address,
+            limits.next_step(),
+        ) {
+            Ok(stream) => {
+                log.step(format_args!("gateway {name}: connected to {address}"));
+                return Ok(stream);
             }
-            (c, other) => {
-                out.push(c);
-                out.extend(other);
-            }
+            Err(e) => last = Some((address, e)),
+        }
+        if let Some((_, e)) = &last
+            && let Some(error) = not_of_this_node(&gateway.tcp, e)
+        {
+            return Err(error);
         }
     }
-    out
+    Err(match last {
+        Some((address, e)) if e.kind() == ErrorKind::TimedOut => {
+            let seconds = limits.step.as_secs();
+            let what = format!("connecting to {address} timed out after {seconds} s");
+            gateway_down(gateway, what)
+        }
+        Some((address, e)) => gateway_down(
+            gateway,
+            format!("cannot connect to {address}: {}", cause(&e)),
+        ),
+        None => {
+            let what = format!("{} has no address of the wanted family", gateway.host);
+            Error::new(Code::Config, format!("gateway {name}: {what}"))
+        }
+    })
 }
 
-fn start_proxy(mut command: Command, log: &Log) -> Result<Wire> {
-    let refuse = |e: std::io::Error| {
-        Error::new(
-            Code::Config,
-            format!("cannot start the proxy to the gateway: {}", cause(&e)),
-        )
+fn source_address(text: &str) -> Result<SocketAddr> {
+    let address: std::result::Result<IpAddr, _> = text.parse();
+    address.map(|ip| SocketAddr::new(ip, 0)).map_err(|_| {
+        let what = format!("BindAddress {text}: licfwd needs it as an IP address");
+        Error::new(Code::Config, what)
+    })
+}
+
+/// What is wrong with the settings, where that is what the kernel complains of.
+fn not_of_this_node(tcp: &TcpSettings, e: &io::Error) -> Option<Error> {
+    let what = match (&tcp.bind_address, &tcp.bind_interface) {
+        (Some(address), _) if e.kind() == ErrorKind::AddrNotAvailable => {
+            format!("BindAddress {address}: no interface of this node has that address")
+        }
+        (_, Some(interface)) if e.raw_os_error() == Some(errno::ENODEV) => {
+            format!("BindInterface {interface}: this node has no such interface")
+        }
+        _ => return None,
+    };
+    Some(Error::new(Code::Config, what))
+}
+
+/// The gateway's addresses in the resolver's order, of the wanted family.
+fn resolve(gateway: &Gateway) -> Result<Vec<SocketAddr>> {
+    let Gateway {
+        name, host, port, ..
+    } = gateway;
+    let found = (host.as_str(), *port).to_socket_addrs().map_err(|e| {
+        let text = cause(&e);
+        // EAI_AGAIN, in glibc's and in musl's words: std keeps no number.
+        let passing = text.contains("Temporary failure") || text.contains("Try again");
+        let why = text.strip_prefix("failed to lookup address information: ");
+        let what = format!("cannot resolve {host}: {}", why.unwrap_or(&text));
+        if passing {
+            return gateway_down(gateway, what);
+        }
+        let way_out = "check the name, or add it to ~/.ssh/config";
+        Error::new(Code::Config, format!("gateway {name}: {what}; {way_out}"))
+    })?;
+    let wanted = |address: &SocketAddr| match gateway.tcp.family {
+        Family::Any => true,
+        Family::V4 => address.is_ipv4(),
+        Family::V6 => address.is_ipv6(),
+    };
+    Ok(found.filter(wanted).collect())
+}
+
+/// How the helper is called: ProxyCommand as a line for the user's shell, and
+/// for ProxyJump an `ssh -W`, which is how ssh does it. Either may be an ssh that
+/// has to ask somebody.
+fn command(gateway: &Gateway, proxy: &Proxy, person: Option<&dyn Prompter>) -> Command {
+    let (hosts, config_file) = match proxy {
+        Proxy::Jump { hosts, config_file } => (hosts, config_file),
+        Proxy::Command(line) => {
+            let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
+            let mut command = Command::new(shell);
+            command.arg("-c").arg(format!("exec {line}"));
+            person.map(|person| person.lend(&mut command));
+            return command;
+        }
+    };
+    let (before, last) = match hosts.rsplit_once(',') {
+        Some((before, last)) => (Some(before), last),
+        None => (None, hosts.as_str()),
+    };
+    let last = last.strip_prefix("ssh://").unwrap_or(last);
+    let (user, host) = match last.rsplit_once('@') {
+        Some((user, host)) => (Some(user), host),
+        None => (None, last),
+    };
+    let (host, port) = split_port(host);
+    let mut ssh = Command::new("ssh");
+    for (option, value) in [("-l", user), ("-p", port), ("-J", before)] {
+        ssh.args(value.into_iter().flat_map(|value| [option, value]));
+    }
+    if let Some(file) = config_file {
+        ssh.arg("-F").arg(file);
+    }
+    if !person.is_some_and(|person| person.lend(&mut ssh)) {
+        ssh.args(["-o", "BatchMode=yes"]);
+    }
+    let target = host_port(&gateway.host, gateway.port);
+    ssh.args(["-W", &target, "--", host]);
+    ssh
+}
+
+/// Starts the helper in a session of its own ([`sys::detached`]): it is no
+/// process of the job that licfwd watches, a control-C at the terminal does not
+/// end it, and it can be ended together with all that its shell has started.
+///
+/// Its stdin and stdout are one end of a socket pair, because libssh2 reads and
+/// writes one descriptor, which two pipes are not. Its stderr is a file without a
+/// name, which needs no reader. Ours it must not have: that can be a pipe that
+/// somebody reads to its end (`licfwd 2>&1 | tee`), and its end would not come
+/// while the helper lives.
+fn start_helper(mut command: Command, log: &Log) -> Result<GatewaySocket> {
+    let refuse = |e: io::Error| {
+        let what = format!("cannot start the proxy to the gateway: {}", cause(&e));
+        Error::new(Code::Config, what)
     };
     let (ours, theirs) = UnixStream::pair().map_err(refuse)?;
     be_nonblocking(ours.set_nonblocking(true))?;
-    let words = sys::nameless_file().ok();
-    // Its stderr must not be ours: a pipe that somebody reads to its end.
-    let stderr = match words.as_ref().and_then(|file| file.try_clone().ok()) {
-        Some(file) => Stdio::from(file),
-        None => Stdio::null(),
-    };
-    let input = OwnedFd::from(theirs.try_clone().map_err(refuse)?);
+    let stderr = sys::nameless_file().ok();
+    let theirs_too = stderr.as_ref().and_then(|file| file.try_clone().ok());
     command
-        .stdin(input)
+        .stdin(OwnedFd::from(theirs.try_clone().map_err(refuse)?))
         .stdout(OwnedFd::from(theirs))
-        .stderr(stderr);
+        .stderr(theirs_too.map_or_else(Stdio::null, Stdio::from));
     let child = sys::detached(&mut command).spawn().map_err(refuse)?;
     sys::end_with_us(Some(child.id()));
     log.step(format_args!("proxy started: process {}", child.id()));
-    Ok(Wire {
-        socket: Arc::new(ours.into()),
+    Ok(GatewaySocket {
+        fd: Arc::new(ours.into()),
         helper: Some(Helper(child)),
-        words,
+        stderr,
     })
 }

@@ -97,8 +97,8 @@ impl Route {
                 self.via = Via::Libssh2;
                 return Ok(Connection::Libssh2(connection));
             }
-            Err(e) if !e.ssh_may || !gateway.has_ssh => return Err(e),
-            Err(e) => e,
+            Err(e) if !e.ssh_may || !gateway.has_ssh => return Err(e.error),
+            Err(e) => e.error,
         };
         if self.via == Via::Libssh2 {
             return Err(Error::new(

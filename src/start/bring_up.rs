@@ -3,7 +3,7 @@
 use super::{announce, daemon, other_nodes, tries};
 use crate::auth::Credentials;
 use crate::cli::{Invocation, Watch};
-use crate::config::{self, Gateway, Silence, Strict};
+use crate::config::{self, Gateway, Strict};
 use crate::error::{Code, Context, Result};
 use crate::gateway::{self, Connection, Route};
 use crate::local::{self, Access, LocalPorts};
@@ -119,9 +119,9 @@ fn resolve_gateway(invocation: &Invocation, deadline: Deadline, log: &Log) -> Re
     let limit = invocation.timeout.unwrap_or(STEP_LIMIT);
     let limit = limit.min(deadline.left());
     let mut gateway = config::resolve(&invocation.gateway, &invocation.ssh_options, limit, log)?;
-    gateway.compression |= invocation.compress;
-    if invocation.check && gateway.strict == Strict::AcceptNew {
-        gateway.strict = Strict::AcceptUnwritten;
+    gateway.algorithms.compression |= invocation.compress;
+    if invocation.check && gateway.host_key.strict == Strict::AcceptNew {
+        gateway.host_key.strict = Strict::AcceptUnwritten;
     }
     log.step(format_args!(
         "gateway {} is {} port {}, user {}",
@@ -203,7 +203,7 @@ fn tunnel(prepared: Prepared, signals: &[i32], log: &Arc<Log>) -> Result<Tunnel>
     let parts = Parts {
         listeners: prepared.bound.listeners,
         access: prepared.access,
-        silence: Silence::of(&prepared.route.gateway),
+        silence: prepared.route.gateway.silence,
         reconnect: Reconnect::new(prepared.route, prepared.step_limit),
         job: prepared.watched_job,
         signals,

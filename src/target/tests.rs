@@ -38,6 +38,27 @@ fn targets() {
 }
 
 #[test]
+fn a_host_and_its_port() {
+    for (text, host, port) in [
+        ("h", "h", None),
+        ("h:1", "h", Some("1")),
+        ("h:", "h", Some("")),
+        (":1", "", Some("1")),
+        ("[h]", "h", None),
+        ("[h]:1", "h", Some("1")),
+        ("[::1]", "::1", None),
+        ("[::1]:1", "::1", Some("1")),
+        ("::1", "::1", None),
+        ("[::1", "[::1", None),
+        ("[::1]1", "[::1]1", None),
+    ] {
+        assert_eq!(split_port(text), (host, port));
+    }
+    assert_eq!(without_brackets("[::1]"), "::1");
+    assert_eq!(without_brackets("h:1"), "h:1");
+}
+
+#[test]
 fn kept_ports_stand_apart() {
     let target = parse_target("A=[::1]:27000+27001+27002").unwrap();
     let server = &target.servers[0];

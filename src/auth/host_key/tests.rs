@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::auth::public_key::tests::blob;
+use crate::config::tests::gateway;
 use crate::log::Verbosity;
 use std::fs;
+use std::path::PathBuf;
 
 fn ed25519(seed: u8) -> Vec<u8> {
     blob(&[b"ssh-ed25519", &[seed; 32]])
@@ -36,31 +38,25 @@ impl Drop for Dir {
     }
 }
 
-/// What is made of `key` when the user's file holds `user` and the global one `global`.
-fn verdict(rules: Rules<'_>, user: &str, global: &str, key: &[u8]) -> Result<()> {
+/// What is made of `key` with these lines of `ssh -G`, when the user's file
+/// holds `user` and the global one `global`.
+fn verdict(config: &str, user: &str, global: &str, key: &[u8]) -> Verified {
     let name = format!("host-key-{:?}", std::thread::current().id());
     let dir = Dir::new(&name.replace(['(', ')'], ""));
-    let files = ["user", "global"].map(|name| dir.0.join(name));
-    fs::write(&files[0], user).expect("write known_hosts");
-    fs::write(&files[1], global).expect("write known_hosts");
-    let rules = Rules {
-        user_files: &files[..1],
-        global_files: &files[1..],
-        ..rules
-    };
+    let [user_file, global_file] = ["user", "global"].map(|name| dir.0.join(name));
+    fs::write(&user_file, user).expect("write known_hosts");
+    fs::write(&global_file, global).expect("write known_hosts");
+    let mut gateway = gate(config);
+    gateway.host_key.user_files = vec![user_file];
+    gateway.host_key.global_files = vec![global_file];
     let log = Log::new(Verbosity::Quiet, false);
-    KnownHosts::load(&rules).verify(&rules, key, &[7; 32], &log)
+    KnownHosts::load(&gateway).verify(key, &[7; 32], &log)
 }
 
-const RULES: Rules<'_> = Rules {
-    host: "Gate",
-    port: 2222,
-    alias: None,
-    strict: Strict::Yes,
-    hash_known_hosts: false,
-    user_files: &[],
-    global_files: &[],
-};
+/// Port 2222 unless told otherwise.
+fn gate(config: &str) -> Gateway {
+    gateway(&format!("{config}\nhostname Gate"))
+}
 
 #[test]
 fn verdicts() {
@@ -68,43 +64,41 @@ fn verdicts() {
     let right = |names| line(names, &ed25519(1));
     let wrong = |names| line(names, &ed25519(2));
     let revoked = |names| format!("@revoked {}", right(names));
-    let with = |strict| Rules { strict, ..RULES };
-    let alias = Rules {
-        alias: Some("TRI"),
-        ..RULES
-    };
-    let port_22 = Rules { port: 22, ..RULES };
+    let alias = "hostkeyalias TRI";
+    let port_22 = "port 22";
+    let no = "stricthostkeychecking no";
+    let accept_new = "stricthostkeychecking accept-new";
     let none = String::new;
-    for (rules, user, global, trusted) in [
-        (RULES, right("[gate]:2222"), none(), true),
-        (RULES, none(), right("[gate]:2222"), true),
-        (RULES, right("[gate]:2223"), none(), false),
+    for (config, user, global, trusted) in [
+        ("", right("[gate]:2222"), none(), true),
+        ("", none(), right("[gate]:2222"), true),
+        ("", right("[gate]:2223"), none(), false),
         // Another key of the same name does not matter beside the right one.
-        (RULES, wrong("[gate]:2222"), right("*"), true),
-        (RULES, wrong("[gate]:2222"), none(), false),
+        ("", wrong("[gate]:2222"), right("*"), true),
+        ("", wrong("[gate]:2222"), none(), false),
         // Without the port only where nothing is known with it.
-        (RULES, right("gate"), none(), true),
-        (RULES, right("gate"), wrong("[gate]:2222"), false),
-        (RULES, wrong("gate"), none(), false),
+        ("", right("gate"), none(), true),
+        ("", right("gate"), wrong("[gate]:2222"), false),
+        ("", wrong("gate"), none(), false),
         (port_22, right("gate"), none(), true),
         (port_22, right("[gate]:22"), none(), false),
         (alias, right("tri"), none(), true),
         (alias, right("gate,[gate]:2222,[tri]:2222"), none(), false),
-        (RULES, right("*"), revoked("[gate]:2222"), false),
-        (RULES, right("[gate]:2222"), revoked("gate"), true),
-        (with(Strict::No), none(), none(), true),
-        (with(Strict::No), wrong("gate"), none(), true),
-        (with(Strict::No), wrong("[gate]:2222"), none(), false),
-        (with(Strict::No), none(), revoked("*"), false),
-        (with(Strict::AcceptNew), none(), none(), true),
-        (with(Strict::AcceptNew), wrong("gate"), none(), true),
-        (with(Strict::AcceptNew), wrong("[gate]:2222"), none(), false),
-        (with(Strict::AcceptNew), none(), revoked("gate"), false),
+        ("", right("*"), revoked("[gate]:2222"), false),
+        ("", right("[gate]:2222"), revoked("gate"), true),
+        (no, none(), none(), true),
+        (no, wrong("gate"), none(), true),
+        (no, wrong("[gate]:2222"), none(), false),
+        (no, none(), revoked("*"), false),
+        (accept_new, none(), none(), true),
+        (accept_new, wrong("gate"), none(), true),
+        (accept_new, wrong("[gate]:2222"), none(), false),
+        (accept_new, none(), revoked("gate"), false),
     ] {
-        let result = verdict(rules, &user, &global, &key);
-        let code = result.as_ref().err().map(|e| e.code);
+        let result = verdict(config, &user, &global, &key);
+        let code = result.as_ref().err().map(|e| e.error.code);
         let expected = (!trusted).then_some(Code::HostKey);
-        assert_eq!(code, expected, "{rules:?}\n{user}{global}{result:?}");
+        assert_eq!(code, expected, "{config}\n{user}{global}{result:?}");
     }
 }
 
@@ -126,8 +120,8 @@ fn messages_name_place_and_way_out() {
             &["is unknown", "ssh-keyscan -p 2222 Gate", "'[gate]:2222'"],
         ),
     ] {
-        let error = verdict(RULES, user, global, &ed25519(1)).expect_err("refused");
-        let text = error.to_string();
+        let error = verdict("", user, global, &ed25519(1)).expect_err("refused");
+        let text = error.error.to_string();
         for part in ["gateway Gate port 2222", "SHA256:BwcH"]
             .iter()
             .chain(parts)
@@ -135,12 +129,10 @@ fn messages_name_place_and_way_out() {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains('\n') && !text.ends_with('.'), "{text}");
+        assert_eq!(error.ssh_may, *global == authority, "{text}");
     }
     let short = blob(&[b"ssh-rsa", &[1, 0, 1], &[1; 64]]);
-    let trusting = Rules {
-        strict: Strict::No,
-        ..RULES
-    };
+    let trusting = "stricthostkeychecking no";
     assert!(verdict(trusting, "", "", &short).is_err(), "512 bits");
 }
 
@@ -148,45 +140,33 @@ fn messages_name_place_and_way_out() {
 fn an_accepted_key_is_known_the_next_time() {
     let dir = Dir::new("accept-new");
     let log = Log::new(Verbosity::Quiet, false);
-    for (hash_known_hosts, alias) in [(false, None), (true, None), (true, Some("tri"))] {
-        let file = [dir.0.join(format!("{hash_known_hosts}-{alias:?}"))];
-        let rules = |strict| Rules {
-            strict,
-            hash_known_hosts,
-            alias,
-            user_files: &file,
-            ..RULES
-        };
+    for (hashed, config) in [
+        (false, ""),
+        (true, "hashknownhosts yes"),
+        (true, "hashknownhosts yes\nhostkeyalias tri"),
+    ] {
+        let file = dir.0.join(config.len().to_string());
         let verify = |strict, key: &[u8]| {
-            KnownHosts::load(&rules(strict)).verify(&rules(strict), key, &[], &log)
+            let mut gateway = gate(config);
+            gateway.host_key.strict = strict;
+            gateway.host_key.user_files = vec![file.clone()];
+            KnownHosts::load(&gateway).verify(key, &[], &log)
         };
         assert!(verify(Strict::Yes, &ed25519(1)).is_err());
         assert!(verify(Strict::AcceptNew, &ed25519(1)).is_ok());
         assert!(verify(Strict::AcceptNew, &ed25519(1)).is_ok());
         assert!(verify(Strict::Yes, &ed25519(1)).is_ok());
         assert!(verify(Strict::AcceptNew, &ed25519(2)).is_err());
-        let text = fs::read_to_string(&file[0]).expect("written");
+        let text = fs::read_to_string(&file).expect("written");
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert_eq!(text.contains("gate"), !hash_known_hosts, "{text}");
+        assert_eq!(text.contains("gate"), !hashed, "{text}");
     }
-    let nowhere = Rules {
-        strict: Strict::AcceptNew,
-        ..RULES
-    };
-    assert!(
-        verdict(
-            Rules {
-                host: "a*",
-                ..nowhere
-            },
-            "",
-            "",
-            &ed25519(1)
-        )
-        .is_err()
-    );
+    let accept = "stricthostkeychecking accept-new";
+    let odd = format!("{accept}\nhostname a*");
+    assert!(verdict(&odd, "", "", &ed25519(1)).is_err());
+    let nowhere = gate(accept);
     let known = KnownHosts::load(&nowhere);
-    assert!(known.verify(&nowhere, &ed25519(1), &[], &log).is_err());
+    assert!(known.verify(&ed25519(1), &[], &log).is_err());
 }
 
 #[test]
@@ -226,12 +206,11 @@ fn algorithms_of_known_keys_come_first() {
         (rsa_known, "ssh-dss", ""),
     ] {
         let dir = Dir::new("preferred");
-        let files = [dir.0.join("known_hosts")];
-        fs::write(&files[0], &lines).expect("write known_hosts");
-        let known = KnownHosts::load(&Rules {
-            user_files: &files,
-            ..RULES
-        });
+        let file = dir.0.join("known_hosts");
+        fs::write(&file, &lines).expect("write known_hosts");
+        let mut gateway = gate("");
+        gateway.host_key.user_files = vec![file];
+        let known = KnownHosts::load(&gateway);
         let wanted: Vec<String> = wanted.split_whitespace().map(str::to_owned).collect();
         let order = known.preferred(&supported, &wanted).join(" ");
         assert_eq!(order, expected, "{lines}");

@@ -3,6 +3,7 @@
 use super::*;
 use crate::cli::help;
 use std::ffi::OsStr;
+use std::net::Ipv6Addr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 

@@ -1,8 +1,8 @@
 //! One channel of a libssh2 session.
 
-use super::driver::{Driver, EAGAIN, lost};
+use super::driver::{Driver, lost};
+use crate::auth::libssh2_error::{EAGAIN, INVAL, SOCKET_RECV};
 use crate::gateway::Channel;
-use ssh2::ErrorCode;
 use std::cell::Cell;
 use std::io::{self, ErrorKind, Read, Write};
 use std::rc::Rc;
@@ -86,7 +86,7 @@ impl Channel for Libssh2Channel {
             Ok(()) => Ok(true),
             Err(e) if e.code() == EAGAIN => Ok(false),
             // Not even at end of file.
-            Err(e) if e.code() == ErrorCode::Session(-34) => Ok(false),
+            Err(e) if e.code() == INVAL => Ok(false),
             Err(e) => Err(lost(&e)),
         }
     }
@@ -102,6 +102,6 @@ impl Channel for Libssh2Channel {
 fn to_ssh2(e: &io::Error) -> ssh2::Error {
     ssh2::Error::from_errno(match e.kind() {
         ErrorKind::WouldBlock => EAGAIN,
-        _ => ErrorCode::Session(-43),
+        _ => SOCKET_RECV,
     })
 }

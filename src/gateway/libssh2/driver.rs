@@ -6,8 +6,9 @@
 //! every other call answers EAGAIN. So no call ever leaves [`Driver::finish`]
 //! before its packet has left altogether.
 
+use crate::auth::libssh2_error::{EAGAIN, SOCKET_DISCONNECT, SOCKET_RECV, SOCKET_SEND};
 use crate::sys::{self, Epoll, Interest};
-use ssh2::{BlockDirections, Channel, ErrorCode};
+use ssh2::{BlockDirections, Channel};
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,9 +16,6 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// libssh2's EAGAIN.
-pub const EAGAIN: ErrorCode = ErrorCode::Session(-37);
 
 /// How long to go on with a packet that does not leave once something urgent waits.
 const URGENT_PACKET_LIMIT: Duration = Duration::from_secs(2);
@@ -124,8 +122,8 @@ impl Driver {
 /// Any error but EAGAIN ends the session: tells which it was.
 pub fn lost(e: &ssh2::Error) -> io::Error {
     let what = match e.code() {
-        ErrorCode::Session(-43 | -13) => "the gateway closed the connection",
-        ErrorCode::Session(-7) => "the connection to the gateway broke",
+        SOCKET_RECV | SOCKET_DISCONNECT => "the gateway closed the connection",
+        SOCKET_SEND => "the connection to the gateway broke",
         _ => e.message(),
     };
     io::Error::new(ErrorKind::ConnectionReset, what.to_owned())

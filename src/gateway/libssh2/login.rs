@@ -1,13 +1,14 @@
 //! Opens an authenticated session within one deadline.
 
-use crate::auth::{self, Credentials, KnownHosts, Prompter, Rules, is_asking};
+use crate::auth::libssh2_error::{KEX_FAILURE, KEY_EXCHANGE_FAILURE, TIMEOUT};
+use crate::auth::{self, Credentials, KnownHosts, LoginError, Prompter, is_asking};
 use crate::config::{Gateway, gateway_down};
 use crate::error::{Code, Error, Result};
-use crate::gateway::connect::{self, Wire};
+use crate::gateway::connect::{self, GatewaySocket};
 use crate::log::Log;
 use crate::retry::Limits;
 use crate::sys::{self, Helper};
-use ssh2::{ErrorCode, HashType, MethodType, Session};
+use ssh2::{HashType, MethodType, Session};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,17 +35,17 @@ pub fn open(
     prompter: Option<&mut dyn Prompter>,
     limits: Limits,
     log: &Log,
-) -> Result<Authenticated> {
-    let mut wire = connect::connect(gateway, limits, prompter.as_deref(), log)?;
-    let known_hosts_rules = rules(gateway);
-    let known_hosts = KnownHosts::load(&known_hosts_rules);
+) -> std::result::Result<Authenticated, LoginError> {
+    let mut socket = connect::connect(gateway, limits, prompter.as_deref(), log)?;
+    let known_hosts = KnownHosts::load(gateway);
+    let session = prepare(gateway, &known_hosts)?;
     let session =
-        handshake(gateway, &known_hosts, &wire, limits).map_err(|e| wire.with_helpers_words(e))?;
+        handshake(session, gateway, &socket, limits).map_err(|e| socket.with_helper_stderr(e))?;
     let (key, _) = session
         .host_key()
         .ok_or_else(|| Error::new(Code::Internal, "libssh2 has no host key"))?;
     let sha256 = session.host_key_hash(HashType::Sha256).unwrap_or_default();
-    known_hosts.verify(&known_hosts_rules, key, sha256, log)?;
+    known_hosts.verify(key, sha256, log)?;
     log.step(format_args!(
         "gateway {}: key exchange done ({}), host key accepted",
         gateway.name,
@@ -58,111 +59,112 @@ pub fn open(
     ));
     Ok(Authenticated {
         session,
-        socket: Arc::clone(&wire.socket),
-        helper: wire.helper.take(),
+        socket: Arc::clone(&socket.fd),
+        helper: socket.helper.take(),
     })
-}
-
-fn rules(gateway: &Gateway) -> Rules<'_> {
-    Rules {
-        host: &gateway.host,
-        port: gateway.port,
-        alias: gateway.host_key_alias.as_deref(),
-        strict: gateway.strict,
-        hash_known_hosts: gateway.hash_known_hosts,
-        user_files: &gateway.user_known_hosts,
-        global_files: &gateway.global_known_hosts,
-    }
 }
 
 fn milliseconds(d: Duration) -> u32 {
     u32::try_from(d.as_millis()).unwrap_or(u32::MAX)
 }
 
-fn handshake(
-    gateway: &Gateway,
-    known_hosts: &KnownHosts,
-    wire: &Wire,
-    limits: Limits,
-) -> Result<Session> {
-    let socket = &wire.socket;
+/// A session that will agree on what the ssh configuration wants, in its order,
+/// as far as libssh2 knows the names. An order that it knows nothing of is left
+/// alone.
+fn prepare(gateway: &Gateway, known_hosts: &KnownHosts<'_>) -> Result<Session> {
     let internal = |e: ssh2::Error| Error::new(Code::Internal, format!("libssh2: {e}"));
-    let mut session = Session::new().map_err(internal)?;
-    session.set_compress(gateway.compression);
-    prefer(&session, MethodType::CryptCs, &gateway.ciphers);
-    prefer(&session, MethodType::CryptSc, &gateway.ciphers);
-    prefer(&session, MethodType::MacCs, &gateway.macs);
-    prefer(&session, MethodType::MacSc, &gateway.macs);
-    prefer(&session, MethodType::Kex, &gateway.kex_algorithms);
-    let supported = session
-        .supported_algs(MethodType::HostKey)
-        .map_err(internal)?;
-    let preferred = known_hosts.preferred(&supported, &gateway.host_key_algorithms);
-    if !preferred.is_empty() {
-        let _ = session.method_pref(MethodType::HostKey, &preferred.join(","));
+    let session = Session::new().map_err(internal)?;
+    let algorithms = &gateway.algorithms;
+    session.set_compress(algorithms.compression);
+    for (method, wanted) in [
+        (MethodType::CryptCs, &algorithms.ciphers),
+        (MethodType::CryptSc, &algorithms.ciphers),
+        (MethodType::MacCs, &algorithms.macs),
+        (MethodType::MacSc, &algorithms.macs),
+        (MethodType::Kex, &algorithms.kex),
+        (MethodType::HostKey, &gateway.host_key.algorithms),
+    ] {
+        let supported = session.supported_algs(method).map_err(internal)?;
+        let order: Vec<String> = match method {
+            MethodType::HostKey => known_hosts.preferred(&supported, wanted),
+            _ => {
+                let wanted = wanted.iter();
+                let known = wanted.filter(|name| supported.contains(&name.as_str()));
+                known.cloned().collect()
+            }
+        };
+        if !order.is_empty() {
+            let _ = session.method_pref(method, &order.join(","));
+        }
     }
-    session.set_tcp_stream(Arc::clone(socket));
-    session.set_timeout(milliseconds(limits.next_step()));
-    let late = ErrorCode::Session(-9);
-    let mut shaken = session.handshake();
-    // Who is asked something on the way may take longer.
-    while shaken.as_ref().is_err_and(|e| e.code() == late)
-        && is_asking(&wire.helpers_words())
-        && !limits.deadline.left().is_zero()
-    {
-        shaken = session.handshake();
-    }
-    shaken.map_err(|e| match e.code() {
-        code if code == late => gateway_down(
-            gateway,
-            format!("no answer to the key exchange within {} s", limits.step.as_secs()),
-        ),
-        // LIBSSH2_ERROR_KEX_FAILURE and KEY_EXCHANGE_FAILURE stand for a closed
-        // connection as well; one that is still open has a gateway on it that
-        // speaks, but nothing in common with us.
-        ErrorCode::Session(-5 | -8) if still_open(socket) => Error::new(
-            Code::Config,
-            format!(
-                "gateway {} ({} port {}): no key exchange, host key type, cipher or MAC in common \
-                 between this gateway and libssh2 ({}); check -c, -m, HostKeyAlgorithms, Ciphers, MACs and \
-                 KexAlgorithms in the ssh configuration, or ask the administrator",
-                gateway.name,
-                gateway.host,
-                gateway.port,
-                e.message()
-            ),
-        )
-        .if_not_for_ssh(true),
-        // sshd, too, ends the connection when it finds nothing in common, and may
-        // be faster; a gateway that sheds load does so before it says its name.
-        code => gateway_down(
-            gateway,
-            format!(
-                "the connection was closed before the login ({}); a gateway with too many logins at once does that (sshd's MaxStartups)",
-                e.message()
-            ),
-        )
-        .if_not_for_ssh(code == ErrorCode::Session(-5) && session.banner().is_some()),
-    })?;
     Ok(session)
 }
 
-fn still_open(socket: &OwnedFd) -> bool {
-    !sys::poll_readable(socket, Duration::ZERO).unwrap_or(true)
+/// Exchanges keys. Its one limit is libssh2's time-out, which is looked at only
+/// while the socket has nothing to read, and which a person who is asked
+/// something by the helper, such as the passphrase for a jump host, may well
+/// outlast: then the same call goes on where it stopped.
+fn handshake(
+    mut session: Session,
+    gateway: &Gateway,
+    socket: &GatewaySocket,
+    limits: Limits,
+) -> std::result::Result<Session, LoginError> {
+    session.set_tcp_stream(Arc::clone(&socket.fd));
+    session.set_timeout(milliseconds(limits.next_step()));
+    loop {
+        match session.handshake() {
+            Ok(()) => return Ok(session),
+            Err(e)
+                if e.code() == TIMEOUT
+                    && is_asking(&socket.helper_stderr())
+                    && !limits.deadline.left().is_zero() => {}
+            Err(e) => return Err(why_no_keys(&e, &session, gateway, socket, limits)),
+        }
+    }
 }
 
-/// Restricts and orders a method as the ssh configuration does, as far as
-/// libssh2 knows its names; an order it knows nothing of is left alone.
-fn prefer(session: &Session, kind: MethodType, wanted: &[String]) {
-    let Ok(supported) = session.supported_algs(kind) else {
-        return;
-    };
-    let common: Vec<&str> = wanted
-        .iter()
-        .map(String::as_str)
-        .filter(|name| supported.contains(name))
-        .collect();
-    if !common.is_empty() {
-        let _ = session.method_pref(kind, &common.join(","));
+/// libssh2 has the same numbers for a gateway with nothing in common, which stays
+/// so, and for a closed connection, which may pass. The socket tells them apart,
+/// most of the time: one that is still open has a gateway on it that speaks.
+fn why_no_keys(
+    e: &ssh2::Error,
+    session: &Session,
+    gateway: &Gateway,
+    socket: &GatewaySocket,
+    limits: Limits,
+) -> LoginError {
+    let Gateway {
+        name, host, port, ..
+    } = gateway;
+    let still_open = || !sys::poll_readable(&socket.fd, Duration::ZERO).unwrap_or(true);
+    match e.code() {
+        TIMEOUT => {
+            let seconds = limits.step.as_secs();
+            let what = format!("no answer to the key exchange within {seconds} s");
+            gateway_down(gateway, what).into()
+        }
+        KEX_FAILURE | KEY_EXCHANGE_FAILURE if still_open() => LoginError::new(
+            Code::Config,
+            format!(
+                "gateway {name} ({host} port {port}): no key exchange, host key type, cipher or MAC in common \
+                 between this gateway and libssh2 ({}); check -c, -m, HostKeyAlgorithms, Ciphers, MACs and \
+                 KexAlgorithms in the ssh configuration, or ask the administrator",
+                e.message()
+            ),
+            true,
+        ),
+        // sshd, too, ends the connection when it finds nothing in common, and may
+        // be faster; a gateway that sheds load does so before it says its name.
+        code => LoginError {
+            ssh_may: code == KEX_FAILURE && session.banner().is_some(),
+            error: gateway_down(
+                gateway,
+                format!(
+                    "the connection was closed before the login ({}); a gateway with too many logins at once does that (sshd's MaxStartups)",
+                    e.message()
+                ),
+            ),
+        },
     }
 }

@@ -1,15 +1,12 @@
 //! Asks through libssh2 whether a license server answers, before the session is driven.
 
-use super::driver::EAGAIN;
 use super::login::Authenticated;
+use crate::auth::libssh2_error::{CHANNEL_FAILURE, EAGAIN};
 use crate::gateway::Answer;
 use crate::sys::{self, Interest};
-use ssh2::{BlockDirections, Channel, ErrorCode};
+use ssh2::{BlockDirections, Channel};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
-
-/// The gateway has answered that it could not open the channel.
-const CHANNEL_FAILURE: ErrorCode = ErrorCode::Session(-21);
 
 impl Authenticated {
     /// Opens a channel and closes it again, within `limit`.

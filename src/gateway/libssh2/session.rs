@@ -4,19 +4,14 @@
 use super::channel::{Libssh2Channel, State};
 use super::driver::Driver;
 use super::login::Authenticated;
+use crate::auth::libssh2_error::{CHANNEL_FAILURE, CHANNEL_REQUEST_DENIED};
 use crate::gateway::{Opened, Session};
 use crate::sys::{Epoll, Helper};
 use crate::target::Destination;
-use ssh2::ErrorCode;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
-
-/// The gateway has answered that it could not open the channel.
-const CHANNEL_FAILURE: ErrorCode = ErrorCode::Session(-21);
-/// The gateway has answered a request on a channel with no.
-const REQUEST_DENIED: ErrorCode = ErrorCode::Session(-22);
 
 /// One live session, driven without blocking.
 pub struct Libssh2Session {
@@ -115,7 +110,7 @@ impl Libssh2Session {
         let answer = self
             .driver
             .finish(None, &mut || match channel.setenv("ARE_YOU_THERE", "") {
-                Err(e) if e.code() == REQUEST_DENIED => Ok(()),
+                Err(e) if e.code() == CHANNEL_REQUEST_DENIED => Ok(()),
                 answer => answer,
             });
         match answer {

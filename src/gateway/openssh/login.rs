@@ -6,7 +6,7 @@ use super::keeper;
 use super::mux::{self, Sentinel};
 use super::output::Output;
 use super::session::OpensshSession;
-use crate::config::{Gateway, Silence, Strict, gateway_down};
+use crate::config::{Gateway, Strict, gateway_down};
 use crate::error::{Code, Context, Error, Result};
 use crate::gateway::ssh_stderr::{closed_during_login, final_code, summary};
 use crate::log::Log;
@@ -130,10 +130,9 @@ fn why_not(output: &Output, call: &mut Call<'_>) -> Error {
 /// the user's, and those before the configuration file's.
 fn arguments(call: &Call<'_>, dir: &ControlDir, step: Duration) -> Vec<OsString> {
     let gateway = call.gateway;
-    let silence = Silence::of(gateway);
     // ssh gives up at the third question without an answer.
-    let interval = (silence.limit / 3).as_secs().max(1);
-    let strict = match gateway.strict {
+    let interval = (gateway.silence.limit / 3).as_secs().max(1);
+    let strict = match gateway.host_key.strict {
         Strict::Yes => "yes",
         // With `no` ssh would go on with a changed key.
         Strict::AcceptNew | Strict::AcceptUnwritten | Strict::No => "accept-new",
@@ -152,7 +151,7 @@ fn arguments(call: &Call<'_>, dir: &ControlDir, step: Duration) -> Vec<OsString>
         "ServerAliveCountMax=2".to_owned(),
         format!("ConnectTimeout={}", step.as_secs().max(1)),
     ];
-    if gateway.compression {
+    if gateway.algorithms.compression {
         options.push("Compression=yes".to_owned());
     }
     if gateway.forks {
@@ -160,10 +159,7 @@ fn arguments(call: &Call<'_>, dir: &ControlDir, step: Duration) -> Vec<OsString>
     }
     if call.dry {
         // A new key goes to the first file of the user's.
-        let files = gateway
-            .user_known_hosts
-            .iter()
-            .chain(&gateway.global_known_hosts);
+        let files = gateway.host_key.files();
         let files: Vec<String> = files.map(|f| format!("\"{}\"", f.display())).collect();
         options.push(format!("GlobalKnownHostsFile={}", files.join(" ")));
         options.push("UserKnownHostsFile=/dev/null".to_owned());
