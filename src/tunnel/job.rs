@@ -14,10 +14,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-/// Whose job bounds the tunnel's.
+/// Whose life bounds the tunnel's.
 #[derive(Debug)]
 pub struct Job {
-    bound: Watched,
+    watched: Watched,
     witness: Option<Witness>,
     /// Looks that found nobody, one after another.
     misses: u32,
@@ -28,16 +28,28 @@ pub struct Job {
 enum Watched {
     /// Nothing: `--no-watch`, or the end of our PID namespace will do it.
     Nothing,
-    /// One process, by id and start time (ids are used again).
-    Process { pid: i32, start: u64 },
+    /// One process.
+    Process(Process),
     /// Every process of this session and user.
     Session { id: i32, uid: u32 },
 }
 
-#[derive(Debug)]
-struct Witness {
+/// A process by id and start time: ids are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Process {
     pid: i32,
     start: u64,
+}
+
+impl Process {
+    fn runs(self) -> bool {
+        Stat::read(self.pid).is_some_and(|stat| stat.start == self.start)
+    }
+}
+
+#[derive(Debug)]
+struct Witness {
+    process: Process,
     /// `None` on kernels before 5.3: then it is looked at now and then.
     fd: Option<OwnedFd>,
 }
@@ -56,28 +68,18 @@ impl Job {
         Job::new(Watched::Nothing)
     }
 
-    /// Watched to one process (`--watch PID`).
+    /// Bound to one process (`--watch PID`).
     ///
     /// # Errors
     /// [`Code::Usage`] when there is no such process.
     pub fn of_process(pid: u32) -> Result<Job> {
-        let bound = i32::try_from(pid)
-            .ok()
-            .and_then(|pid| Some((pid, Stat::read(pid)?)))
-            .filter(|(_, stat)| stat.runs())
-            .map(|(pid, stat)| Watched::Process {
-                pid,
-                start: stat.start,
-            });
-        bound.map(Job::new).ok_or_else(|| {
-            Error::new(
-                Code::Usage,
-                format!("--watch {pid}: there is no such process on this node"),
-            )
-        })
+        let stat = i32::try_from(pid).ok().and_then(Stat::read);
+        let what = || format!("--watch {pid}: there is no such process on this node");
+        let stat = stat.ok_or_else(|| Error::new(Code::Usage, what()))?;
+        Ok(Job::new(Watched::Process(stat.process())))
     }
 
-    /// Watched to the session that this process was started in. Where it is alone
+    /// Bound to the session that this process was started in. Where it is alone
     /// in that (`setsid`, `su -c`), to the session of the process that started
     /// it, or to that process itself when nobody there is this user's.
     ///
@@ -95,19 +97,16 @@ impl Job {
             let session = Watched::Session { id, uid };
             find_witness(&session).map(|_| session)
         };
-        let bound = session_of_ours(own).or_else(|| {
-            let (pid, stat) = starter()?;
-            let process = Watched::Process {
-                pid,
-                start: stat.start,
-            };
+        let watched = session_of_ours(own).or_else(|| {
+            let stat = starter()?;
+            let process = Some(Watched::Process(stat.process()));
             // Not just that process: it may be a shell that is passing by.
             match stat.session {
-                0 => Some(process),
-                id => session_of_ours(id).or(Some(process)),
+                0 => process,
+                id => session_of_ours(id).or(process),
             }
         });
-        bound.map(Job::new).ok_or_else(|| {
+        watched.map(Job::new).ok_or_else(|| {
             Error::new(
                 Code::Usage,
                 "cannot tell which job this tunnel belongs to: licfwd is alone in its session and \
@@ -117,23 +116,23 @@ impl Job {
         })
     }
 
-    fn new(bound: Watched) -> Job {
+    fn new(watched: Watched) -> Job {
         Job {
-            bound,
+            watched,
             witness: None,
             misses: 0,
             looked: Instant::now(),
         }
     }
 
-    /// The descriptor that becomes readable when it is time for [`Job::look`].
+    /// The descriptor that becomes readable when it is time for [`Job::still_runs`].
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.witness.as_ref()?.fd.as_ref().map(AsFd::as_fd)
     }
 
     /// When to look without being woken by [`Job::fd`].
     pub fn next_look(&self) -> Option<Duration> {
-        let span = match (&self.bound, &self.witness) {
+        let span = match (&self.watched, &self.witness) {
             (Watched::Nothing, _) => return None,
             (_, Some(Witness { fd: Some(_), .. })) => return None,
             (_, Some(_)) => LOOK_WITHOUT_PIDFD,
@@ -143,16 +142,16 @@ impl Job {
     }
 
     /// Whether the job still runs; looks for a new witness where that is needed.
-    pub fn look(&mut self) -> bool {
-        if self.bound == Watched::Nothing {
+    pub fn still_runs(&mut self) -> bool {
+        if self.watched == Watched::Nothing {
             return true;
         }
         self.looked = Instant::now();
-        let lives = self.witness.as_ref().is_some_and(|witness| {
-            Stat::read(witness.pid).is_some_and(|stat| stat.runs() && stat.start == witness.start)
-        });
-        if !lives {
-            self.witness = find_witness(&self.bound);
+        let witness = self.witness.as_ref();
+        if !witness.is_some_and(|witness| witness.process.runs()) {
+            // Found before the old one's descriptor is closed: its number tells that
+            // it is another.
+            self.witness = find_witness(&self.watched);
         }
         match self.witness {
             Some(_) => self.misses = 0,
@@ -164,13 +163,13 @@ impl Job {
 
 /// The process that started this one, unless it has ended; for one that only
 /// changes the user and then waits for us, the process that started that.
-fn starter() -> Option<(i32, Stat)> {
+fn starter() -> Option<Stat> {
     let mut pid = std::os::unix::process::parent_id() as i32;
     loop {
         // 1 has taken over from somebody, 0 is outside our PID namespace.
-        let stat = Stat::read(pid).filter(|stat| pid > 1 && stat.runs())?;
+        let stat = Stat::read(pid).filter(|_| pid > 1)?;
         if !matches!(stat.name.as_str(), "su" | "sudo" | "runuser") {
-            return Some((pid, stat));
+            return Some(stat);
         }
         pid = stat.parent;
     }
@@ -178,51 +177,35 @@ fn starter() -> Option<(i32, Stat)> {
 
 /// The process whose end is worth waking up for: the session's leader while it
 /// lives, else the oldest one, which will most likely live longest.
-fn find_witness(bound: &Watched) -> Option<Witness> {
-    let (pid, start) = match *bound {
+fn find_witness(watched: &Watched) -> Option<Witness> {
+    let process = match *watched {
         Watched::Nothing => return None,
-        Watched::Process { pid, start } => (pid, start),
+        Watched::Process(process) => process,
         Watched::Session { id, uid } => {
-            let leader = Stat::read(id).filter(|s| s.session == id && belongs(id, s, uid));
-            match leader {
-                Some(stat) => (id, stat.start),
-                None => oldest_of(id, uid)?,
-            }
+            let leader = Stat::read(id).filter(|stat| stat.belongs_to(id, uid));
+            leader.or_else(|| oldest_of(id, uid))?.process()
         }
     };
     let fd = match sys::test_hook("NO_PIDFD") {
         Some(_) => None,
-        None => sys::pidfd_open(pid).ok(),
+        None => sys::pidfd_open(process.pid).ok(),
     };
     // The id may have passed to another process before the pidfd was open.
-    Stat::read(pid)
-        .filter(|stat| stat.runs() && stat.start == start)
-        .map(|_| Witness { pid, start, fd })
+    process.runs().then_some(Witness { process, fd })
 }
 
-fn oldest_of(session: i32, uid: u32) -> Option<(i32, u64)> {
-    fs::read_dir("/proc")
-        .ok()?
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter_map(|pid| Some((pid, Stat::read(pid)?)))
-        .filter(|(pid, stat)| stat.session == session && belongs(*pid, stat, uid))
-        .map(|(pid, stat)| (pid, stat.start))
-        .min_by_key(|(_, start)| *start)
-}
-
-/// Whether a process counts as the job's: alive, this user's, and no licfwd
-/// (two tunnels of one job would keep each other alive).
-fn belongs(pid: i32, stat: &Stat, uid: u32) -> bool {
-    stat.runs()
-        && stat.name != "licfwd"
-        && pid != std::process::id() as i32
-        && fs::metadata(format!("/proc/{pid}")).is_ok_and(|m| m.uid() == uid)
+fn oldest_of(session: i32, uid: u32) -> Option<Stat> {
+    let entries = fs::read_dir("/proc").ok()?.flatten();
+    entries
+        .filter_map(|entry| Stat::read(entry.file_name().to_str()?.parse().ok()?))
+        .filter(|stat| stat.belongs_to(session, uid))
+        .min_by_key(|stat| stat.start)
 }
 
 /// What /proc/PID/stat says of a process (proc_pid_stat(5)).
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
+    pid: i32,
     name: String,
     state: u8,
     parent: i32,
@@ -232,18 +215,20 @@ struct Stat {
 }
 
 impl Stat {
+    /// Of a process that is neither zombie nor dead.
     fn read(pid: i32) -> Option<Stat> {
-        Stat::parse(&String::from_utf8_lossy(
-            &fs::read(format!("/proc/{pid}/stat")).ok()?,
-        ))
+        let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        Stat::parse(&String::from_utf8_lossy(&text)).filter(|stat| !b"ZXx".contains(&stat.state))
     }
 
     /// The name stands in parentheses and may itself hold anything, also `)`.
     fn parse(text: &str) -> Option<Stat> {
         let (head, tail) = text.rsplit_once(')')?;
         let mut fields = tail.split_ascii_whitespace();
+        let (pid, name) = head.split_once('(')?;
         Some(Stat {
-            name: head.split_once('(')?.1.to_owned(),
+            pid: pid.trim().parse().ok()?,
+            name: name.to_owned(),
             state: *fields.next()?.as_bytes().first()?,
             parent: fields.next()?.parse().ok()?,
             session: fields.nth(1)?.parse().ok()?,
@@ -251,9 +236,20 @@ impl Stat {
         })
     }
 
-    /// Neither zombie nor dead.
-    fn runs(&self) -> bool {
-        !matches!(self.state, b'Z' | b'X' | b'x')
+    fn process(&self) -> Process {
+        Process {
+            pid: self.pid,
+            start: self.start,
+        }
+    }
+
+    /// Whether it counts as the job's: this session's, this user's, and no licfwd
+    /// (two tunnels of one job would keep each other alive).
+    fn belongs_to(&self, session: i32, uid: u32) -> bool {
+        self.session == session
+            && self.name != "licfwd"
+            && self.pid != std::process::id() as i32
+            && fs::metadata(format!("/proc/{}", self.pid)).is_ok_and(|m| m.uid() == uid)
     }
 }
 
@@ -268,6 +264,7 @@ mod tests {
         assert_eq!(
             Stat::parse(text),
             Some(Stat {
+                pid: 77,
                 name: "a) b (c)".into(),
                 state: b'S',
                 parent: 1,
@@ -290,13 +287,13 @@ mod tests {
             .spawn()
             .expect("cat");
         let mut job = Job::of_process(child.id()).expect("alive");
-        assert!(job.look());
+        assert!(job.still_runs());
         drop(child.stdin.take());
         // Readable pidfd: the process has ended, and is a zombie now.
         let fd = job.fd().expect("a kernel with pidfd").try_clone_to_owned();
         assert!(sys::poll_readable(fd.expect("dup"), Duration::from_secs(5)).expect("poll"));
-        job.look();
-        assert!(!job.look());
+        job.still_runs();
+        assert!(!job.still_runs());
         child.wait().expect("wait");
         assert!(Job::of_process(child.id()).is_err());
     }

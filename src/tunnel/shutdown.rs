@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// 30 s before KILL, which is when a solver returns its seat.
 const SERVE_AFTER_TERM: Duration = Duration::from_secs(30);
 
-/// The job's job and the signals, and what is waited for to learn of them.
+/// The job's life and the signals, and what is waited for to learn of them.
 pub struct Shutdown {
     job: Job,
     signals: SignalFd,
@@ -30,7 +30,7 @@ impl Shutdown {
     pub fn new(mut job: Job, signals: SignalFd) -> io::Result<Shutdown> {
         let urgent = Rc::new(Epoll::new()?);
         urgent.add(&signals, 0, Interest::READ)?;
-        job.look();
+        job.still_runs();
         let shutdown = Shutdown {
             job,
             signals,
@@ -84,7 +84,7 @@ impl Shutdown {
             return None;
         }
         let before = number(&self.job);
-        if !self.job.look() {
+        if !self.job.still_runs() {
             return Some("the job has ended".into());
         }
         if number(&self.job) == before {
