@@ -5,8 +5,9 @@ use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::process::Command;
 
 use crate::rig::gateway::keygen;
-use crate::rig::job::over_ssh;
+use crate::rig::job::{built, over_ssh};
 use crate::rig::license_server::{RefusingPort, SwallowingPort};
+use crate::rig::other_user::hand_over;
 use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Outcome, Service, process, skip, wait_until};
 
 /// A gateway with a license server behind it, and a job on this side.
@@ -107,13 +108,13 @@ fn code_69_license_server_down() {
 /// Goal: 71 when the system has no descriptors left for licfwd.
 #[test]
 fn code_71_no_descriptors() {
-    if over_ssh() {
-        skip!("the script that adds --via ssh needs descriptors of its own");
-    }
     let site = Site::new();
-    // The loader needs one descriptor to get the program running at all.
-    let outcome = site.limited("ulimit -n 4");
-    fails(71, &outcome, &[]);
+    // The loader needs one descriptor to get the program running at all, and the
+    // shell of a script more: it is called without one.
+    let via = if over_ssh() { "--via ssh" } else { "" };
+    let config = site.gateway.config();
+    let call = format!("{} {via} -F {}", built().display(), config.display());
+    fails(71, &site.limited("bash", "ulimit -n 4", &call), &[]);
 }
 
 /// Goal: 70 for a panic, which looks like success to no shell either.
@@ -128,11 +129,15 @@ fn code_70_a_bug() {
 /// Goal: 71 when the system refuses a process.
 #[test]
 fn code_71_no_processes() {
-    if process::is_root() {
-        skip!("no limit of processes holds for root");
-    }
     let site = Site::new();
-    fails(71, &site.limited("ulimit -u 1"), &[]);
+    let user = site.gateway.user();
+    let call = hand_over(&site.job, &site.gateway, user);
+    let shell = match process::is_root() {
+        // Whom no limit of processes holds for.
+        true => format!("setpriv --reuid={user} --regid={user} --clear-groups bash"),
+        false => "bash".into(),
+    };
+    fails(71, &site.limited(&shell, "ulimit -u 1", &call), &[]);
 }
 
 /// Goal: 73 at once when a port that was asked for is taken.
@@ -255,16 +260,12 @@ fn code_78_unknown_gateway() {
 }
 
 impl Site {
-    /// The same call under a limit that bash sets first.
-    fn limited(&self, limit: &str) -> Outcome {
-        let licfwd = crate::rig::job::licfwd();
-        let text = format!(
-            "{limit}; exec {} -F $CONFIG gw 127.0.0.1:$PORT",
-            licfwd.display()
-        );
-        let port = self.server.port();
-        let mut script = self.job.script("bash", &text, &self.gateway, port);
-        self.job.run(&mut script)
+    /// A call under a limit that the shell sets first.
+    fn limited(&self, shell: &str, limit: &str, call: &str) -> Outcome {
+        let text = format!("{limit}; exec {call} gw 127.0.0.1:{}", self.server.port());
+        let mut words = shell.split(' ');
+        let mut script = self.job.command(words.next().expect("a program"));
+        self.job.run(script.args(words).args(["-c", &text]))
     }
 }
 
