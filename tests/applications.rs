@@ -211,8 +211,9 @@ fn redis() {
 /// websocket.
 #[test]
 fn jupyter() {
-    let Some(python) = python_with_jupyter() else {
-        skip!("no Jupyter (python3 with venv and a package index)");
+    let python = match python_with_jupyter() {
+        Ok(python) => python,
+        Err(why) => skip!("no Jupyter from PyPI: {why}"),
     };
     let (job, port) = (Job::new(), free_port());
     let mut serve = job.command(&python);
@@ -264,9 +265,11 @@ socket.close()
 call(f"/{kernel}", "DELETE")
 "#;
 
-/// A Python with Jupyter in cargo's target directory, made once; `None` where
-/// it cannot be had within two minutes.
-fn python_with_jupyter() -> Option<PathBuf> {
+/// A Python with Jupyter in cargo's target directory, made once.
+///
+/// # Errors
+/// Why it cannot be had within two minutes.
+fn python_with_jupyter() -> Result<PathBuf, String> {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jupyter");
     let text = "exec 9>\"$0.lock\" && flock 9 && if [ ! -e \"$0/ready\" ]; then
             python3 -m venv --clear \"$0\" &&
@@ -275,8 +278,8 @@ fn python_with_jupyter() -> Option<PathBuf> {
         fi";
     let output = Command::new("sh").args(["-c", text]).arg(&place).output();
     let output = output.expect("run sh");
-    if !output.status.success() {
-        crate::rig::say_skipped(&String::from_utf8_lossy(&output.stderr));
+    match output.status.success() {
+        true => Ok(place.join("bin/python")),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
-    output.status.success().then(|| place.join("bin/python"))
 }

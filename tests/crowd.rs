@@ -2,7 +2,7 @@
 
 use crate::rig::crowd::all_at_once;
 use crate::rig::traffic::connect;
-use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Service, Tunnel, skip, wait_until};
+use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Service, Tunnel, long, skip, wait_until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
@@ -139,13 +139,10 @@ fn out_of_descriptors_it_waits() {
 }
 
 /// Goal: connections that come and go leave no memory behind: 10,000 of them,
-/// with `LICFWD_TEST_LONG=1` 100,000, half one after another, half 20 at a time.
+/// with `--long` 100,000, half one after another, half 20 at a time.
 #[test]
 fn connections_leave_no_memory_behind() {
-    let count = match std::env::var_os("LICFWD_TEST_LONG") {
-        Some(_) => 100_000,
-        None => 10_000,
-    };
+    let count = if long() { 100_000 } else { 10_000 };
     let gateway = Gateway::start();
     let server = LicenseServer::start(Service::Echo);
     let tunnel = Tunnel::start(&gateway, server.port());

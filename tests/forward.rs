@@ -10,7 +10,7 @@ use crate::rig::license_server::SwallowingPort;
 use crate::rig::network;
 use crate::rig::traffic::{End, Pattern, check_out, connect, exchange, send};
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Service, Tunnel, eventually, process, say_skipped,
+    Gateway, Job, LIMIT, LicenseServer, Service, Tunnel, eventually, long, process, say_skipped,
     wait_until,
 };
 use std::io::{self, Error, ErrorKind, Read, Write};
@@ -255,10 +255,10 @@ fn fact_3_a_swallowing_server_holds_up_no_other() {
 /// Goal: fact 4. Where sockets hold little, nearly every packet is left half
 /// sent; clients that come, go and vanish in the middle of it leave no half
 /// packet behind, on which all others would wait for ever.
-/// `LICFWD_TEST_LONG=1`: again and again for ten minutes.
+/// With `--long` again and again for ten minutes.
 #[test]
 fn fact_4_every_packet_is_finished() {
-    if !network::is_our_own("forward::fact_4_every_packet_is_finished") {
+    if !network::is_our_own() {
         return;
     }
     network::make_sockets_small();
@@ -267,9 +267,9 @@ fn fact_4_every_packet_is_finished() {
     let tunnel = Tunnel::start(&gateway, server.port());
     let before = Open::now(&gateway, &tunnel);
     let port = tunnel.port();
-    let end = match std::env::var_os("LICFWD_TEST_LONG") {
-        Some(_) => Instant::now() + 10 * MINUTE,
-        None => Instant::now(),
+    let end = match long() {
+        true => Instant::now() + 10 * MINUTE,
+        false => Instant::now(),
     };
     for round in 1.. {
         all_at_once(200, MINUTE, move |number| match number % 4 {
@@ -424,7 +424,7 @@ impl Open {
         let counts = sessions.iter().map(|p| process::descriptors(p.pid));
         let sshd = counts.sum();
         if sshd == 0 {
-            say_skipped("cannot see the descriptors of sshd");
+            say_skipped("only root can see the descriptors of sshd");
         }
         Open {
             licfwd: tunnel.descriptors(),

@@ -5,7 +5,8 @@ use crate::rig::other_user::hand_over;
 use crate::rig::pty::Pty;
 use crate::rig::traffic::read_line;
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Running, Service, eventually, process, skip, wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Running, Service, eventually, has, installed, process,
+    skip, wait_until,
 };
 use std::fs::File;
 use std::io::{self, BufReader, Write};
@@ -46,7 +47,7 @@ const FORMS: [&str; 8] = [
 fn every_form_of_call_binds_the_tunnel_to_the_job() {
     let site = Site::new();
     let mut sessions = Vec::new();
-    for shell in ["bash", "dash"].into_iter().filter(|shell| site.has(shell)) {
+    for shell in installed(&["bash", "dash"]) {
         for form in FORMS {
             sessions.push(site.start(&[shell, "-c", &format!("{form}\n{HOLD}")]));
         }
@@ -91,7 +92,7 @@ fn pid_namespace_ends_the_tunnel() {
     let mut probe = Command::new(unshare[0]);
     let probe = probe.args(&unshare[1..]).arg("true").output();
     if !probe.is_ok_and(|output| output.status.success()) {
-        skip!("no right to make a PID namespace");
+        skip!("no namespace of one's own: {unshare:?}");
     }
     let site = Site::new();
     let text = format!("{CALL}; {HOLD}");
@@ -113,7 +114,7 @@ fn works_without_pidfd() {
 #[test]
 fn inherited_lock_is_let_go() {
     let site = Site::new();
-    if !site.has("flock") {
+    if !has("flock") {
         skip!("flock is not installed");
     }
     let text = format!("exec 9>lock; flock 9; eval $($CALL --no-watch) || exit; {HOLD}");
@@ -178,7 +179,7 @@ fn watch_names_the_process() {
 #[test]
 fn proxy_helper_ends_with_the_tunnel() {
     let site = Site::new();
-    if !site.has("nc") {
+    if !has("nc") {
         skip!("nc is not installed");
     }
     let text = format!(r#"eval $($CALL -o "ProxyCommand=nc %h %p") || exit; {HOLD}"#);
@@ -203,8 +204,12 @@ fn tunnel_called_at_a_prompt_ends_with_the_shell() {
     }
     let site = Site::new();
     let shells = [&["bash", "--norc", "-i"][..], &["dash", "-i"]];
+    let installed = installed(&["bash", "dash"]);
     let (mut sessions, mut prompts) = (Vec::new(), Vec::new());
-    for shell in shells.into_iter().filter(|shell| site.has(shell[0])) {
+    for shell in shells
+        .into_iter()
+        .filter(|shell| installed.contains(&shell[0]))
+    {
         let mut session = site.prepare(shell);
         let mut command = session.job.command(shell[0]);
         command.args(&shell[1..]).env("CALL", site.call());
@@ -311,13 +316,6 @@ impl Site {
             gateway: Gateway::start(),
             server: LicenseServer::start(Service::Echo),
         }
-    }
-
-    /// Whether a program is installed.
-    fn has(&self, program: &str) -> bool {
-        let job = Job::new();
-        let look = format!("command -v {program}");
-        job.run(job.command("sh").args(["-c", &look])).code == 0
     }
 
     /// A script that calls licfwd in the plain way.

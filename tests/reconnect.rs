@@ -2,7 +2,7 @@
 
 use crate::rig::crowd::{all_at_once, alone};
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Service, Tunnel, eventually, process, wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Service, Tunnel, eventually, long, process, wait_until,
 };
 use std::io::{self, Error, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,13 +14,10 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Goal: a gateway that is killed again and again, listener and session, under
 /// traffic: the same licfwd on the same port serves on, every client of a lost
 /// session is told within a second, every client of the next one is served,
-/// and nothing is left over. `LICFWD_TEST_LONG=1`: 50 times.
+/// and nothing is left over. With `--long` 50 times.
 #[test]
 fn a_gateway_that_is_killed_again_and_again() {
-    let rounds = match std::env::var_os("LICFWD_TEST_LONG") {
-        Some(_) => 50,
-        None => 12,
-    };
+    let rounds = if long() { 50 } else { 12 };
     const SETTLED: usize = 5;
     let mut gateway = Gateway::start();
     let server = LicenseServer::start(Service::Echo);

@@ -77,3 +77,15 @@ fn gateway_comes_and_goes() {
     let ended = || gateway.sessions().is_empty();
     wait_until("sshd ends the session", LIMIT, ended);
 }
+
+/// Goal: in strict mode nothing is skipped but what has its reason in the list.
+#[test]
+fn skips_have_reasons() {
+    use crate::rig::skips::is_expected;
+    assert!(is_expected("only root can be another user", false));
+    assert!(!is_expected("only root can be another user", true));
+    assert!(is_expected("no Jupyter from PyPI: no network", true));
+    for root in [true, false] {
+        assert!(!is_expected("not installed: fish", root));
+    }
+}

@@ -4,18 +4,18 @@ use crate::rig::crowd::alone;
 use crate::rig::job::over_ssh;
 use crate::rig::network::{self, Beyond};
 use crate::rig::traffic::connect;
-use crate::rig::{Gateway, Job, LicenseServer, Service, Tunnel, wait_until};
+use crate::rig::{Gateway, Job, LicenseServer, Service, Tunnel, long, wait_until};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How the tests make it quick, and the time that this allows. With
-/// `LICFWD_TEST_LONG=1` they run with the default settings.
+/// How the tests make it quick, and the time that this allows. With `--long`
+/// they run with the default settings.
 fn patience() -> (Vec<&'static str>, Duration) {
-    match std::env::var_os("LICFWD_TEST_LONG") {
-        Some(_) => (vec![], Duration::from_secs(60)),
-        None => {
+    match long() {
+        true => (vec![], Duration::from_secs(60)),
+        false => {
             let interval = ["-o", "ServerAliveInterval=3"];
             let count = ["-o", "ServerAliveCountMax=2"];
             ([interval, count].concat(), Duration::from_secs(6))
@@ -32,7 +32,7 @@ const RECOVERY: Duration = Duration::from_secs(35);
 /// found again when the link is back.
 #[test]
 fn a_dead_link_under_an_idle_connection() {
-    if network::is_our_own("silence::a_dead_link_under_an_idle_connection") {
+    if network::is_our_own() {
         dead_link(false);
     }
 }
@@ -40,7 +40,7 @@ fn a_dead_link_under_an_idle_connection() {
 /// Goal: the same with data in flight.
 #[test]
 fn a_dead_link_with_data_in_flight() {
-    if network::is_our_own("silence::a_dead_link_with_data_in_flight") {
+    if network::is_our_own() {
         dead_link(true);
     }
 }

@@ -1,6 +1,7 @@
 //! A Kerberos realm on loopback and a gateway in it, thrown away afterwards.
 
 use super::gateway::{account, free_port, give_to_account};
+use super::programs::missing;
 use super::{Gateway, Job, LIMIT, Overlay, Running, Scratch, wait_until};
 
 /// What it consists of (Debian: krb5-kdc, krb5-admin-server, krb5-user).
@@ -69,11 +70,7 @@ impl Drop for Kerberos {
 }
 
 fn check(home: &Job) -> Result<(), String> {
-    let lacks = |program: &&str| {
-        let look = format!("command -v {program}");
-        home.run(home.command("sh").args(["-c", &look])).code != 0
-    };
-    let missing: Vec<&str> = PROGRAMS.into_iter().filter(lacks).collect();
+    let missing = missing(&PROGRAMS);
     if !missing.is_empty() {
         return Err(format!("not installed: {}", missing.join(", ")));
     }

@@ -19,8 +19,10 @@ pub mod nodes;
 pub mod other_user;
 pub mod overlay;
 pub mod process;
+pub mod programs;
 pub mod pty;
 pub mod scratch;
+pub mod skips;
 pub mod slurm;
 pub mod traffic;
 pub mod tunnel;
@@ -31,13 +33,15 @@ pub use gateway::Gateway;
 pub use job::{Job, Outcome, Running};
 pub use license_server::{LicenseServer, Service};
 pub use overlay::Overlay;
+pub use programs::{has, installed};
 pub use pty::Pty;
 pub use scratch::Scratch;
+pub use skips::say_skipped;
 pub use tunnel::Tunnel;
 pub use wait::{LIMIT, eventually, eventually_every, wait_until};
 
 /// Leaves a test that this machine cannot run, and says so even though cargo
-/// hides what passing tests print.
+/// hides what passing tests print. In strict mode that fails ([`skips`]).
 #[allow(unused_macros)]
 macro_rules! skip {
     ($($reason:tt)*) => {{
@@ -47,10 +51,19 @@ macro_rules! skip {
 }
 pub(crate) use skip;
 
-/// Writes to standard error itself: only the `print` macros are captured.
-pub fn say_skipped(reason: &str) {
-    use std::io::Write;
+/// The name of the test that runs, its module's included: the harness gives it to
+/// the test's thread.
+///
+/// # Panics
+/// In a thread that the test has started.
+pub fn test_name() -> String {
     let thread = std::thread::current();
-    let line = format!("SKIPPED: {}: {reason}\n", thread.name().unwrap_or("rig"));
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    let name = thread.name().filter(|name| name.contains("::"));
+    name.expect("only a test's own thread knows its name")
+        .into()
+}
+
+/// Whether everything is to be done that takes minutes (`scripts/test --long`).
+pub fn long() -> bool {
+    std::env::var_os("LICFWD_TEST_LONG").is_some()
 }

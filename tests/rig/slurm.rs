@@ -8,6 +8,7 @@ use std::process::Command;
 
 use super::gateway::free_port;
 use super::nodes::{Nodes, address};
+use super::programs::missing;
 use super::{Job, LIMIT, Outcome, Running, process, wait_until};
 
 /// What it consists of (Debian: slurmctld, slurmd, slurm-client, munge).
@@ -48,12 +49,7 @@ impl Slurm {
         if !process::is_root() {
             return Some("only root can run slurmd".into());
         }
-        let job = Job::new();
-        let looked = |program: &&str| {
-            let look = format!("command -v {program}");
-            job.run(job.command("sh").args(["-c", &look])).code != 0
-        };
-        let missing: Vec<&str> = PROGRAMS.into_iter().filter(looked).collect();
+        let missing = missing(&PROGRAMS);
         (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
     }
 
