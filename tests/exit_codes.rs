@@ -99,7 +99,7 @@ fn code_69_license_server_down() {
     ];
     for target in targets {
         let mut call = job.licfwd(&gateway);
-        call.args(["--tries", "2", "--timeout", "2", "gw", &target]);
+        call.args(["--tries", "2", "--timeout", "4", "gw", &target]);
         fails(69, &job.run(&mut call), &[&target]);
     }
     assert!(job.processes().is_empty());

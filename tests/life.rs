@@ -5,20 +5,20 @@ use crate::rig::other_user::hand_over;
 use crate::rig::pty::Pty;
 use crate::rig::traffic::read_line;
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Running, Service, eventually, has, installed, process,
-    skip, wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Promise, Running, Service, eventually, has, installed,
+    process, skip, wait_until,
 };
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::slice::from_ref;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How soon the tunnel must be gone after the last process of its job.
-const GONE: Duration = Duration::from_secs(10);
+const GONE: Promise = Promise::seconds(10);
 /// How soon it must be gone where it is said to go at once.
-const AT_ONCE: Duration = Duration::from_secs(2);
+const AT_ONCE: Promise = Promise::seconds(2);
 /// How long the tests look out for what must not happen: more than twice what
 /// a tunnel takes to find that its job has ended.
 const A_WHILE: Duration = Duration::from_millis(1500);
@@ -189,7 +189,7 @@ fn proxy_helper_ends_with_the_tunnel() {
     }
     process::signal("KILL", &[killed.job.daemon()]);
     let only_script = || killed.job.processes() == [killed.leader()];
-    wait_until("the helper of the killed is gone", GONE, only_script);
+    GONE.wait_until("the helper of the killed is gone", only_script);
     let logins = site.gateway.log().matches("Accepted publickey").count();
     assert_eq!(logins, 2, "one for each tunnel");
     live_as_long_as_their_scripts(vec![ended]);
@@ -258,7 +258,7 @@ fn term_ends_an_idle_tunnel() {
     let session = site.hold();
     let daemon = session.job.daemon();
     process::signal("TERM", &[daemon]);
-    wait_until("TERM ends it", AT_ONCE, || !process::alive(daemon));
+    AT_ONCE.wait_until("TERM ends it", || !process::alive(daemon));
 }
 
 /// Goal: after TERM a connected client is served until it leaves; a second
@@ -278,7 +278,7 @@ fn term_lets_a_client_finish() {
             true => process::signal("TERM", &[daemon]),
             false => client.shutdown(Shutdown::Both).expect("shutdown"),
         }
-        wait_until("then it ends", AT_ONCE, || !process::alive(daemon));
+        AT_ONCE.wait_until("then it ends", || !process::alive(daemon));
         assert!(ping(&mut client).is_err(), "the client is closed");
     }
 }
@@ -461,7 +461,8 @@ fn live_on(sessions: &[Session]) {
 #[track_caller]
 fn are_gone(sessions: &[Session]) {
     let mut left = Vec::new();
-    eventually(GONE, || {
+    let start = Instant::now();
+    eventually(GONE.room(), || {
         let lives = |session: &&Session| !session.job.processes().is_empty();
         left = sessions
             .iter()
@@ -471,4 +472,5 @@ fn are_gone(sessions: &[Session]) {
         left.is_empty()
     });
     assert!(left.is_empty(), "left behind: {left:#?}");
+    GONE.kept("all gone", start.elapsed());
 }

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +13,8 @@ use crate::rig::crowd::all_at_once;
 use crate::rig::gateway::{free_port, keygen};
 use crate::rig::traffic::connect;
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Outcome, Service, Tunnel, process, wait_until,
+    FLOOD, Gateway, Job, LIMIT, LicenseServer, Outcome, Service, Tunnel, eventually_every, process,
+    wait_until,
 };
 
 /// A tunnel over ssh, with an echo at its end.
@@ -162,7 +165,7 @@ fn a_schedulers_signals_do_not_end_ssh() {
 fn a_crowd_is_served() {
     let site = Site::new();
     let port = site.tunnel.port();
-    all_at_once(600, LIMIT, move |number| {
+    all_at_once(600, FLOOD, move |number| {
         let mut client = connect(port)?;
         let word = number.to_be_bytes();
         client.write_all(&word)?;
@@ -177,6 +180,8 @@ fn a_crowd_is_served() {
 /// for a turn, and nobody is turned away.
 #[test]
 fn few_descriptors_are_taken_in_turns() {
+    const CLIENTS: usize = 200;
+    const LOOK: Duration = Duration::from_millis(200);
     let (gateway, server) = (Gateway::start(), LicenseServer::start(Service::Echo));
     let target = format!("127.0.0.1:{}", server.port());
     let tunnel = Tunnel::of(Job::new(), |job| {
@@ -188,15 +193,31 @@ fn few_descriptors_are_taken_in_turns() {
         command
     });
     let port = tunnel.port();
-    all_at_once(200, LIMIT, move |_| {
-        let mut client = connect(port)?;
-        client.write_all(b"x")?;
-        client.read_exact(&mut [0])?;
-        // Long enough for all seats to be taken.
-        thread::sleep(Duration::from_millis(500));
-        client.write_all(b"x")?;
-        client.read_exact(&mut [0])
+    let may_go = Arc::new(AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // No more get in than those who sit there.
+            let mut before = 0;
+            let full = eventually_every(LOOK, LIMIT, || {
+                let now = server.clients();
+                now > 0 && now == std::mem::replace(&mut before, now)
+            });
+            may_go.store(true, Ordering::SeqCst);
+            assert!(full && before < CLIENTS, "{before} clients at once");
+        });
+        let may_go = may_go.clone();
+        all_at_once(CLIENTS, FLOOD, move |_| {
+            let mut client = connect(port)?;
+            client.write_all(b"x")?;
+            client.read_exact(&mut [0])?;
+            wait_until("all seats are taken", 2 * LIMIT, || {
+                may_go.load(Ordering::SeqCst)
+            });
+            client.write_all(b"x")?;
+            client.read_exact(&mut [0])
+        });
     });
+    assert_eq!(server.served(), CLIENTS + 1, "and licfwd's own question");
 }
 
 /// Goal: what the user's configuration wants from an ssh of their own does not
@@ -313,7 +334,7 @@ fn a_shell_that_runs_nothing_is_no_obstacle() {
     let job = Job::new();
     let mut command = job.licfwd(&gateway);
     command.env("SHELL", "/bin/false").args(["--via", "ssh"]);
-    command.args(["--tries", "1", "--timeout", "5", "--check", "gw"]);
+    command.args(["--tries", "1", "--check", "gw"]);
     let outcome = job.run(command.arg(format!("127.0.0.1:{}", server.port())));
     assert_eq!(outcome.code, 0, "{outcome:?}");
 }
@@ -324,12 +345,18 @@ fn a_shell_that_runs_nothing_is_no_obstacle() {
 fn the_last_words_of_a_server_reach_a_client_that_goes_on_talking() {
     const SIZE: usize = 5_000_000;
     let gateway = Gateway::start();
-    let port = server(|mut client| client.write_all(&vec![7; SIZE]));
-    let tunnel = Tunnel::with(&gateway, port, &["--via", "ssh"]);
+    let (said, has_said) = mpsc::channel();
+    let port = server(move |mut client| {
+        client.write_all(&vec![7; SIZE])?;
+        drop(client);
+        said.send(()).map_err(io::Error::other)
+    });
+    let tunnel = Tunnel::with(&gateway, port, &["--via", "ssh", "--no-probe"]);
     let mut client = connect(tunnel.port()).expect("connect");
-    // The server has said all and gone by then, or the kernel would forget the rest.
-    thread::sleep(Duration::from_millis(500));
+    // Else the kernel would forget the rest.
+    has_said.recv_timeout(LIMIT).expect("all is said");
     for _ in 0..8 {
+        // A word each time, not all in one.
         thread::sleep(Duration::from_millis(100));
         client.write_all(b"are you there").expect("write");
     }
@@ -408,19 +435,20 @@ fn call(gateway: &Gateway, options: &[&str]) -> Outcome {
     let (server, job) = (LicenseServer::start(Service::Echo), Job::new());
     let mut command = job.licfwd(gateway);
     command
-        .args(["--via", "ssh", "--timeout", "5"])
+        .args(["--via", "ssh", "--timeout", "15"])
         .args(options);
     command.args(["gw", &format!("127.0.0.1:{}", server.port())]);
     job.run(&mut command)
 }
 
 /// A license server that does that for each client; its port.
-fn server(serve: fn(TcpStream) -> io::Result<()>) -> u16 {
+fn server(serve: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let port = listener.local_addr().expect("an address").port();
     thread::spawn(move || {
         for client in listener.incoming() {
             let client = client.expect("a client");
+            let serve = serve.clone();
             thread::spawn(move || serve(client));
         }
     });

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
 
 use crate::rig::traffic::check_out;
 use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Service, process, wait_until};
@@ -102,7 +101,7 @@ fn hanging_proxy_ends_in_time() {
     for command in ["sleep 1000", "sh -c 'sleep 1000 & sleep 1000; :'"] {
         let options = ["--tries", "1", "--timeout", "1"];
         let running = site.job.spawn(&mut site.call(command, &options));
-        let outcome = running.wait(Duration::from_secs(8));
+        let outcome = running.wait(LIMIT);
         assert_eq!(outcome.code, 75, "{outcome:?}");
         assert!(outcome.stderr.contains("within 1 s"), "{outcome:?}");
         let nobody = || site.job.processes().is_empty();

@@ -4,16 +4,16 @@ use crate::rig::nodes::{address, way_out};
 use crate::rig::other_user::hand_over;
 use crate::rig::slurm::Slurm;
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Service, eventually, process, skip, wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Promise, Service, eventually, process, skip, wait_until,
 };
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How soon the tunnel must be gone after its job.
-const GONE: Duration = Duration::from_secs(10);
+const GONE: Promise = Promise::seconds(10);
 /// slurmctld looks every 30 s whose time is over.
-const TIME_LIMIT: Duration = Duration::from_secs(50);
+const TIME_LIMIT: Duration = Duration::from_secs(150);
 
 /// A job script: checks a license out, says so, and goes on with its work.
 const SCRIPT: &str = r#"#!/bin/bash
@@ -272,7 +272,8 @@ impl Submitted<'_> {
             !["PENDING", "RUNNING", "COMPLETING"].contains(&&*last)
         });
         assert!(ended && last == state, "{last} instead of {state}{self}");
-        let gone = eventually(GONE, || self.job.processes().is_empty());
+        let start = Instant::now();
+        let gone = eventually(GONE.room(), || self.job.processes().is_empty());
         let left: Vec<_> = self
             .job
             .processes()
@@ -280,6 +281,7 @@ impl Submitted<'_> {
             .map(process::look)
             .collect();
         assert!(gone, "left behind: {left:?}{self}");
+        GONE.kept("nothing is left", start.elapsed());
     }
 }
 

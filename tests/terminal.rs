@@ -239,12 +239,12 @@ fn typed_passphrase_is_kept() {
 #[test]
 fn hop_that_asks() {
     let (hop, mut site) = ready!(Site::behind_a_hop());
-    site.options += " --timeout 4";
+    site.options += " --timeout 8";
     let mut pty = site.call();
     pty.expect("'s password: ");
     pty.enter("not it");
     pty.expect("'s password: ");
-    assert!(!eventually(Duration::from_secs(5), || pty.has_ended()));
+    assert!(!eventually(Duration::from_secs(9), || pty.has_ended()));
     pty.enter(PASSWORD);
     site.works(pty);
     assert_eq!(hop.log().matches("Failed password").count(), 1);

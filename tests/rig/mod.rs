@@ -16,6 +16,7 @@ pub mod kerberos;
 pub mod license_server;
 pub mod network;
 pub mod nodes;
+pub mod open;
 pub mod other_user;
 pub mod overlay;
 pub mod process;
@@ -32,13 +33,14 @@ pub use dropbear::Dropbear;
 pub use gateway::Gateway;
 pub use job::{Job, Outcome, Running};
 pub use license_server::{LicenseServer, Service};
+pub use open::Open;
 pub use overlay::Overlay;
 pub use programs::{has, installed};
 pub use pty::Pty;
 pub use scratch::Scratch;
 pub use skips::say_skipped;
 pub use tunnel::Tunnel;
-pub use wait::{LIMIT, eventually, eventually_every, wait_until};
+pub use wait::{FLOOD, LIMIT, Promise, eventually, eventually_every, wait_until};
 
 /// Leaves a test that this machine cannot run, and says so even though cargo
 /// hides what passing tests print. In strict mode that fails ([`skips`]).

@@ -229,7 +229,7 @@ fn configuration(directory: &Path, head: &Machine, workers: &[Machine]) -> Strin
          MpiDefault=none\n\
          MailProg=/bin/true\n\
          ReturnToService=2\n\
-         KillWait=5\n\
+         KillWait=20\n\
          SchedulerParameters=sched_interval=1,batch_sched_delay=0\n\
          SelectType=select/cons_tres\n\
          SelectTypeParameters=CR_CPU\n\
