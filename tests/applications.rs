@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::rig::gateway::free_port;
-use crate::rig::{Gateway, Job, LIMIT, Outcome, Running, Scratch, process, skip, wait_until};
+use crate::rig::{
+    Gateway, Job, LIMIT, Outcome, Running, Scratch, free_port, process, skip, wait_until,
+};
 
 /// A server, and a licfwd that leads to it.
 struct Tunnel {

@@ -4,14 +4,13 @@
 //! its remedy for that property (see `src/link.rs` and `src/lane.rs`).
 
 use crate::rig::crowd::{all_at_once, alone};
-use crate::rig::gateway::free_port;
 use crate::rig::job::over_ssh;
 use crate::rig::license_server::SwallowingPort;
 use crate::rig::network;
 use crate::rig::traffic::{End, check_out, connect, exchange, vanish_in_the_middle};
 use crate::rig::{
-    FLOOD, Gateway, Job, LIMIT, LicenseServer, Open, Promise, Service, Tunnel, eventually, long,
-    wait_until,
+    FLOOD, Gateway, Job, LIMIT, LicenseServer, Open, Promise, Service, Tunnel, eventually,
+    free_port, long, wait_until,
 };
 use std::io::{self, Error, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::rig::flexnet::{FlexNet, check_out, exports, free_pair};
-use crate::rig::gateway::free_port;
+use crate::rig::flexnet::{FlexNet, check_out, exports};
 use crate::rig::license_server::RefusingPort;
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Outcome, Promise, Service, traffic, wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Outcome, Promise, Service, free_pair, free_port, traffic,
+    wait_until,
 };
 
 /// Goal: a seat behind `host:port+vendor` is checked out and given back. The

@@ -10,11 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use crate::rig::crowd::all_at_once;
-use crate::rig::gateway::{free_port, keygen};
+use crate::rig::gateway::keygen;
 use crate::rig::traffic::connect;
 use crate::rig::{
-    FLOOD, Gateway, Job, LIMIT, LicenseServer, Outcome, Service, Tunnel, eventually_every, process,
-    wait_until,
+    FLOOD, Gateway, Job, LIMIT, LicenseServer, Outcome, Service, Tunnel, eventually_every,
+    free_port, process, wait_until,
 };
 
 /// A tunnel over ssh, with an echo at its end.

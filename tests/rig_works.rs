@@ -1,9 +1,10 @@
 //! The rig itself: it does what the tests rely on.
 
-use crate::rig::gateway::free_port;
 use crate::rig::license_server::{RefusingPort, SwallowingPort};
 use crate::rig::traffic::{End, check_out, exchange};
-use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Service, process, wait_until};
+use crate::rig::{
+    Gateway, Job, LIMIT, LicenseServer, Service, free_pair, free_port, process, wait_until,
+};
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::time::Duration;
@@ -91,5 +92,20 @@ fn skips_have_reasons() {
     assert!(is_expected("no Jupyter from PyPI: no network", true));
     for root in [true, false] {
         assert!(!is_expected("not installed: fish", root));
+    }
+}
+
+/// Goal: no port is handed out twice, alone or in a pair, and all of them are
+/// below those of the system.
+#[test]
+fn ports_are_handed_out_once() {
+    let mut given = std::collections::HashSet::new();
+    for _ in 0..20 {
+        let (first, second) = free_pair();
+        assert_eq!(second, first + 1);
+        for port in [first, second, free_port()] {
+            assert!((10_000..32_000).contains(&port), "{port}");
+            assert!(given.insert(port), "{port} again");
+        }
     }
 }

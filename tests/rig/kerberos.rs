@@ -1,8 +1,8 @@
 //! A Kerberos realm on loopback and a gateway in it, thrown away afterwards.
 
-use super::gateway::{account, free_port, give_to_account};
+use super::gateway::{account, give_to_account};
 use super::programs::missing;
-use super::{Gateway, Job, LIMIT, Overlay, Running, Scratch, wait_until};
+use super::{Gateway, Job, LIMIT, Overlay, Running, Scratch, free_port, wait_until};
 
 /// What it consists of (Debian: krb5-kdc, krb5-admin-server, krb5-user).
 const PROGRAMS: [&str; 4] = ["krb5kdc", "kdb5_util", "kadmin.local", "kinit"];

@@ -6,10 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::gateway::free_port;
 use super::nodes::{Nodes, address};
 use super::programs::missing;
-use super::{Job, LIMIT, Outcome, Running, process, wait_until};
+use super::{Job, LIMIT, Outcome, Running, free_port, process, wait_until};
 
 /// What it consists of (Debian: slurmctld, slurmd, slurm-client, munge).
 const PROGRAMS: [&str; 8] = [
