@@ -2,66 +2,20 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
 
 use crate::rig::gateway::keygen;
 use crate::rig::job::{built, over_ssh};
 use crate::rig::license_server::{RefusingPort, SwallowingPort};
 use crate::rig::other_user::hand_over;
-use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Outcome, Service, process, skip, wait_until};
-
-/// A gateway with a license server behind it, and a job on this side.
-struct Site {
-    job: Job,
-    gateway: Gateway,
-    server: LicenseServer,
-}
-
-impl Site {
-    fn new() -> Site {
-        Site::with(&[])
-    }
-
-    fn with(sshd_lines: &[&str]) -> Site {
-        Site {
-            job: Job::new(),
-            gateway: Gateway::with(sshd_lines),
-            server: LicenseServer::start(Service::CheckOut),
-        }
-    }
-
-    /// `licfwd -F CONFIG OPTIONS gw 127.0.0.1:PORT`.
-    fn call(&self, options: &[&str]) -> Command {
-        let mut command = self.job.licfwd(&self.gateway);
-        let target = format!("127.0.0.1:{}", self.server.port());
-        command.args(options).args(["gw", &target]);
-        command
-    }
-
-    /// Runs that call, which must end with `code` and say all of `words`.
-    #[track_caller]
-    fn fails(&self, code: i32, options: &[&str], words: &[&str]) {
-        fails(code, &self.job.run(&mut self.call(options)), words);
-    }
-}
-
-/// Exit code, statement and message of a failure.
-#[track_caller]
-fn fails(code: i32, outcome: &Outcome, words: &[&str]) {
-    assert_eq!(outcome.code, code, "{outcome:?}");
-    assert_eq!(outcome.stdout, format!("(exit {code})\n"), "{outcome:?}");
-    let last = outcome.stderr.lines().last().unwrap_or_default();
-    assert!(last.starts_with("licfwd: "), "{outcome:?}");
-    for word in words {
-        assert!(outcome.stderr.contains(word), "no {word:?}: {outcome:?}");
-    }
-}
+use crate::rig::{
+    Gateway, Job, LIMIT, LicenseServer, Outcome, Service, Site, process, skip, wait_until,
+};
 
 /// Goal: 0 is a working tunnel, at once.
 #[test]
 fn code_0_announced() {
     let site = Site::new();
-    let outcome = site.job.run(&mut site.call(&[]));
+    let outcome = site.run(&[]);
     assert_eq!(outcome.code, 0, "{outcome:?}");
     assert_eq!(outcome.stderr, "");
     let port = outcome.port("MLM_LICENSE_FILE");
@@ -82,7 +36,7 @@ fn code_64_usage() {
     ];
     for arguments in calls {
         let licfwd = crate::rig::job::licfwd();
-        fails(64, &job.run(job.command(licfwd).args(arguments)), &[]);
+        job.run(job.command(licfwd).args(arguments)).fails(64, &[]);
     }
 }
 
@@ -99,7 +53,7 @@ fn code_69_license_server_down() {
     for target in targets {
         let mut call = job.licfwd(&gateway);
         call.args(["--tries", "2", "--timeout", "4", "gw", &target]);
-        fails(69, &job.run(&mut call), &[&target]);
+        job.run(&mut call).fails(69, &[&target]);
     }
     assert!(job.processes().is_empty());
 }
@@ -114,7 +68,7 @@ fn code_69_unknown_license_server() {
     let (job, target) = (Job::new(), "licserver.invalid:27000");
     let mut call = job.licfwd(&gateway);
     call.args(["--tries", "2", "gw", target]);
-    fails(69, &job.run(&mut call), &[target]);
+    job.run(&mut call).fails(69, &[target]);
 }
 
 /// Goal: 71 when the system has no descriptors left for licfwd.
@@ -126,7 +80,7 @@ fn code_71_no_descriptors() {
     let via = if over_ssh() { "--via ssh" } else { "" };
     let config = site.gateway.config();
     let call = format!("{} {via} -F {}", built().display(), config.display());
-    fails(71, &site.limited("bash", "ulimit -n 4", &call), &[]);
+    limited(&site, "bash", "ulimit -n 4", &call).fails(71, &[]);
 }
 
 /// Goal: 70 for a panic, which looks like success to no shell either.
@@ -135,7 +89,7 @@ fn code_70_a_bug() {
     let site = Site::new();
     let mut call = site.call(&[]);
     call.env("LICFWD_TEST_PANIC", "1");
-    fails(70, &site.job.run(&mut call), &["internal error"]);
+    site.job.run(&mut call).fails(70, &["internal error"]);
 }
 
 /// Goal: 71 when the system refuses a process.
@@ -149,7 +103,7 @@ fn code_71_no_processes() {
         true => format!("setpriv --reuid={user} --regid={user} --clear-groups bash"),
         false => "bash".into(),
     };
-    fails(71, &site.limited(&shell, "ulimit -u 1", &call), &[]);
+    limited(&site, &shell, "ulimit -u 1", &call).fails(71, &[]);
 }
 
 /// Goal: 73 at once when a port that was asked for is taken.
@@ -168,9 +122,7 @@ fn code_74_line_not_written() {
     let site = Site::new();
     for redirection in [">&-", ">/dev/full", ">/dev/null"] {
         let text = format!("licfwd -F $CONFIG gw 127.0.0.1:$PORT {redirection}");
-        let port = site.server.port();
-        let mut script = site.job.script("sh", &text, &site.gateway, port);
-        let outcome = site.job.run(&mut script);
+        let outcome = site.job.run(&mut site.script("sh", &text));
         assert_eq!(outcome.code, 74, "{redirection}: {outcome:?}");
         assert!(outcome.stderr.starts_with("licfwd: "), "{outcome:?}");
         let nobody = || site.job.processes().is_empty();
@@ -206,8 +158,8 @@ fn code_75_gateway_sheds_load() {
     let _slow = TcpStream::connect(("127.0.0.1", site.gateway.port())).expect("connect");
     let taken = || !site.gateway.sessions().is_empty();
     wait_until("sshd takes the slow login", LIMIT, taken);
-    let outcome = site.job.run(&mut site.call(&["--tries", "3"]));
-    fails(75, &outcome, &[]);
+    let outcome = site.run(&["--tries", "3"]);
+    outcome.fails(75, &[]);
     assert!(outcome.stderr.lines().count() >= 3, "{outcome:?}");
 }
 
@@ -269,17 +221,15 @@ fn code_78_unknown_gateway() {
     let job = Job::new();
     let mut call = job.licfwd(&gateway);
     call.args(["-o", "HostName=gateway.invalid", "gw", "127.0.0.1:1"]);
-    fails(78, &job.run(&mut call), &["gateway.invalid"]);
+    job.run(&mut call).fails(78, &["gateway.invalid"]);
 }
 
-impl Site {
-    /// A call under a limit that the shell sets first.
-    fn limited(&self, shell: &str, limit: &str, call: &str) -> Outcome {
-        let text = format!("{limit}; exec {call} gw 127.0.0.1:{}", self.server.port());
-        let mut words = shell.split(' ');
-        let mut script = self.job.command(words.next().expect("a program"));
-        self.job.run(script.args(words).args(["-c", &text]))
-    }
+/// A call under a limit that the shell sets first.
+fn limited(site: &Site, shell: &str, limit: &str, call: &str) -> Outcome {
+    let text = format!("{limit}; exec {call} gw {}", site.target());
+    let mut words = shell.split(' ');
+    let mut script = site.job.command(words.next().expect("a program"));
+    site.job.run(script.args(words).args(["-c", &text]))
 }
 
 /// Type and base64 of the first line of a `known_hosts` file.

@@ -5,8 +5,8 @@ use crate::rig::other_user::hand_over;
 use crate::rig::pty::Pty;
 use crate::rig::traffic::read_line;
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Promise, Running, Service, eventually, has, installed,
-    process, skip, wait_until,
+    Job, LIMIT, Promise, Running, Service, Site, eventually, has, installed, process, skip,
+    wait_until,
 };
 use std::fs::File;
 use std::io::{self, BufReader, Write};
@@ -45,15 +45,15 @@ const FORMS: [&str; 8] = [
 /// and then goes, and the script waits neither for its start nor for its end.
 #[test]
 fn every_form_of_call_binds_the_tunnel_to_the_job() {
-    let site = Site::new();
+    let site = site();
     let mut sessions = Vec::new();
     for shell in installed(&["bash", "dash"]) {
         for form in FORMS {
-            sessions.push(site.start(&[shell, "-c", &format!("{form}\n{HOLD}")]));
+            sessions.push(start(&site, &[shell, "-c", &format!("{form}\n{HOLD}")]));
         }
         // A subshell that ends at once: the variable is lost, the tunnel is not.
         let text = r#"(eval $($CALL); echo "$MLM_LICENSE_FILE"); read -r _ <gate"#;
-        sessions.push(site.start(&[shell, "-c", text]));
+        sessions.push(start(&site, &[shell, "-c", text]));
     }
     live_as_long_as_their_scripts(sessions);
 }
@@ -65,14 +65,11 @@ fn su_is_no_obstacle() {
     if !process::is_root() {
         skip!("only root can su without a password");
     }
-    let site = Site::new();
+    let site = site();
     let (files, user) = (Job::new(), site.gateway.user());
     let call = hand_over(&files, &site.gateway, user);
     // The test is root, and another user for the tunnel.
-    let call = format!(
-        "{call} gw 127.0.0.1:{} --allow-any-user",
-        site.server.port()
-    );
+    let call = format!("{call} gw {} --allow-any-user", site.target());
     // A shell that does not replace itself by its last command is the whole job.
     let su = "su -s /bin/bash -c";
 
@@ -80,7 +77,7 @@ fn su_is_no_obstacle() {
         format!("eval $({su} '{call}' {user}) || exit; {HOLD}"),
         format!("{su} 'eval $({call}) || exit; echo $MLM_LICENSE_FILE; read _' {user} <gate"),
     ];
-    let start = |text: &String| site.start(&["sh", "-c", text]);
+    let start = |text: &String| start(&site, &["sh", "-c", text]);
     live_as_long_as_their_scripts(scripts.iter().map(start).collect());
 }
 
@@ -94,31 +91,31 @@ fn pid_namespace_ends_the_tunnel() {
     if !probe.is_ok_and(|output| output.status.success()) {
         skip!("no namespace of one's own: {unshare:?}");
     }
-    let site = Site::new();
+    let site = site();
     let text = format!("{CALL}; {HOLD}");
     let shells: [&[&str]; 2] = [&["sh", "-c", &text], &["setsid", "-w", "sh", "-c", &text]];
-    let start = |shell: &[&str]| site.start(&[&unshare, shell].concat());
+    let start = |shell: &[&str]| start(&site, &[&unshare, shell].concat());
     live_as_long_as_their_scripts(shells.map(start).into());
 }
 
 /// Goal: where the kernel has no pidfd, the job's end is noticed in time too.
 #[test]
 fn works_without_pidfd() {
-    let site = Site::new();
+    let site = site();
     let text = format!("export LICFWD_TEST_NO_PIDFD=1; {CALL}; {HOLD}");
-    live_as_long_as_their_scripts(vec![site.start(&["sh", "-c", &text])]);
+    live_as_long_as_their_scripts(vec![start(&site, &["sh", "-c", &text])]);
 }
 
 /// Goal: a lock that the script holds on a descriptor of its own is free when
 /// the script has ended, although the tunnel lives on.
 #[test]
 fn inherited_lock_is_let_go() {
-    let site = Site::new();
+    let site = site();
     if !has("flock") {
         skip!("flock is not installed");
     }
     let text = format!("exec 9>lock; flock 9; eval $($CALL --no-watch) || exit; {HOLD}");
-    let mut session = site.start(&["sh", "-c", &text]);
+    let mut session = start(&site, &["sh", "-c", &text]);
     let try_lock = |job: &Job| job.run(job.command("flock").args(["-n", "lock", "true"]));
     assert_eq!(try_lock(&session.job).code, 1, "the script has the lock");
     session.let_go();
@@ -131,8 +128,8 @@ fn inherited_lock_is_let_go() {
 /// client is connected.
 #[test]
 fn killed_script_takes_the_tunnel_along() {
-    let site = Site::new();
-    let session = site.hold();
+    let site = site();
+    let session = hold(&site);
     let mut client = session.client();
     process::signal("KILL", &[session.leader()]);
     are_gone(from_ref(&session));
@@ -143,10 +140,10 @@ fn killed_script_takes_the_tunnel_along() {
 /// the job.
 #[test]
 fn orphan_keeps_the_tunnel() {
-    let site = Site::new();
+    let site = site();
     let text = r#"eval $($CALL) || exit; echo "$MLM_LICENSE_FILE"
         { read -r _ <gate; } >/dev/null 2>&1 &"#;
-    let mut session = site.start(&["sh", "-c", text]);
+    let mut session = start(&site, &["sh", "-c", text]);
     session.script_ends();
     live_on(from_ref(&session));
     session.let_go();
@@ -157,13 +154,13 @@ fn orphan_keeps_the_tunnel() {
 /// `--no-watch` nothing ends it but a signal.
 #[test]
 fn watch_names_the_process() {
-    let site = Site::new();
+    let site = site();
     let text = r#"setsid sh -c 'echo $$ >pid; read -r _ <gate' >/dev/null 2>&1 &
         until pid=$(cat pid) && [ "$pid" ]; do sleep 0.01; done 2>/dev/null
         eval $($CALL --watch $pid) && echo "$MLM_LICENSE_FILE""#;
-    let mut watching = site.start(&["timeout", "20", "sh", "-c", text]);
+    let mut watching = start(&site, &["timeout", "20", "sh", "-c", text]);
     let text = r#"eval $($CALL --no-watch) && echo "$MLM_LICENSE_FILE""#;
-    let mut unbounded = site.start(&["sh", "-c", text]);
+    let mut unbounded = start(&site, &["sh", "-c", text]);
     watching.script_ends();
     unbounded.script_ends();
     live_on(from_ref(&watching));
@@ -178,12 +175,12 @@ fn watch_names_the_process() {
 /// killed.
 #[test]
 fn proxy_helper_ends_with_the_tunnel() {
-    let site = Site::new();
+    let site = site();
     if !has("nc") {
         skip!("nc is not installed");
     }
     let text = format!(r#"eval $($CALL -o "ProxyCommand=nc %h %p") || exit; {HOLD}"#);
-    let [ended, killed] = [(); 2].map(|()| site.start(&["sh", "-c", &text]));
+    let [ended, killed] = [(); 2].map(|()| start(&site, &["sh", "-c", &text]));
     for session in [&ended, &killed] {
         assert_eq!(session.programs("nc").len(), 1);
     }
@@ -202,7 +199,7 @@ fn tunnel_called_at_a_prompt_ends_with_the_shell() {
     if let Err(reason) = Pty::check() {
         skip!("{reason}");
     }
-    let site = Site::new();
+    let site = site();
     let shells = [&["bash", "--norc", "-i"][..], &["dash", "-i"]];
     let installed = installed(&["bash", "dash"]);
     let (mut sessions, mut prompts) = (Vec::new(), Vec::new());
@@ -210,9 +207,9 @@ fn tunnel_called_at_a_prompt_ends_with_the_shell() {
         .into_iter()
         .filter(|shell| installed.contains(&shell[0]))
     {
-        let mut session = site.prepare(shell);
+        let mut session = prepare(shell);
         let mut command = session.job.command(shell[0]);
-        command.args(&shell[1..]).env("CALL", site.call());
+        command.args(&shell[1..]).env("CALL", call(&site));
         let mut prompt = Pty::start(&session.job, &command);
         // What is typed must not look like it.
         prompt.enter("PS1='rea''dy> '");
@@ -254,8 +251,8 @@ fn tunnel_called_at_a_prompt_ends_with_the_shell() {
 /// Goal: TERM ends a tunnel without clients at once.
 #[test]
 fn term_ends_an_idle_tunnel() {
-    let site = Site::new();
-    let session = site.hold();
+    let site = site();
+    let session = hold(&site);
     let daemon = session.job.daemon();
     process::signal("TERM", &[daemon]);
     AT_ONCE.wait_until("TERM ends it", || !process::alive(daemon));
@@ -265,9 +262,9 @@ fn term_ends_an_idle_tunnel() {
 /// TERM ends the tunnel at once.
 #[test]
 fn term_lets_a_client_finish() {
-    let site = Site::new();
+    let site = site();
     for twice in [false, true] {
-        let session = site.hold();
+        let session = hold(&site);
         let daemon = session.job.daemon();
         let mut client = session.client();
         process::signal("TERM", &[daemon]);
@@ -287,8 +284,8 @@ fn term_lets_a_client_finish() {
 /// nothing, with a client and without.
 #[test]
 fn other_signals_change_nothing() {
-    let site = Site::new();
-    let session = site.hold();
+    let site = site();
+    let session = hold(&site);
     let daemon = session.job.daemon();
     for client in [None, Some(session.client())] {
         for signal in ["USR1", "USR2", "HUP", "INT", "QUIT", "ALRM", "TSTP"] {
@@ -304,62 +301,52 @@ fn other_signals_change_nothing() {
 
 // ---- sessions --------------------------------------------------------------
 
-/// A gateway with an echoing license server behind it.
-struct Site {
-    gateway: Gateway,
-    server: LicenseServer,
+/// With an echo for the clients.
+fn site() -> Site {
+    Site::serving(Service::Echo)
 }
 
-impl Site {
-    fn new() -> Site {
-        Site {
-            gateway: Gateway::start(),
-            server: LicenseServer::start(Service::Echo),
-        }
-    }
+/// licfwd's call for `$CALL`.
+fn call(site: &Site) -> String {
+    let config = site.gateway.config();
+    format!("licfwd -F {} gw {}", config.display(), site.target())
+}
 
-    /// A script that calls licfwd in the plain way.
-    fn hold(&self) -> Session {
-        self.start(&["sh", "-c", &format!("{CALL}; {HOLD}")])
-    }
+/// A script that calls licfwd in the plain way.
+fn hold(site: &Site) -> Session {
+    start(site, &["sh", "-c", &format!("{CALL}; {HOLD}")])
+}
 
-    /// The same for any command, which prints its `PORT@localhost`: starts it
-    /// in a session of its own, as a batch system does, with the call of
-    /// licfwd in `$CALL`.
-    fn start(&self, command: &[&str]) -> Session {
-        let mut session = self.prepare(command);
-        let mut setsid = session.job.command("setsid");
-        let script = session
-            .job
-            .spawn(setsid.args(command).env("CALL", self.call()));
-        let announced = eventually(LIMIT, || script.stdout().ends_with('\n'));
-        assert!(announced, "no port: {}", session.name);
-        session.port = port_of(&script.stdout());
-        session.script = Some(script);
-        session
-    }
+/// The same for any command, which prints its `PORT@localhost`: starts it in a
+/// session of its own, as a batch system does, with the call of licfwd in `$CALL`.
+fn start(site: &Site, command: &[&str]) -> Session {
+    let mut session = prepare(command);
+    let mut setsid = session.job.command("setsid");
+    let script = session
+        .job
+        .spawn(setsid.args(command).env("CALL", call(site)));
+    let announced = eventually(LIMIT, || script.stdout().ends_with('\n'));
+    assert!(announced, "no port: {}", session.name);
+    session.port = port_of(&script.stdout());
+    session.script = Some(script);
+    session
+}
 
-    /// A directory with the FIFO `gate` in it.
-    fn prepare(&self, command: &[&str]) -> Session {
-        let job = Job::new();
-        let made = job.run(job.command("mkfifo").arg("gate"));
-        assert_eq!(made.code, 0, "{made:?}");
-        // With both ends open here, neither side waits for the other to open it.
-        let mut gate = File::options();
-        let gate = gate.read(true).write(true);
-        let gate = gate.open(job.directory().file("gate")).expect("the gate");
-        Session {
-            name: command.join(" "),
-            script: None,
-            gate,
-            port: 0,
-            job,
-        }
-    }
-
-    fn call(&self) -> String {
-        let (config, port) = (self.gateway.config(), self.server.port());
-        format!("licfwd -F {} gw 127.0.0.1:{port}", config.display())
+/// A directory with the FIFO `gate` in it.
+fn prepare(command: &[&str]) -> Session {
+    let job = Job::new();
+    let made = job.run(job.command("mkfifo").arg("gate"));
+    assert_eq!(made.code, 0, "{made:?}");
+    // With both ends open here, neither side waits for the other to open it.
+    let mut gate = File::options();
+    let gate = gate.read(true).write(true);
+    let gate = gate.open(job.directory().file("gate")).expect("the gate");
+    Session {
+        name: command.join(" "),
+        script: None,
+        gate,
+        port: 0,
+        job,
     }
 }
 

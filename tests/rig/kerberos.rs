@@ -7,22 +7,21 @@ use super::{Gateway, Job, LIMIT, Overlay, Running, Scratch, free_port, wait_unti
 /// What it consists of (Debian: krb5-kdc, krb5-admin-server, krb5-user).
 const PROGRAMS: [&str; 4] = ["krb5kdc", "kdb5_util", "kadmin.local", "kinit"];
 
-/// A KDC with a directory and a port of its own, and a gateway that takes its
-/// tickets and nothing else. The gateway's clients ([`Job::licfwd`]) have one.
-/// Needs no special rights; nothing in /etc or /var is read or written.
+/// A KDC with a directory and a port of its own. Needs no special rights; nothing
+/// in /etc or /var is read or written.
 pub struct Kerberos {
-    gateway: Gateway,
     /// The directory and the environment of the KDC.
     home: Job,
     kdc: Running,
 }
 
 impl Kerberos {
-    /// Starts it; its only user is the gateway's.
+    /// Starts it, and a gateway that takes its tickets and nothing else; the
+    /// gateway's clients ([`Job::licfwd`]) have one.
     ///
     /// # Errors
     /// Why this machine cannot have one.
-    pub fn start() -> Result<Kerberos, String> {
+    pub fn start() -> Result<(Kerberos, Gateway), String> {
         let (home, server) = (Job::new(), Scratch::new());
         check(&home)?;
         let (view, kdc) = start_realm(&home, &server);
@@ -52,13 +51,8 @@ impl Kerberos {
         let gateway = Gateway::overlaid(server, [overlay, view], &lines, &client_lines);
         match gateway.log().contains("Unsupported option GSSAPI") {
             true => Err("sshd knows no GSSAPI".into()),
-            false => Ok(Kerberos { gateway, home, kdc }),
+            false => Ok((Kerberos { home, kdc }, gateway)),
         }
-    }
-
-    /// The gateway.
-    pub fn gateway(&self) -> &Gateway {
-        &self.gateway
     }
 }
 
