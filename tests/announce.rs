@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::time::Duration;
 
 use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Service, process, wait_until};
 
@@ -156,5 +155,5 @@ fn foreground() {
     let port = crate::rig::job::port_of(value.expect("an export"));
     drop(TcpStream::connect(("127.0.0.1", port)).expect("the tunnel"));
     process::signal("TERM", &[running.pid()]);
-    running.wait(Duration::from_secs(10));
+    running.wait(LIMIT);
 }

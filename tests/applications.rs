@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::rig::gateway::free_port;
-use crate::rig::{Gateway, Job, LIMIT, Outcome, Running, Scratch, process, skip, wait_until};
+use crate::rig::{
+    Gateway, Job, LIMIT, Outcome, Running, Scratch, free_port, process, skip, wait_until,
+};
 
 /// A server, and a licfwd that leads to it.
 struct Tunnel {
@@ -47,7 +48,7 @@ impl Tunnel {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 fn answers(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_ok()
@@ -211,8 +212,9 @@ fn redis() {
 /// websocket.
 #[test]
 fn jupyter() {
-    let Some(python) = python_with_jupyter() else {
-        skip!("no Jupyter (python3 with venv and a package index)");
+    let python = match python_with_jupyter() {
+        Ok(python) => python,
+        Err(why) => skip!("no Jupyter from PyPI: {why}"),
     };
     let (job, port) = (Job::new(), free_port());
     let mut serve = job.command(&python);
@@ -264,9 +266,11 @@ socket.close()
 call(f"/{kernel}", "DELETE")
 "#;
 
-/// A Python with Jupyter in cargo's target directory, made once; `None` where
-/// it cannot be had within two minutes.
-fn python_with_jupyter() -> Option<PathBuf> {
+/// A Python with Jupyter in cargo's target directory, made once.
+///
+/// # Errors
+/// Why it cannot be had within two minutes.
+fn python_with_jupyter() -> Result<PathBuf, String> {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jupyter");
     let text = "exec 9>\"$0.lock\" && flock 9 && if [ ! -e \"$0/ready\" ]; then
             python3 -m venv --clear \"$0\" &&
@@ -275,8 +279,8 @@ fn python_with_jupyter() -> Option<PathBuf> {
         fi";
     let output = Command::new("sh").args(["-c", text]).arg(&place).output();
     let output = output.expect("run sh");
-    if !output.status.success() {
-        crate::rig::say_skipped(&String::from_utf8_lossy(&output.stderr));
+    match output.status.success() {
+        true => Ok(place.join("bin/python")),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
-    output.status.success().then(|| place.join("bin/python"))
 }

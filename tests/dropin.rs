@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use crate::rig::gateway::free_port;
 use crate::rig::traffic::{End, check_out, exchange};
-use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Running, Service, process, wait_until};
+use crate::rig::{
+    Gateway, Job, LIMIT, LicenseServer, Running, Service, free_port, process, wait_until,
+};
 
 /// What a command line made of `-L`.
 #[derive(Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use crate::rig::job::port_of;
 use crate::rig::traffic::check_out;
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Service, process, say_skipped, skip, wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Service, installed, process, skip, wait_until,
 };
 
 const SHELLS: [&str; 4] = ["bash", "dash", "ksh", "zsh"];
@@ -20,7 +20,7 @@ const FORMS: [&str; 2] = [
 fn software_gets_its_license() {
     let gateway = Gateway::start();
     let server = LicenseServer::start(Service::CheckOut);
-    for shell in installed_shells() {
+    for shell in installed(&SHELLS) {
         for form in FORMS {
             let job = Job::new();
             // Only a child of the shell can tell whether the variable is exported.
@@ -49,7 +49,7 @@ fn every_form_sees_every_failure() {
         (76, "-o UserKnownHostsFile=/dev/null gw 127.0.0.1:$PORT"),
         (78, "-F /nonexistent/ssh_config gw 127.0.0.1:$PORT"),
     ];
-    for shell in installed_shells() {
+    for shell in installed(&SHELLS) {
         for (code, arguments) in failures {
             let call = format!("licfwd -F $CONFIG {arguments}");
             let forms = [
@@ -73,7 +73,7 @@ fn every_form_sees_every_failure() {
 #[test]
 fn second_form_sees_a_missing_program() {
     let gateway = Gateway::start();
-    for shell in installed_shells() {
+    for shell in installed(&SHELLS) {
         let job = Job::new();
         let text = "lic=$(no-such-licfwd) && eval \"$lic\" || exit\necho went on";
         let outcome = job.run(&mut job.script(shell, text, &gateway, 1));
@@ -119,17 +119,4 @@ fn both_loopback_families_are_served() {
         std::net::TcpStream::connect((host, port)).expect(host);
     }
     assert!(process::alive(job.daemon()));
-}
-
-/// The shells to try; those that are missing are named.
-fn installed_shells() -> Vec<&'static str> {
-    let job = Job::new();
-    let (found, missing): (Vec<&str>, Vec<&str>) = SHELLS.into_iter().partition(|shell| {
-        let look = format!("command -v {shell}");
-        job.run(job.command("sh").args(["-c", &look])).code == 0
-    });
-    if !missing.is_empty() {
-        say_skipped(&format!("not installed: {}", missing.join(", ")));
-    }
-    found
 }

@@ -5,49 +5,51 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::rig::flexnet::{FlexNet, check_out, exports, free_pair};
-use crate::rig::gateway::free_port;
+use crate::rig::flexnet::{FlexNet, check_out, exports};
 use crate::rig::license_server::RefusingPort;
-use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Outcome, Service, traffic, wait_until};
+use crate::rig::{
+    Gateway, Job, LIMIT, LicenseServer, Outcome, Promise, Service, free_pair, free_port, traffic,
+    wait_until,
+};
 
 /// Goal: a seat behind `host:port+vendor` is checked out and given back. The
 /// first port has a number of its own here, the second keeps its own.
 #[test]
 fn vendor_port_keeps_its_number() {
-    let (gateway, site) = (Gateway::start(), Site::new(1));
+    let (gateway, servers) = (Gateway::start(), Servers::new(1));
     let job = Job::new();
-    let outcome = site.call(&job, &gateway, &[&format!("LIC={}", site.server(0))]);
+    let outcome = servers.call(&job, &gateway, &[&format!("LIC={}", servers.server(0))]);
     let value = only_export(&outcome, "LIC");
     let (port, host) = value.split_once('@').expect("port@host");
     assert_eq!((host, outcome.stderr.as_str()), ("localhost", ""));
-    assert_ne!(port, site.ports.0.to_string());
+    assert_ne!(port, servers.ports.0.to_string());
 
     let (vendor, seat) = check_out(&value, "ansys").expect("a seat");
-    assert_eq!(vendor.port(), site.ports.1);
-    assert!(vendor.ip() != site.address(0), "not through the tunnel");
-    assert_eq!(site.server(0).seats(), 1);
+    assert_eq!(vendor.port(), servers.ports.1);
+    assert!(vendor.ip() != servers.address(0), "not through the tunnel");
+    assert_eq!(servers.server(0).seats(), 1);
     drop(seat);
-    wait_until("the seat is back", LIMIT, || site.server(0).seats() == 0);
+    wait_until("the seat is back", LIMIT, || servers.server(0).seats() == 0);
 }
 
 /// Goal: two jobs on one node need the same number; the second one is told an
 /// address of its own, and each gets its seat.
 #[test]
 fn two_jobs_share_a_vendor_port() {
-    let (gateway, site) = (Gateway::start(), Site::new(1));
-    let target = format!("LIC={}", site.server(0));
+    let (gateway, servers) = (Gateway::start(), Servers::new(1));
+    let target = format!("LIC={}", servers.server(0));
     let jobs = [Job::new(), Job::new()];
     let outcomes = jobs
         .each_ref()
-        .map(|job| site.call(job, &gateway, &[&target]));
+        .map(|job| servers.call(job, &gateway, &[&target]));
     let [first, second] = outcomes.each_ref().map(|o| only_export(o, "LIC"));
     assert_eq!(outcomes[0].stderr, "");
     assert!(first.ends_with("@localhost"), "{first}");
-    let address = site.moved(&second);
+    let address = servers.moved(&second);
     let note = format!(
         "licfwd: port {} is taken on this node: license server {} is at {address} here instead of localhost\n",
-        site.ports.1,
-        site.name(0),
+        servers.ports.1,
+        servers.name(0),
     );
     assert_eq!(outcomes[1].stderr, note);
 
@@ -59,19 +61,19 @@ fn two_jobs_share_a_vendor_port() {
 /// either: the second one moves.
 #[test]
 fn two_targets_share_a_vendor_port() {
-    let (gateway, site) = (Gateway::start(), Site::new(2));
+    let (gateway, servers) = (Gateway::start(), Servers::new(2));
     let targets = [
-        format!("A={}", site.server(0)),
-        format!("B={}", site.server(1)),
+        format!("A={}", servers.server(0)),
+        format!("B={}", servers.server(1)),
     ];
     let job = Job::new();
-    let outcome = site.call(&job, &gateway, &[&targets[0], &targets[1]]);
+    let outcome = servers.call(&job, &gateway, &[&targets[0], &targets[1]]);
     let values = exports(outcome.line());
     assert!(values["A"].ends_with("@localhost"), "{outcome:?}");
-    site.moved(&values["B"]);
+    servers.moved(&values["B"]);
     for (number, name) in ["A", "B"].into_iter().enumerate() {
         let (_vendor, _seat) = check_out(&values[name], "ansys").expect(name);
-        assert_eq!(site.server(number).seats(), 1, "{name}");
+        assert_eq!(servers.server(number).seats(), 1, "{name}");
     }
 }
 
@@ -79,37 +81,37 @@ fn two_targets_share_a_vendor_port() {
 /// and the software gets its seat from another.
 #[test]
 fn triad_with_a_dead_server() {
-    let (gateway, mut site) = (Gateway::start(), Site::new(3));
-    let target = format!("LIC={}", site.triad());
-    let dead = site.name(0);
-    site.servers[0] = None;
+    let (gateway, mut servers) = (Gateway::start(), Servers::new(3));
+    let target = format!("LIC={}", servers.triad());
+    let dead = servers.name(0);
+    servers.all[0] = None;
     let job = Job::new();
-    let outcome = site.call(&job, &gateway, &[&target]);
+    let outcome = servers.call(&job, &gateway, &[&target]);
     let value = only_export(&outcome, "LIC");
-    let servers: Vec<&str> = value.split(',').collect();
-    let &[first, second, third] = servers.as_slice() else {
+    let parts: Vec<&str> = value.split(',').collect();
+    let &[first, second, third] = parts.as_slice() else {
         panic!("no triad: {value}");
     };
     assert!(first.ends_with("@localhost"), "{value}");
-    assert_ne!(site.moved(second), site.moved(third));
+    assert_ne!(servers.moved(second), servers.moved(third));
     let warning = format!("licfwd: warning: license server {dead} cannot be reached");
     assert!(outcome.stderr.contains(&warning), "{outcome:?}");
     assert_eq!(outcome.stderr.lines().count(), 3, "{outcome:?}");
 
     let (vendor, _seat) = check_out(&value, "ansys").expect("a seat");
     assert!(second.ends_with(&vendor.ip().to_string()), "{vendor}");
-    assert_eq!(site.server(1).seats(), 1);
+    assert_eq!(servers.server(1).seats(), 1);
 }
 
 /// Goal: a triad without a living server is no license server: 69, naming all.
 #[test]
 fn triad_of_the_dead() {
-    let (gateway, mut site) = (Gateway::start(), Site::new(3));
-    let target = format!("LIC={}", site.triad());
-    let names: Vec<String> = (0..3).map(|n| site.name(n)).collect();
-    site.servers.fill_with(|| None);
+    let (gateway, mut servers) = (Gateway::start(), Servers::new(3));
+    let target = format!("LIC={}", servers.triad());
+    let names: Vec<String> = (0..3).map(|n| servers.name(n)).collect();
+    servers.all.fill_with(|| None);
     let job = Job::new();
-    let outcome = site.call(&job, &gateway, &["--tries", "2", &target]);
+    let outcome = servers.call(&job, &gateway, &["--tries", "2", &target]);
     assert_eq!(outcome.code, 69, "{outcome:?}");
     assert_eq!(outcome.line(), "(exit 69)");
     let last = outcome.stderr.lines().last().unwrap_or_default();
@@ -120,10 +122,10 @@ fn triad_of_the_dead() {
 /// Goal: FlexNet knows one server or three; two are probably a mistake.
 #[test]
 fn two_servers_are_no_triad() {
-    let (gateway, site) = (Gateway::start(), Site::new(2));
-    let target = format!("LIC={},{}", site.server(0), site.server(1));
+    let (gateway, servers) = (Gateway::start(), Servers::new(2));
+    let target = format!("LIC={},{}", servers.server(0), servers.server(1));
     let job = Job::new();
-    let outcome = site.call(&job, &gateway, &[&target]);
+    let outcome = servers.call(&job, &gateway, &[&target]);
     let value = only_export(&outcome, "LIC");
     assert_eq!(value.split(',').count(), 2, "{value}");
     assert!(
@@ -188,8 +190,8 @@ fn several_variables_in_one_line() {
 /// that is taken, spoils the others: no export, no process, no bound port.
 #[test]
 fn all_or_nothing() {
-    let (gateway, site) = (Gateway::start(), Site::new(1));
-    let good = format!("A={}", site.server(0));
+    let (gateway, servers) = (Gateway::start(), Servers::new(1));
+    let good = format!("A={}", servers.server(0));
     let dead = RefusingPort::new();
     let dead = format!("B=127.0.0.1:{}", dead.port());
     let taken = TcpListener::bind("127.0.0.1:0").expect("bind");
@@ -205,7 +207,7 @@ fn all_or_nothing() {
         assert_eq!(outcome.code, code, "{outcome:?}");
         assert_eq!(outcome.line(), format!("(exit {code})"));
         assert!(job.processes().is_empty());
-        TcpListener::bind(("127.0.0.1", site.ports.1)).expect("the vendor port is free again");
+        TcpListener::bind(("127.0.0.1", servers.ports.1)).expect("the vendor port is free again");
     }
 }
 
@@ -252,16 +254,16 @@ fn reserved_ports_are_avoided() {
 /// meanwhile is found.
 #[test]
 fn server_comes_up_while_it_is_tried() {
-    let (gateway, mut site) = (Gateway::start(), Site::new(1));
-    let target = format!("LIC={}", site.server(0));
-    site.servers[0] = None;
+    let (gateway, mut servers) = (Gateway::start(), Servers::new(1));
+    let target = format!("LIC={}", servers.server(0));
+    servers.all[0] = None;
     let job = Job::new();
     let mut call = job.licfwd(&gateway);
     let running = job.spawn(call.args(["--tries", "50", "gw", &target]));
     wait_until("a try fails", LIMIT, || {
         running.stderr().contains("try 1 of 50 failed")
     });
-    site.servers[0] = Some(FlexNet::start(site.address(0), site.ports));
+    servers.all[0] = Some(FlexNet::start(servers.address(0), servers.ports));
     let outcome = running.wait(LIMIT);
     check_out(&only_export(&outcome, "LIC"), "ansys").expect("a seat");
     assert_eq!(gateway.log().matches("Accepted publickey").count(), 1);
@@ -285,30 +287,30 @@ fn servers_do_not_wait_for_each_other() {
     let _stuck = std::net::TcpStream::connect(("127.0.0.1", dead)).expect("the tunnel");
     let start = Instant::now();
     traffic::check_out(good, "f").expect("a seat");
-    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+    Promise::seconds(5).kept("a seat", start.elapsed());
 }
 
 /// License servers of FlexNet's shape, each on an address of its own, all on
 /// the same two ports.
-struct Site {
+struct Servers {
     network: u8,
     ports: (u16, u16),
-    servers: Vec<Option<FlexNet>>,
+    all: Vec<Option<FlexNet>>,
 }
 
-impl Site {
+impl Servers {
     /// Addresses where licfwd itself binds nothing: it is on the same machine.
-    fn new(count: u8) -> Site {
-        let mut site = Site {
+    fn new(count: u8) -> Servers {
+        let mut servers = Servers {
             network: rand::random_range(1..=255),
             ports: free_pair(),
-            servers: Vec::new(),
+            all: Vec::new(),
         };
         for number in 0..count {
-            let server = FlexNet::start(site.address(number.into()), site.ports);
-            site.servers.push(Some(server));
+            let server = FlexNet::start(servers.address(number.into()), servers.ports);
+            servers.all.push(Some(server));
         }
-        site
+        servers
     }
 
     fn address(&self, number: usize) -> Ipv4Addr {
@@ -348,12 +350,12 @@ impl Site {
     }
 }
 
-/// One server of a site; it prints as it stands in a target.
-struct Named<'a>(&'a Site, usize);
+/// One of them; it prints as it stands in a target.
+struct Named<'a>(&'a Servers, usize);
 
 impl Named<'_> {
     fn seats(&self) -> usize {
-        let server = self.0.servers[self.1].as_ref();
+        let server = self.0.all[self.1].as_ref();
         server.map_or(0, |server| server.vendor.seats())
     }
 }

@@ -5,19 +5,20 @@ use crate::rig::other_user::hand_over;
 use crate::rig::pty::Pty;
 use crate::rig::traffic::read_line;
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Running, Service, eventually, process, skip, wait_until,
+    Job, LIMIT, Promise, Running, Service, Site, eventually, has, installed, process, skip,
+    wait_until,
 };
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::slice::from_ref;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How soon the tunnel must be gone after the last process of its job.
-const GONE: Duration = Duration::from_secs(10);
+const GONE: Promise = Promise::seconds(10);
 /// How soon it must be gone where it is said to go at once.
-const AT_ONCE: Duration = Duration::from_secs(2);
+const AT_ONCE: Promise = Promise::seconds(2);
 /// How long the tests look out for what must not happen: more than twice what
 /// a tunnel takes to find that its job has ended.
 const A_WHILE: Duration = Duration::from_millis(1500);
@@ -44,15 +45,15 @@ const FORMS: [&str; 8] = [
 /// and then goes, and the script waits neither for its start nor for its end.
 #[test]
 fn every_form_of_call_binds_the_tunnel_to_the_job() {
-    let site = Site::new();
+    let site = site();
     let mut sessions = Vec::new();
-    for shell in ["bash", "dash"].into_iter().filter(|shell| site.has(shell)) {
+    for shell in installed(&["bash", "dash"]) {
         for form in FORMS {
-            sessions.push(site.start(&[shell, "-c", &format!("{form}\n{HOLD}")]));
+            sessions.push(start(&site, &[shell, "-c", &format!("{form}\n{HOLD}")]));
         }
         // A subshell that ends at once: the variable is lost, the tunnel is not.
         let text = r#"(eval $($CALL); echo "$MLM_LICENSE_FILE"); read -r _ <gate"#;
-        sessions.push(site.start(&[shell, "-c", text]));
+        sessions.push(start(&site, &[shell, "-c", text]));
     }
     live_as_long_as_their_scripts(sessions);
 }
@@ -64,14 +65,11 @@ fn su_is_no_obstacle() {
     if !process::is_root() {
         skip!("only root can su without a password");
     }
-    let site = Site::new();
+    let site = site();
     let (files, user) = (Job::new(), site.gateway.user());
     let call = hand_over(&files, &site.gateway, user);
     // The test is root, and another user for the tunnel.
-    let call = format!(
-        "{call} gw 127.0.0.1:{} --allow-any-user",
-        site.server.port()
-    );
+    let call = format!("{call} gw {} --allow-any-user", site.target());
     // A shell that does not replace itself by its last command is the whole job.
     let su = "su -s /bin/bash -c";
 
@@ -79,7 +77,7 @@ fn su_is_no_obstacle() {
         format!("eval $({su} '{call}' {user}) || exit; {HOLD}"),
         format!("{su} 'eval $({call}) || exit; echo $MLM_LICENSE_FILE; read _' {user} <gate"),
     ];
-    let start = |text: &String| site.start(&["sh", "-c", text]);
+    let start = |text: &String| start(&site, &["sh", "-c", text]);
     live_as_long_as_their_scripts(scripts.iter().map(start).collect());
 }
 
@@ -91,33 +89,33 @@ fn pid_namespace_ends_the_tunnel() {
     let mut probe = Command::new(unshare[0]);
     let probe = probe.args(&unshare[1..]).arg("true").output();
     if !probe.is_ok_and(|output| output.status.success()) {
-        skip!("no right to make a PID namespace");
+        skip!("no namespace of one's own: {unshare:?}");
     }
-    let site = Site::new();
+    let site = site();
     let text = format!("{CALL}; {HOLD}");
     let shells: [&[&str]; 2] = [&["sh", "-c", &text], &["setsid", "-w", "sh", "-c", &text]];
-    let start = |shell: &[&str]| site.start(&[&unshare, shell].concat());
+    let start = |shell: &[&str]| start(&site, &[&unshare, shell].concat());
     live_as_long_as_their_scripts(shells.map(start).into());
 }
 
 /// Goal: where the kernel has no pidfd, the job's end is noticed in time too.
 #[test]
 fn works_without_pidfd() {
-    let site = Site::new();
+    let site = site();
     let text = format!("export LICFWD_TEST_NO_PIDFD=1; {CALL}; {HOLD}");
-    live_as_long_as_their_scripts(vec![site.start(&["sh", "-c", &text])]);
+    live_as_long_as_their_scripts(vec![start(&site, &["sh", "-c", &text])]);
 }
 
 /// Goal: a lock that the script holds on a descriptor of its own is free when
 /// the script has ended, although the tunnel lives on.
 #[test]
 fn inherited_lock_is_let_go() {
-    let site = Site::new();
-    if !site.has("flock") {
+    let site = site();
+    if !has("flock") {
         skip!("flock is not installed");
     }
     let text = format!("exec 9>lock; flock 9; eval $($CALL --no-watch) || exit; {HOLD}");
-    let mut session = site.start(&["sh", "-c", &text]);
+    let mut session = start(&site, &["sh", "-c", &text]);
     let try_lock = |job: &Job| job.run(job.command("flock").args(["-n", "lock", "true"]));
     assert_eq!(try_lock(&session.job).code, 1, "the script has the lock");
     session.let_go();
@@ -130,8 +128,8 @@ fn inherited_lock_is_let_go() {
 /// client is connected.
 #[test]
 fn killed_script_takes_the_tunnel_along() {
-    let site = Site::new();
-    let session = site.hold();
+    let site = site();
+    let session = hold(&site);
     let mut client = session.client();
     process::signal("KILL", &[session.leader()]);
     are_gone(from_ref(&session));
@@ -142,10 +140,10 @@ fn killed_script_takes_the_tunnel_along() {
 /// the job.
 #[test]
 fn orphan_keeps_the_tunnel() {
-    let site = Site::new();
+    let site = site();
     let text = r#"eval $($CALL) || exit; echo "$MLM_LICENSE_FILE"
         { read -r _ <gate; } >/dev/null 2>&1 &"#;
-    let mut session = site.start(&["sh", "-c", text]);
+    let mut session = start(&site, &["sh", "-c", text]);
     session.script_ends();
     live_on(from_ref(&session));
     session.let_go();
@@ -156,13 +154,13 @@ fn orphan_keeps_the_tunnel() {
 /// `--no-watch` nothing ends it but a signal.
 #[test]
 fn watch_names_the_process() {
-    let site = Site::new();
+    let site = site();
     let text = r#"setsid sh -c 'echo $$ >pid; read -r _ <gate' >/dev/null 2>&1 &
         until pid=$(cat pid) && [ "$pid" ]; do sleep 0.01; done 2>/dev/null
         eval $($CALL --watch $pid) && echo "$MLM_LICENSE_FILE""#;
-    let mut watching = site.start(&["timeout", "20", "sh", "-c", text]);
+    let mut watching = start(&site, &["timeout", "20", "sh", "-c", text]);
     let text = r#"eval $($CALL --no-watch) && echo "$MLM_LICENSE_FILE""#;
-    let mut unbounded = site.start(&["sh", "-c", text]);
+    let mut unbounded = start(&site, &["sh", "-c", text]);
     watching.script_ends();
     unbounded.script_ends();
     live_on(from_ref(&watching));
@@ -177,18 +175,18 @@ fn watch_names_the_process() {
 /// killed.
 #[test]
 fn proxy_helper_ends_with_the_tunnel() {
-    let site = Site::new();
-    if !site.has("nc") {
+    let site = site();
+    if !has("nc") {
         skip!("nc is not installed");
     }
     let text = format!(r#"eval $($CALL -o "ProxyCommand=nc %h %p") || exit; {HOLD}"#);
-    let [ended, killed] = [(); 2].map(|()| site.start(&["sh", "-c", &text]));
+    let [ended, killed] = [(); 2].map(|()| start(&site, &["sh", "-c", &text]));
     for session in [&ended, &killed] {
         assert_eq!(session.programs("nc").len(), 1);
     }
     process::signal("KILL", &[killed.job.daemon()]);
     let only_script = || killed.job.processes() == [killed.leader()];
-    wait_until("the helper of the killed is gone", GONE, only_script);
+    GONE.wait_until("the helper of the killed is gone", only_script);
     let logins = site.gateway.log().matches("Accepted publickey").count();
     assert_eq!(logins, 2, "one for each tunnel");
     live_as_long_as_their_scripts(vec![ended]);
@@ -201,13 +199,17 @@ fn tunnel_called_at_a_prompt_ends_with_the_shell() {
     if let Err(reason) = Pty::check() {
         skip!("{reason}");
     }
-    let site = Site::new();
+    let site = site();
     let shells = [&["bash", "--norc", "-i"][..], &["dash", "-i"]];
+    let installed = installed(&["bash", "dash"]);
     let (mut sessions, mut prompts) = (Vec::new(), Vec::new());
-    for shell in shells.into_iter().filter(|shell| site.has(shell[0])) {
-        let mut session = site.prepare(shell);
+    for shell in shells
+        .into_iter()
+        .filter(|shell| installed.contains(&shell[0]))
+    {
+        let mut session = prepare(shell);
         let mut command = session.job.command(shell[0]);
-        command.args(&shell[1..]).env("CALL", site.call());
+        command.args(&shell[1..]).env("CALL", call(&site));
         let mut prompt = Pty::start(&session.job, &command);
         // What is typed must not look like it.
         prompt.enter("PS1='rea''dy> '");
@@ -249,20 +251,20 @@ fn tunnel_called_at_a_prompt_ends_with_the_shell() {
 /// Goal: TERM ends a tunnel without clients at once.
 #[test]
 fn term_ends_an_idle_tunnel() {
-    let site = Site::new();
-    let session = site.hold();
+    let site = site();
+    let session = hold(&site);
     let daemon = session.job.daemon();
     process::signal("TERM", &[daemon]);
-    wait_until("TERM ends it", AT_ONCE, || !process::alive(daemon));
+    AT_ONCE.wait_until("TERM ends it", || !process::alive(daemon));
 }
 
 /// Goal: after TERM a connected client is served until it leaves; a second
 /// TERM ends the tunnel at once.
 #[test]
 fn term_lets_a_client_finish() {
-    let site = Site::new();
+    let site = site();
     for twice in [false, true] {
-        let session = site.hold();
+        let session = hold(&site);
         let daemon = session.job.daemon();
         let mut client = session.client();
         process::signal("TERM", &[daemon]);
@@ -273,7 +275,7 @@ fn term_lets_a_client_finish() {
             true => process::signal("TERM", &[daemon]),
             false => client.shutdown(Shutdown::Both).expect("shutdown"),
         }
-        wait_until("then it ends", AT_ONCE, || !process::alive(daemon));
+        AT_ONCE.wait_until("then it ends", || !process::alive(daemon));
         assert!(ping(&mut client).is_err(), "the client is closed");
     }
 }
@@ -282,8 +284,8 @@ fn term_lets_a_client_finish() {
 /// nothing, with a client and without.
 #[test]
 fn other_signals_change_nothing() {
-    let site = Site::new();
-    let session = site.hold();
+    let site = site();
+    let session = hold(&site);
     let daemon = session.job.daemon();
     for client in [None, Some(session.client())] {
         for signal in ["USR1", "USR2", "HUP", "INT", "QUIT", "ALRM", "TSTP"] {
@@ -299,69 +301,52 @@ fn other_signals_change_nothing() {
 
 // ---- sessions --------------------------------------------------------------
 
-/// A gateway with an echoing license server behind it.
-struct Site {
-    gateway: Gateway,
-    server: LicenseServer,
+/// With an echo for the clients.
+fn site() -> Site {
+    Site::serving(Service::Echo)
 }
 
-impl Site {
-    fn new() -> Site {
-        Site {
-            gateway: Gateway::start(),
-            server: LicenseServer::start(Service::Echo),
-        }
-    }
+/// licfwd's call for `$CALL`.
+fn call(site: &Site) -> String {
+    let config = site.gateway.config();
+    format!("licfwd -F {} gw {}", config.display(), site.target())
+}
 
-    /// Whether a program is installed.
-    fn has(&self, program: &str) -> bool {
-        let job = Job::new();
-        let look = format!("command -v {program}");
-        job.run(job.command("sh").args(["-c", &look])).code == 0
-    }
+/// A script that calls licfwd in the plain way.
+fn hold(site: &Site) -> Session {
+    start(site, &["sh", "-c", &format!("{CALL}; {HOLD}")])
+}
 
-    /// A script that calls licfwd in the plain way.
-    fn hold(&self) -> Session {
-        self.start(&["sh", "-c", &format!("{CALL}; {HOLD}")])
-    }
+/// The same for any command, which prints its `PORT@localhost`: starts it in a
+/// session of its own, as a batch system does, with the call of licfwd in `$CALL`.
+fn start(site: &Site, command: &[&str]) -> Session {
+    let mut session = prepare(command);
+    let mut setsid = session.job.command("setsid");
+    let script = session
+        .job
+        .spawn(setsid.args(command).env("CALL", call(site)));
+    let announced = eventually(LIMIT, || script.stdout().ends_with('\n'));
+    assert!(announced, "no port: {}", session.name);
+    session.port = port_of(&script.stdout());
+    session.script = Some(script);
+    session
+}
 
-    /// The same for any command, which prints its `PORT@localhost`: starts it
-    /// in a session of its own, as a batch system does, with the call of
-    /// licfwd in `$CALL`.
-    fn start(&self, command: &[&str]) -> Session {
-        let mut session = self.prepare(command);
-        let mut setsid = session.job.command("setsid");
-        let script = session
-            .job
-            .spawn(setsid.args(command).env("CALL", self.call()));
-        let announced = eventually(LIMIT, || script.stdout().ends_with('\n'));
-        assert!(announced, "no port: {}", session.name);
-        session.port = port_of(&script.stdout());
-        session.script = Some(script);
-        session
-    }
-
-    /// A directory with the FIFO `gate` in it.
-    fn prepare(&self, command: &[&str]) -> Session {
-        let job = Job::new();
-        let made = job.run(job.command("mkfifo").arg("gate"));
-        assert_eq!(made.code, 0, "{made:?}");
-        // With both ends open here, neither side waits for the other to open it.
-        let mut gate = File::options();
-        let gate = gate.read(true).write(true);
-        let gate = gate.open(job.directory().file("gate")).expect("the gate");
-        Session {
-            name: command.join(" "),
-            script: None,
-            gate,
-            port: 0,
-            job,
-        }
-    }
-
-    fn call(&self) -> String {
-        let (config, port) = (self.gateway.config(), self.server.port());
-        format!("licfwd -F {} gw 127.0.0.1:{port}", config.display())
+/// A directory with the FIFO `gate` in it.
+fn prepare(command: &[&str]) -> Session {
+    let job = Job::new();
+    let made = job.run(job.command("mkfifo").arg("gate"));
+    assert_eq!(made.code, 0, "{made:?}");
+    // With both ends open here, neither side waits for the other to open it.
+    let mut gate = File::options();
+    let gate = gate.read(true).write(true);
+    let gate = gate.open(job.directory().file("gate")).expect("the gate");
+    Session {
+        name: command.join(" "),
+        script: None,
+        gate,
+        port: 0,
+        job,
     }
 }
 
@@ -463,7 +448,8 @@ fn live_on(sessions: &[Session]) {
 #[track_caller]
 fn are_gone(sessions: &[Session]) {
     let mut left = Vec::new();
-    eventually(GONE, || {
+    let start = Instant::now();
+    eventually(GONE.room(), || {
         let lives = |session: &&Session| !session.job.processes().is_empty();
         left = sessions
             .iter()
@@ -473,4 +459,5 @@ fn are_gone(sessions: &[Session]) {
         left.is_empty()
     });
     assert!(left.is_empty(), "left behind: {left:#?}");
+    GONE.kept("all gone", start.elapsed());
 }

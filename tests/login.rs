@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use crate::rig::gateway::{account, keygen};
 use crate::rig::traffic::check_out;
 use crate::rig::{
-    Dropbear, Gateway, Job, LIMIT, LicenseServer, Outcome, Scratch, Service, eventually,
-    say_skipped, skip, wait_until,
+    Dropbear, Job, LIMIT, LicenseServer, Scratch, Service, Site, eventually, say_skipped, skip,
+    wait_until,
 };
 
 /// Key types, as arguments of ssh-keygen.
@@ -38,7 +38,7 @@ fn key_types_and_formats_on_openssh() {
     site.gateway.authorize(&public);
     for key in keys {
         site.logs_in(&["-i", &key.path]);
-        assert!(site.was_accepted(&key.path), "{key:?}");
+        assert!(was_accepted(&site, &key.path), "{key:?}");
     }
 }
 
@@ -67,7 +67,7 @@ fn key_types_and_formats_on_dropbear() {
         ]);
         call.args(with_port(dropbear.port(), &dropbear.known_hosts()));
         call.args([&user, &format!("127.0.0.1:{}", server.port())]);
-        succeeds(&job.run(&mut call));
+        job.run(&mut call).port("MLM_LICENSE_FILE");
         job.end();
         let after = dropbear.log().matches("Pubkey auth succeeded").count();
         assert_eq!(after, before + 1, "{key:?}");
@@ -115,7 +115,9 @@ fn agent_holds_the_unlocked_key() {
     site.logs_in(&["-o", &socket, "-i", &key]);
     // By $SSH_AUTH_SOCK as well, which IdentityAgent overrules.
     let mut call = site.call(&["-o", "IdentityAgent=SSH_AUTH_SOCK", "-i", &key]);
-    succeeds(&site.job.run(call.env("SSH_AUTH_SOCK", &agent.socket)));
+    site.job
+        .run(call.env("SSH_AUTH_SOCK", &agent.socket))
+        .port("MLM_LICENSE_FILE");
     // Named by its public half alone, as people do with a forwarded agent.
     fs::remove_file(&key).expect("remove the key");
     site.logs_in(&["-o", &socket, "-i", &format!("{key}.pub")]);
@@ -142,7 +144,7 @@ fn agent_with_too_many_keys() {
 /// whose socket is stale.
 #[test]
 fn agent_that_is_gone_or_hangs() {
-    let site = Site::with(&[]);
+    let site = Site::new();
     let silent = site.job.directory().file("silent");
     let _listener = UnixListener::bind(&silent).expect("bind");
     let stale = site.job.directory().file("stale");
@@ -156,7 +158,7 @@ fn agent_that_is_gone_or_hangs() {
 /// the command that mends it; another key still logs in.
 #[test]
 fn key_that_others_can_read() {
-    let site = Site::with(&[]);
+    let site = Site::new();
     let key = site.gateway.client().file("open");
     let public = keygen(&key, &["-t", "ed25519"]);
     open_to_all(&key, 0o644);
@@ -173,7 +175,7 @@ fn key_that_others_can_read() {
 /// Goal: an identity that is named and does not exist: 78, naming it.
 #[test]
 fn key_that_is_missing() {
-    let site = Site::with(&[]);
+    let site = Site::new();
     site.gateway.authorize("");
     site.fails(
         78,
@@ -185,7 +187,7 @@ fn key_that_is_missing() {
 /// Goal: an encrypted key with neither agent nor terminal: 77 at once, saying so.
 #[test]
 fn encrypted_key_without_agent() {
-    let site = Site::with(&[]);
+    let site = Site::new();
     for (kind, format) in [("ed25519", "RFC4716"), ("rsa", "PEM"), ("ecdsa", "PKCS8")] {
         let key = site.gateway.client().file(kind);
         site.gateway
@@ -228,21 +230,23 @@ fn nobody_to_type_a_password() {
 /// Goal: where no ssh is installed, the command line is enough.
 #[test]
 fn no_ssh_in_path() {
-    let site = Site::with(&[]);
+    let site = Site::new();
     let mut call = site.job.command(crate::rig::job::licfwd());
     call.env("PATH", "/nonexistent");
     call.args(["-i", &text(&site.gateway.identity())]);
     call.args(with_port(site.gateway.port(), &site.gateway.known_hosts()));
     let user = format!("{}@127.0.0.1", site.gateway.user());
-    succeeds(&site.job.run(call.args([&user, &site.target()])));
-    assert!(site.was_accepted(&text(&site.gateway.identity())));
+    site.job
+        .run(call.args([&user, &site.target()]))
+        .port("MLM_LICENSE_FILE");
+    assert!(was_accepted(&site, &text(&site.gateway.identity())));
 }
 
 /// Goal: ssh_config's tokens, and several IdentityFile lines, of which the
 /// missing and the wrong ones are passed over.
 #[test]
 fn tokens_and_several_identity_files() {
-    let site = Site::with(&[]);
+    let site = Site::new();
     let directory = site.gateway.client();
     keygen(&directory.file("wrong"), &["-t", "ed25519"]);
     let name = format!(
@@ -258,14 +262,14 @@ fn tokens_and_several_identity_files() {
     let lines = files.map(|f| format!("IdentityFile {}/{f}\n", directory.path().display()));
     let config = directory.write("tokens", &format!("{}{rig_config}", lines.concat()));
     site.logs_in(&["-F", &text(&config)]);
-    assert!(site.was_accepted(&text(&right)));
+    assert!(was_accepted(&site, &text(&right)));
 }
 
 /// Goal: relative names after -F and -i mean the caller's directory, and a
 /// tunnel comes back after its key file has gone away.
 #[test]
 fn relative_names_and_a_key_that_goes_away() {
-    let mut site = Site::with(&[]);
+    let mut site = Site::new();
     let away = site.job.directory().file("elsewhere");
     fs::create_dir(&away).expect("make a directory");
     fs::rename(site.gateway.identity(), away.join("key")).expect("move the key");
@@ -283,63 +287,11 @@ fn relative_names_and_a_key_that_goes_away() {
     });
 }
 
-/// A gateway, a license server behind it, and a job on this side.
-struct Site {
-    job: Job,
-    gateway: Gateway,
-    server: LicenseServer,
-}
-
-impl Site {
-    fn with(sshd_lines: &[&str]) -> Site {
-        Site {
-            job: Job::new(),
-            gateway: Gateway::with(sshd_lines),
-            server: LicenseServer::start(Service::CheckOut),
-        }
-    }
-
-    fn target(&self) -> String {
-        format!("127.0.0.1:{}", self.server.port())
-    }
-
-    fn call(&self, options: &[&str]) -> Command {
-        let mut call = self.job.licfwd(&self.gateway);
-        call.args(options).args(["gw", &self.target()]);
-        call
-    }
-
-    #[track_caller]
-    fn logs_in(&self, options: &[&str]) {
-        succeeds(&self.job.run(&mut self.call(options)));
-        self.job.end();
-    }
-
-    #[track_caller]
-    fn fails(&self, code: i32, options: &[&str], words: &[&str]) {
-        let outcome = self.job.run(&mut self.call(options));
-        assert_eq!(outcome.code, code, "{outcome:?}");
-        for word in words {
-            assert!(outcome.stderr.contains(word), "no {word:?}: {outcome:?}");
-        }
-    }
-
-    fn connections(&self) -> usize {
-        self.gateway.log().matches("Connection from").count()
-    }
-
-    /// Whether sshd has let somebody in by that key.
-    fn was_accepted(&self, private_key: &str) -> bool {
-        let print = fingerprint(private_key);
-        let accepted = |line: &str| line.contains("Accepted publickey") && line.contains(&print);
-        eventually(LIMIT, || self.gateway.log().lines().any(accepted))
-    }
-}
-
-#[track_caller]
-fn succeeds(outcome: &Outcome) {
-    assert_eq!(outcome.code, 0, "{outcome:?}");
-    outcome.port("MLM_LICENSE_FILE");
+/// Whether sshd has let somebody in by that key.
+fn was_accepted(site: &Site, private_key: &str) -> bool {
+    let print = fingerprint(private_key);
+    let accepted = |line: &str| line.contains("Accepted publickey") && line.contains(&print);
+    eventually(LIMIT, || site.gateway.log().lines().any(accepted))
 }
 
 /// Options for a gateway on 127.0.0.1, of which no configuration tells.

@@ -28,6 +28,7 @@ mod packaging;
 mod proxy;
 mod readme;
 mod reconnect;
+mod relay;
 mod rig_works;
 mod shells;
 mod silence;

@@ -4,32 +4,30 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use crate::rig::crowd::all_at_once;
-use crate::rig::gateway::{free_port, keygen};
+use crate::rig::gateway::keygen;
 use crate::rig::traffic::connect;
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Outcome, Service, Tunnel, process, wait_until,
+    FLOOD, Gateway, Job, LIMIT, LicenseServer, Service, Site, Tunnel, eventually_every, free_port,
+    process, wait_until,
 };
 
 /// A tunnel over ssh, with an echo at its end.
-struct Site {
-    gateway: Gateway,
-    server: LicenseServer,
+struct OverSsh {
+    site: Site,
     tunnel: Tunnel,
 }
 
-impl Site {
-    fn new() -> Site {
-        let (gateway, server) = (Gateway::start(), LicenseServer::start(Service::Echo));
-        let tunnel = Tunnel::with(&gateway, server.port(), &["--via", "ssh"]);
-        Site {
-            gateway,
-            server,
-            tunnel,
-        }
+impl OverSsh {
+    fn new() -> OverSsh {
+        let site = Site::serving(Service::Echo);
+        let tunnel = site.tunnel(&["--via", "ssh"]);
+        OverSsh { site, tunnel }
     }
 
     /// The processes of the tunnel: keeper, ssh, daemon.
@@ -50,12 +48,20 @@ impl Site {
         all.filter(is_room).collect()
     }
 
+    /// A client that has been served.
     #[track_caller]
-    fn serves(&self) {
-        let mut client = connect(self.tunnel.port()).expect("connect");
-        client.write_all(b"x").expect("write");
-        client.read_exact(&mut [0]).expect("an answer");
+    fn client(&self) -> TcpStream {
+        served_at(self.tunnel.port())
     }
+}
+
+/// A client of an echo that has been served.
+#[track_caller]
+fn served_at(port: u16) -> TcpStream {
+    let mut client = connect(port).expect("connect");
+    client.write_all(b"x").expect("write");
+    client.read_exact(&mut [0]).expect("an answer");
+    client
 }
 
 /// Goal: ssh, its keeper or the gateway dies: the client's connection breaks off,
@@ -63,62 +69,60 @@ impl Site {
 /// is served by a new ssh.
 #[test]
 fn who_loses_ssh_gets_another() {
-    let mut site = Site::new();
+    let mut over = OverSsh::new();
     for round in 0..6 {
-        let mut client = connect(site.tunnel.port()).expect("connect");
-        client.write_all(b"x").expect("write");
-        client.read_exact(&mut [0]).expect("an answer");
-        let family = site.family();
+        let mut client = over.client();
+        let family = over.family();
         if round % 3 == 2 {
-            site.gateway.restart();
+            over.site.gateway.restart();
         } else {
             process::signal("KILL", &[family[round % 3]]);
         }
         let told = client.read(&mut [0]);
         let reset = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionReset;
         assert!(told.as_ref().is_err_and(reset), "round {round}: {told:?}");
-        site.tunnel
+        over.tunnel
             .wait_for_log("reconnected to the gateway", round + 1);
-        site.serves();
-        assert_eq!(site.family()[2], family[2]);
-        wait_until("one private directory", LIMIT, || site.rooms().len() == 1);
+        over.client();
+        assert_eq!(over.family()[2], family[2]);
+        wait_until("one private directory", LIMIT, || over.rooms().len() == 1);
     }
-    assert!(site.tunnel.log().contains("over ssh"));
-    assert_eq!(site.tunnel.logged("closed 1 clients, reconnecting"), 6);
+    assert!(over.tunnel.log().contains("over ssh"));
+    assert_eq!(over.tunnel.logged("closed 1 clients, reconnecting"), 6);
 }
 
 /// Goal: a license server that cannot be reached breaks its client's connection
 /// off, and the log says why.
 #[test]
 fn a_refused_stream_breaks_its_client_off() {
-    let site = Site::new();
+    let over = OverSsh::new();
     let nobody = free_port();
     let target = format!("127.0.0.1:{nobody}");
     let options = ["--via", "ssh", "--no-probe", "-v"];
-    let tunnel = Tunnel::with(&site.gateway, nobody, &options);
+    let tunnel = Tunnel::with(&over.site.gateway, nobody, &options);
     let mut client = connect(tunnel.port()).expect("connect");
     let told = client.read(&mut [0]).expect_err(&target);
     assert_eq!(told.kind(), io::ErrorKind::ConnectionReset);
     tunnel.wait_for_log("Connection refused", 1);
-    let others = site.tunnel.descriptors();
-    site.serves();
+    let others = over.tunnel.descriptors();
+    over.client();
     wait_until("all is closed", LIMIT, || {
-        site.tunnel.descriptors() == others
+        over.tunnel.descriptors() == others
     });
 }
 
 /// Goal: the daemon dies by SIGKILL: ssh and its keeper end, and their sockets go.
 #[test]
 fn nothing_outlives_the_daemon() {
-    let site = Site::new();
-    site.serves();
-    process::signal("KILL", &[site.tunnel.pid()]);
+    let over = OverSsh::new();
+    over.client();
+    process::signal("KILL", &[over.tunnel.pid()]);
     wait_until("all processes have ended", LIMIT, || {
-        site.tunnel.job().processes().is_empty()
+        over.tunnel.job().processes().is_empty()
     });
-    wait_until("the directory is gone", LIMIT, || site.rooms().is_empty());
+    wait_until("the directory is gone", LIMIT, || over.rooms().is_empty());
     wait_until("sshd's session ends", LIMIT, || {
-        site.gateway.sessions().is_empty()
+        over.site.gateway.sessions().is_empty()
     });
 }
 
@@ -126,43 +130,43 @@ fn nothing_outlives_the_daemon() {
 /// clean up, so the next licfwd does.
 #[test]
 fn what_a_massacre_leaves_is_swept_up_by_the_next() {
-    let site = Site::new();
-    process::signal("STOP", &site.family());
-    process::signal("KILL", &site.family());
-    let job = site.tunnel.job();
+    let over = OverSsh::new();
+    process::signal("STOP", &over.family());
+    process::signal("KILL", &over.family());
+    let job = over.tunnel.job();
     wait_until("all have ended", LIMIT, || job.processes().is_empty());
-    assert_eq!(site.rooms().len(), 1);
-    let target = format!("127.0.0.1:{}", site.server.port());
-    let mut next = job.licfwd(&site.gateway);
-    let next = job.run(next.args(["--via", "ssh", "--no-watch", "gw", &target]));
+    assert_eq!(over.rooms().len(), 1);
+    let mut next = job.licfwd(&over.site.gateway);
+    next.args(["--via", "ssh", "--no-watch", "gw", &over.site.target()]);
+    let next = job.run(&mut next);
     assert_eq!(next.code, 0, "{next:?}");
-    assert_eq!(site.rooms().len(), 1);
+    assert_eq!(over.rooms().len(), 1);
     process::signal("TERM", &[job.daemon()]);
     wait_until("it has ended", LIMIT, || job.processes().is_empty());
-    assert!(site.rooms().is_empty());
+    assert!(over.rooms().is_empty());
 }
 
 /// Goal: what a scheduler sends to every process of a job ends no ssh.
 #[test]
 fn a_schedulers_signals_do_not_end_ssh() {
-    let site = Site::new();
-    let mut client = connect(site.tunnel.port()).expect("connect");
-    let family = site.family();
+    let over = OverSsh::new();
+    let mut client = connect(over.tunnel.port()).expect("connect");
+    let family = over.family();
     for name in ["HUP", "INT", "QUIT", "USR1", "USR2", "ALRM", "TSTP", "TERM"] {
         process::signal(name, &family[..2]);
         client.write_all(b"x").expect("write");
         client.read_exact(&mut [0]).expect("an answer");
     }
-    assert_eq!(site.family(), family);
+    assert_eq!(over.family(), family);
 }
 
 /// Goal: 600 clients at once are more than ssh's line of waiting connections
 /// holds; all are served.
 #[test]
 fn a_crowd_is_served() {
-    let site = Site::new();
-    let port = site.tunnel.port();
-    all_at_once(600, LIMIT, move |number| {
+    let over = OverSsh::new();
+    let port = over.tunnel.port();
+    all_at_once(600, FLOOD, move |number| {
         let mut client = connect(port)?;
         let word = number.to_be_bytes();
         client.write_all(&word)?;
@@ -177,6 +181,8 @@ fn a_crowd_is_served() {
 /// for a turn, and nobody is turned away.
 #[test]
 fn few_descriptors_are_taken_in_turns() {
+    const CLIENTS: usize = 200;
+    const LOOK: Duration = Duration::from_millis(200);
     let (gateway, server) = (Gateway::start(), LicenseServer::start(Service::Echo));
     let target = format!("127.0.0.1:{}", server.port());
     let tunnel = Tunnel::of(Job::new(), |job| {
@@ -188,15 +194,31 @@ fn few_descriptors_are_taken_in_turns() {
         command
     });
     let port = tunnel.port();
-    all_at_once(200, LIMIT, move |_| {
-        let mut client = connect(port)?;
-        client.write_all(b"x")?;
-        client.read_exact(&mut [0])?;
-        // Long enough for all seats to be taken.
-        thread::sleep(Duration::from_millis(500));
-        client.write_all(b"x")?;
-        client.read_exact(&mut [0])
+    let may_go = Arc::new(AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // No more get in than those who sit there.
+            let mut before = 0;
+            let full = eventually_every(LOOK, LIMIT, || {
+                let now = server.clients();
+                now > 0 && now == std::mem::replace(&mut before, now)
+            });
+            may_go.store(true, Ordering::SeqCst);
+            assert!(full && before < CLIENTS, "{before} clients at once");
+        });
+        let may_go = may_go.clone();
+        all_at_once(CLIENTS, FLOOD, move |_| {
+            let mut client = connect(port)?;
+            client.write_all(b"x")?;
+            client.read_exact(&mut [0])?;
+            wait_until("all seats are taken", 2 * LIMIT, || {
+                may_go.load(Ordering::SeqCst)
+            });
+            client.write_all(b"x")?;
+            client.read_exact(&mut [0])
+        });
     });
+    assert_eq!(server.served(), CLIENTS + 1, "and licfwd's own question");
 }
 
 /// Goal: what the user's configuration wants from an ssh of their own does not
@@ -225,9 +247,7 @@ fn the_configuration_is_for_another_ssh() {
         command.args(["--via", "ssh", "gw", &target]);
         command
     });
-    let mut client = connect(tunnel.port()).expect("connect");
-    client.write_all(b"x").expect("write");
-    client.read_exact(&mut [0]).expect("an answer");
+    served_at(tunnel.port());
     assert!(config.exists() && !master.exists());
 }
 
@@ -263,58 +283,50 @@ fn relative_names_survive_a_reconnection() {
 #[test]
 fn a_bad_host_key_is_final_over_ssh_too() {
     for strict in ["yes", "accept-new", "no"] {
-        let mut gateway = Gateway::start();
-        gateway.change_host_key();
-        gateway.restart();
-        let outcome = call(
-            &gateway,
-            &["-o", &format!("StrictHostKeyChecking={strict}")],
-        );
-        assert_eq!(outcome.code, 76, "{strict}: {outcome:?}");
+        let mut site = over_ssh();
+        site.gateway.change_host_key();
+        site.gateway.restart();
+        let option = format!("StrictHostKeyChecking={strict}");
+        site.fails(76, &["-o", &option], &[]);
     }
-    let gateway = Gateway::start();
-    let lines = fs::read_to_string(gateway.known_hosts()).expect("known_hosts");
+    let site = over_ssh();
+    let known_hosts = site.gateway.known_hosts();
+    let lines = fs::read_to_string(&known_hosts).expect("known_hosts");
     let revoked: Vec<String> = lines.lines().map(|l| format!("@revoked {l}\n")).collect();
-    fs::write(gateway.known_hosts(), revoked.concat()).expect("known_hosts");
-    let outcome = call(&gateway, &["-o", "StrictHostKeyChecking=no"]);
-    assert_eq!(outcome.code, 76, "{outcome:?}");
+    fs::write(known_hosts, revoked.concat()).expect("known_hosts");
+    site.fails(76, &["-o", "StrictHostKeyChecking=no"], &[]);
 }
 
 /// Goal: a check of a new gateway writes nothing down; the real call does.
 #[test]
 fn a_check_over_ssh_writes_nothing_down() {
-    let gateway = Gateway::start();
-    fs::write(gateway.known_hosts(), "").expect("known_hosts");
+    let site = over_ssh();
+    let written = || site.gateway.client().read("known_hosts");
+    fs::write(site.gateway.known_hosts(), "").expect("known_hosts");
     let new = ["-o", "StrictHostKeyChecking=accept-new"];
-    let outcome = call(&gateway, &[&new[..], &["--check"]].concat());
+    let outcome = site.run(&[&new[..], &["--check"]].concat());
     assert_eq!(outcome.code, 0, "{outcome:?}");
-    assert_eq!(gateway.client().read("known_hosts"), "");
-    let outcome = call(&gateway, &new);
-    assert_eq!(outcome.code, 0, "{outcome:?}");
-    assert!(gateway.client().read("known_hosts").contains("ssh-ed25519"));
+    assert_eq!(written(), "");
+    site.brings_up(&new);
+    assert!(written().contains("ssh-ed25519"));
 }
 
 /// Goal: a login that fails is told in ssh's words, and costs one login.
 #[test]
 fn a_refusal_is_told_in_sshs_words() {
-    let gateway = Gateway::start();
-    gateway.authorize(&keygen(&gateway.client().file("other"), &["-t", "ed25519"]));
-    let outcome = call(&gateway, &[]);
-    assert_eq!(outcome.code, 77, "{outcome:?}");
-    assert!(outcome.stderr.contains("Permission denied (publickey"));
-    let logins = gateway.log().matches("Connection from ").count();
-    assert_eq!(logins, 1, "{}", gateway.log());
+    let site = over_ssh();
+    let other = keygen(&site.gateway.client().file("other"), &["-t", "ed25519"]);
+    site.gateway.authorize(&other);
+    site.fails(77, &[], &["Permission denied (publickey"]);
+    assert_eq!(site.connections(), 1, "{}", site.gateway.log());
 }
 
 /// Goal: service accounts have a shell that runs nothing.
 #[test]
 fn a_shell_that_runs_nothing_is_no_obstacle() {
-    let (gateway, server) = (Gateway::start(), LicenseServer::start(Service::Echo));
-    let job = Job::new();
-    let mut command = job.licfwd(&gateway);
-    command.env("SHELL", "/bin/false").args(["--via", "ssh"]);
-    command.args(["--tries", "1", "--timeout", "5", "--check", "gw"]);
-    let outcome = job.run(command.arg(format!("127.0.0.1:{}", server.port())));
+    let site = over_ssh();
+    let mut call = site.call(&["--tries", "1", "--check"]);
+    let outcome = site.job.run(call.env("SHELL", "/bin/false"));
     assert_eq!(outcome.code, 0, "{outcome:?}");
 }
 
@@ -324,12 +336,18 @@ fn a_shell_that_runs_nothing_is_no_obstacle() {
 fn the_last_words_of_a_server_reach_a_client_that_goes_on_talking() {
     const SIZE: usize = 5_000_000;
     let gateway = Gateway::start();
-    let port = server(|mut client| client.write_all(&vec![7; SIZE]));
-    let tunnel = Tunnel::with(&gateway, port, &["--via", "ssh"]);
+    let (said, has_said) = mpsc::channel();
+    let port = server(move |mut client| {
+        client.write_all(&vec![7; SIZE])?;
+        drop(client);
+        said.send(()).map_err(io::Error::other)
+    });
+    let tunnel = Tunnel::with(&gateway, port, &["--via", "ssh", "--no-probe"]);
     let mut client = connect(tunnel.port()).expect("connect");
-    // The server has said all and gone by then, or the kernel would forget the rest.
-    thread::sleep(Duration::from_millis(500));
+    // Else the kernel would forget the rest.
+    has_said.recv_timeout(LIMIT).expect("all is said");
     for _ in 0..8 {
+        // A word each time, not all in one.
         thread::sleep(Duration::from_millis(100));
         client.write_all(b"are you there").expect("write");
     }
@@ -375,52 +393,45 @@ fn the_last_words_reach_a_slow_client_that_talks_all_the_while() {
 /// new ssh.
 #[test]
 fn a_removed_socket_hurts_nobody() {
-    let site = Site::new();
-    let mut client = connect(site.tunnel.port()).expect("connect");
-    client.write_all(b"x").expect("write");
-    client.read_exact(&mut [0]).expect("an answer");
-    fs::remove_file(site.rooms()[0].join("ctl")).expect("ssh's socket");
+    let over = OverSsh::new();
+    let mut client = over.client();
+    fs::remove_file(over.rooms()[0].join("ctl")).expect("ssh's socket");
     client.shutdown(Shutdown::Write).expect("shutdown");
     assert_eq!(client.read(&mut [0]).expect("its end"), 0);
-    let port = site.tunnel.port();
+    let port = over.tunnel.port();
     all_at_once(1, LIMIT, move |_| {
         let mut client = connect(port)?;
         client.write_all(b"x")?;
         client.read_exact(&mut [0])
     });
-    site.tunnel.wait_for_log("reconnected to the gateway", 1);
+    over.tunnel.wait_for_log("reconnected to the gateway", 1);
 }
 
 /// Goal: without ssh `--via ssh` says so.
 #[test]
 fn without_ssh_it_says_so() {
-    let gateway = Gateway::start();
-    let job = Job::new();
-    let mut command = job.licfwd(&gateway);
-    command.env("PATH", "/nonexistent");
-    let outcome = job.run(command.args(["--via", "ssh", "gw", "127.0.0.1:1"]));
-    assert_eq!(outcome.code, 78, "{outcome:?}");
-    assert!(outcome.stderr.contains("not installed"), "{outcome:?}");
+    let site = over_ssh();
+    let mut call = site.call(&[]);
+    let outcome = site.job.run(call.env("PATH", "/nonexistent"));
+    outcome.fails(78, &["not installed"]);
 }
 
-/// A whole call over ssh, and its end.
-fn call(gateway: &Gateway, options: &[&str]) -> Outcome {
-    let (server, job) = (LicenseServer::start(Service::Echo), Job::new());
-    let mut command = job.licfwd(gateway);
-    command
-        .args(["--via", "ssh", "--timeout", "5"])
-        .args(options);
-    command.args(["gw", &format!("127.0.0.1:{}", server.port())]);
-    job.run(&mut command)
+/// A site whose calls go over ssh.
+fn over_ssh() -> Site {
+    Site {
+        options: ["--via", "ssh", "--timeout", "15"].map(String::from).into(),
+        ..Site::new()
+    }
 }
 
 /// A license server that does that for each client; its port.
-fn server(serve: fn(TcpStream) -> io::Result<()>) -> u16 {
+fn server(serve: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let port = listener.local_addr().expect("an address").port();
     thread::spawn(move || {
         for client in listener.incoming() {
             let client = client.expect("a client");
+            let serve = serve.clone();
             thread::spawn(move || serve(client));
         }
     });

@@ -84,7 +84,7 @@ fn a_namespace_in_which_all_users_look_alike() {
     let job = Job::new();
     let unshare = job.run(job.command("unshare").args(["-U", "true"]));
     if unshare.code != 0 {
-        skip!("no user namespaces here: {}", unshare.stderr.trim());
+        skip!("no namespace of one's own: {}", unshare.stderr.trim());
     }
     let gateway = Gateway::start();
     let refusing = RefusingPort::new();

@@ -2,25 +2,23 @@
 
 use crate::rig::crowd::{all_at_once, alone};
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Service, Tunnel, eventually, process, skip, wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Promise, Service, Tunnel, eventually, long, process,
+    skip, wait_until,
 };
 use std::io::{self, Error, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-const SECOND: Duration = Duration::from_secs(1);
+const SECOND: Promise = Promise::seconds(1);
 
 /// Goal: a gateway that is killed again and again, listener and session, under
 /// traffic: the same licfwd on the same port serves on, every client of a lost
 /// session is told within a second, every client of the next one is served,
-/// and nothing is left over. `LICFWD_TEST_LONG=1`: 50 times.
+/// and nothing is left over. With `--long` 50 times.
 #[test]
 fn a_gateway_that_is_killed_again_and_again() {
-    let rounds = match std::env::var_os("LICFWD_TEST_LONG") {
-        Some(_) => 50,
-        None => 12,
-    };
+    let rounds = if long() { 50 } else { 12 };
     const SETTLED: usize = 5;
     let mut gateway = Gateway::start();
     let server = LicenseServer::start(Service::Echo);
@@ -32,11 +30,9 @@ fn a_gateway_that_is_killed_again_and_again() {
         wait_until("all have traffic", LIMIT, || server.clients() == 6);
         gateway.kill();
         let killed = Instant::now();
-        for client in clients {
-            let ended = client.ended();
-            let took = ended.saturating_duration_since(killed);
-            assert!(took < SECOND, "round {round}: closed after {took:?}");
-        }
+        let ended = clients.into_iter().map(Interrupted::ended).max();
+        let took = ended.expect("a client").saturating_duration_since(killed);
+        SECOND.kept(&format!("round {round}: all closed"), took);
         gateway.restart();
         // Some of these wait in line for the reconnection.
         all_at_once(10, LIMIT, move |number| echo_once(port, number as u8));
@@ -58,7 +54,8 @@ fn a_client_waits_in_line_for_ten_seconds() {
     let (_gateway, _server, tunnel) = without_a_gateway();
     let port = tunnel.port();
     let took = alone(LIMIT, move || must_be_closed(port));
-    assert!((9.0..12.0).contains(&took.as_secs_f64()), "{took:?}");
+    assert!(took > Duration::from_secs(9), "{took:?}");
+    Promise::seconds(10).kept("closed", took);
 }
 
 /// Goal: a client that came just before the gateway's return gets its answer.
@@ -128,7 +125,7 @@ fn assert_given_up(tunnel: &Tunnel) {
     let port = tunnel.port();
     for _ in 0..5 {
         let took = alone(LIMIT, move || must_be_closed(port));
-        assert!(took < SECOND, "closed after {took:?}");
+        SECOND.kept("closed", took);
     }
     let taken = TcpListener::bind(("127.0.0.1", port)).expect_err("the port is free");
     assert_eq!(taken.kind(), ErrorKind::AddrInUse);

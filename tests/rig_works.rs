@@ -1,9 +1,10 @@
 //! The rig itself: it does what the tests rely on.
 
-use crate::rig::gateway::free_port;
 use crate::rig::license_server::{RefusingPort, SwallowingPort};
 use crate::rig::traffic::{End, check_out, exchange};
-use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Service, process, wait_until};
+use crate::rig::{
+    Gateway, Job, LIMIT, LicenseServer, Service, free_pair, free_port, process, wait_until,
+};
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::time::Duration;
@@ -27,15 +28,19 @@ fn client_and_server_agree() {
 /// Goal: the ports that refuse and that swallow do so.
 #[test]
 fn dead_ports_are_dead() {
-    let connect = |port: u16| {
+    let connect = |port: u16, limit: Duration| {
         let address = ([127, 0, 0, 1], port).into();
-        let result = TcpStream::connect_timeout(&address, Duration::from_millis(200));
+        let result = TcpStream::connect_timeout(&address, limit);
         result.expect_err("nobody should answer").kind()
     };
     let refusing = RefusingPort::new();
-    assert_eq!(connect(refusing.port()), ErrorKind::ConnectionRefused);
+    assert_eq!(
+        connect(refusing.port(), LIMIT),
+        ErrorKind::ConnectionRefused
+    );
     let swallowing = SwallowingPort::new();
-    assert_eq!(connect(swallowing.port()), ErrorKind::TimedOut);
+    let short = Duration::from_millis(200);
+    assert_eq!(connect(swallowing.port(), short), ErrorKind::TimedOut);
 }
 
 /// Goal: OpenSSH's own client gets through the gateway, which can be killed
@@ -76,4 +81,31 @@ fn gateway_comes_and_goes() {
     job.end();
     let ended = || gateway.sessions().is_empty();
     wait_until("sshd ends the session", LIMIT, ended);
+}
+
+/// Goal: in strict mode nothing is skipped but what has its reason in the list.
+#[test]
+fn skips_have_reasons() {
+    use crate::rig::skips::is_expected;
+    assert!(is_expected("only root can be another user", false));
+    assert!(!is_expected("only root can be another user", true));
+    assert!(is_expected("no Jupyter from PyPI: no network", true));
+    for root in [true, false] {
+        assert!(!is_expected("not installed: fish", root));
+    }
+}
+
+/// Goal: no port is handed out twice, alone or in a pair, and all of them are
+/// below those of the system.
+#[test]
+fn ports_are_handed_out_once() {
+    let mut given = std::collections::HashSet::new();
+    for _ in 0..20 {
+        let (first, second) = free_pair();
+        assert_eq!(second, first + 1);
+        for port in [first, second, free_port()] {
+            assert!((10_000..32_000).contains(&port), "{port}");
+            assert!(given.insert(port), "{port} again");
+        }
+    }
 }

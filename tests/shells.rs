@@ -3,7 +3,7 @@
 use crate::rig::job::port_of;
 use crate::rig::traffic::check_out;
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Outcome, Service, process, say_skipped, wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Outcome, Service, installed, process, wait_until,
 };
 
 /// How shells that are not sh call licfwd; `CALL` stands for the program, its
@@ -39,19 +39,9 @@ fn run(
 }
 
 fn forms() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let installed = |shell: &str| {
-        let job = Job::new();
-        let look = format!("command -v {shell}");
-        let found = job.run(job.command("sh").args(["-c", &look])).code == 0;
-        if !found {
-            say_skipped(&format!("not installed: {shell}"));
-        }
-        found
-    };
-    let shells = ["tcsh", "fish"].map(|shell| (shell, installed(shell)));
-    FORMS
-        .into_iter()
-        .filter(move |(shell, _)| shells.contains(&(shell, true)))
+    let shells = installed(&["tcsh", "fish"]);
+    let forms = FORMS.into_iter();
+    forms.filter(move |(shell, _)| shells.contains(shell))
 }
 
 /// Goal: each form exports a variable with which software gets its seat.

@@ -4,35 +4,36 @@ use crate::rig::crowd::alone;
 use crate::rig::job::over_ssh;
 use crate::rig::network::{self, Beyond};
 use crate::rig::traffic::connect;
-use crate::rig::{Gateway, Job, LicenseServer, Service, Tunnel, wait_until};
+use crate::rig::{
+    FLOOD, Gateway, Job, LIMIT, LicenseServer, Promise, Service, Tunnel, eventually_every, long,
+    wait_until,
+};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How the tests make it quick, and the time that this allows. With
-/// `LICFWD_TEST_LONG=1` they run with the default settings.
-fn patience() -> (Vec<&'static str>, Duration) {
-    match std::env::var_os("LICFWD_TEST_LONG") {
-        Some(_) => (vec![], Duration::from_secs(60)),
-        None => {
+/// How the tests make it quick, and the time that this allows. With `--long`
+/// they run with the default settings.
+fn patience() -> (Vec<&'static str>, Promise) {
+    match long() {
+        true => (vec![], Promise::seconds(60)),
+        false => {
             let interval = ["-o", "ServerAliveInterval=3"];
             let count = ["-o", "ServerAliveCountMax=2"];
-            ([interval, count].concat(), Duration::from_secs(6))
+            ([interval, count].concat(), Promise::seconds(6))
         }
     }
 }
 
-/// What busy machines may add.
-const SLACK: Duration = Duration::from_secs(2);
 /// From the return of the link or gateway until clients are served.
-const RECOVERY: Duration = Duration::from_secs(35);
+const RECOVERY: Promise = Promise::seconds(35);
 
 /// Goal: a gateway behind a dead link is noticed with the connection idle, and
 /// found again when the link is back.
 #[test]
 fn a_dead_link_under_an_idle_connection() {
-    if network::is_our_own("silence::a_dead_link_under_an_idle_connection") {
+    if network::is_our_own() {
         dead_link(false);
     }
 }
@@ -40,7 +41,7 @@ fn a_dead_link_under_an_idle_connection() {
 /// Goal: the same with data in flight.
 #[test]
 fn a_dead_link_with_data_in_flight() {
-    if network::is_our_own("silence::a_dead_link_with_data_in_flight") {
+    if network::is_our_own() {
         dead_link(true);
     }
 }
@@ -64,12 +65,11 @@ fn dead_link(busy: bool) {
     beyond.cut_off();
     let cut = Instant::now();
     let noticed = client.ended().saturating_duration_since(cut);
-    assert!(noticed < limit + SLACK, "noticed after {noticed:?}");
+    limit.kept("noticed", noticed);
     tunnel.wait_for_log("lost the gateway", 1);
     // Some attempts find the link still dead.
     beyond.reach_again();
-    let recovered = recovery(&tunnel);
-    eprintln!("busy {busy}: noticed after {noticed:?}, recovered {recovered:?} later");
+    recovers(&tunnel);
 }
 
 /// Goal: the same for a gateway whose sshd has been stopped: its kernel goes on
@@ -95,56 +95,55 @@ fn stopped_gateway(busy: bool) {
     gateway.stop_sessions();
     let stopped = Instant::now();
     let noticed = client.ended().saturating_duration_since(stopped);
-    assert!(noticed < limit + SLACK, "noticed after {noticed:?}");
-    let recovered = recovery(&tunnel);
+    limit.kept("noticed", noticed);
+    recovers(&tunnel);
     gateway.cont_sessions();
     let one = || gateway.sessions().len() <= 2 && tunnel.logged("lost the gateway") == 1;
-    wait_until("the old session ends, the new one stays", RECOVERY, one);
-    alone(RECOVERY, {
+    wait_until("the old session ends, the new one stays", LIMIT, one);
+    alone(LIMIT, {
         let port = tunnel.port();
         move || echo(&mut connect(port)?)
     });
-    eprintln!("busy {busy}: noticed after {noticed:?}, recovered {recovered:?} later");
 }
 
 /// Goal: an idle tunnel sleeps: four wake-ups a minute at most at the default
 /// settings. With `ServerAliveInterval=3` and count 2 that is four in six seconds.
 #[test]
 fn an_idle_tunnel_sleeps() {
+    const SETTLED: Duration = Duration::from_secs(1);
     let gateway = Gateway::start();
     let server = LicenseServer::start(Service::Echo);
-    let (options, limit) = patience();
+    let (options, round) = patience();
     let tunnel = Tunnel::with(&gateway, server.port(), &options);
     let _client = connect(tunnel.port()).expect("connect");
-    wait_until("the client is connected", limit, || server.clients() == 1);
-    let start = Instant::now();
-    let mut sleeps = None;
-    wait_until("two rounds of questions", limit * 3, || {
-        // What connecting has caused is over after a second.
-        if start.elapsed() > Duration::from_secs(1) && sleeps.is_none() {
-            sleeps = Some(tunnel.sleeps());
-        }
-        start.elapsed() > limit * 2 + Duration::from_secs(1)
+    wait_until("the client is connected", LIMIT, || server.clients() == 1);
+    let mut first = 0;
+    let settled = eventually_every(SETTLED, LIMIT, || {
+        let now = tunnel.sleeps();
+        now == std::mem::replace(&mut first, now)
     });
-    let woken = tunnel.sleeps() - sleeps.expect("a first count");
+    assert!(settled, "it never sleeps for {SETTLED:?}");
+
+    let start = Instant::now();
+    let rounds = || start.elapsed().as_secs_f64() / round.time().as_secs_f64();
+    wait_until("two rounds of questions", FLOOD, || rounds() > 2.0);
+    let woken = tunnel.sleeps() - first;
+    // What counts is the time that it took; a question may be half asked at its ends.
+    let most = (4.0 * rounds()) as u64 + 2;
     // ssh asks by itself.
     let least = if over_ssh() { 0 } else { 2 };
-    assert!(
-        (least..=8).contains(&woken),
-        "{woken} wake-ups in {:?}",
-        limit * 2
-    );
-    eprintln!("{woken} wake-ups in {:?}", limit * 2);
+    let told = format!("{woken} wake-ups in {:.1?}", start.elapsed());
+    assert!((least..=most).contains(&woken), "{told}");
+    eprintln!("{told}");
 }
 
 /// Waits until a client is served, each of which may wait ten seconds in line.
 #[track_caller]
-fn recovery(tunnel: &Tunnel) -> Duration {
-    let (port, back) = (tunnel.port(), Instant::now());
-    wait_until("clients are served again", RECOVERY, || {
+fn recovers(tunnel: &Tunnel) {
+    let port = tunnel.port();
+    RECOVERY.wait_until("clients are served again", || {
         connect(port).is_ok_and(|mut client| echo(&mut client).is_ok())
     });
-    back.elapsed()
 }
 
 fn echo(client: &mut TcpStream) -> io::Result<()> {
@@ -159,7 +158,7 @@ impl Watched {
     fn start(port: u16, busy: bool) -> Watched {
         let mut client = connect(port).expect("connect");
         echo(&mut client).expect("an echo");
-        let limit = Some(3 * RECOVERY);
+        let limit = Some(2 * RECOVERY.room());
         client.set_read_timeout(limit).expect("a limit");
         client.set_write_timeout(limit).expect("a limit");
         let mut writer = client.try_clone().expect("a clone");

@@ -4,16 +4,16 @@ use crate::rig::nodes::{address, way_out};
 use crate::rig::other_user::hand_over;
 use crate::rig::slurm::Slurm;
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Service, eventually, process, skip, wait_until,
+    Job, LIMIT, LicenseServer, Promise, Service, Site, eventually, process, skip, wait_until,
 };
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How soon the tunnel must be gone after its job.
-const GONE: Duration = Duration::from_secs(10);
+const GONE: Promise = Promise::seconds(10);
 /// slurmctld looks every 30 s whose time is over.
-const TIME_LIMIT: Duration = Duration::from_secs(50);
+const TIME_LIMIT: Duration = Duration::from_secs(150);
 
 /// A job script: checks a license out, says so, and goes on with its work.
 const SCRIPT: &str = r#"#!/bin/bash
@@ -31,31 +31,31 @@ fn tunnel_lives_with_its_slurm_job() {
     if let Some(reason) = Slurm::obstacle() {
         skip!("{reason}");
     }
-    let site = Site::start();
-    let expired = site.submit("expired", &format!("{SCRIPT}sleep 600"));
+    let cluster = Cluster::of(Slurm::start());
+    let expired = cluster.submit("expired", &format!("{SCRIPT}sleep 600"));
     // Less than a minute cannot be asked for, but set.
     expired.prints("GRANTED");
     let id = format!("JobId={}", expired.id);
-    site.run(&expired, &["scontrol", "update", &id, "EndTime=now+1"]);
+    cluster.run(&expired, &["scontrol", "update", &id, "EndTime=now+1"]);
 
-    nothing_is_left_of_a_job(&site);
-    steps_have_tunnels_of_their_own(&site);
-    license_lasts_until_the_job_is_killed(&site);
+    nothing_is_left_of_a_job(&cluster);
+    steps_have_tunnels_of_their_own(&cluster);
+    license_lasts_until_the_job_is_killed(&cluster);
     expired.ends_as("TIMEOUT", TIME_LIMIT);
 }
 
 /// Goal: whichever way a job ends, it has had its license, and ten seconds
 /// later no licfwd of it is left.
-fn nothing_is_left_of_a_job(site: &Site) {
-    let cancelled = site.submit("cancelled", &format!("{SCRIPT}sleep 600"));
-    let killed = site.submit("killed", &format!("{SCRIPT}echo $$; exec sleep 600"));
-    let completed = site.submit("completed", SCRIPT);
+fn nothing_is_left_of_a_job(cluster: &Cluster) {
+    let cancelled = cluster.submit("cancelled", &format!("{SCRIPT}sleep 600"));
+    let killed = cluster.submit("killed", &format!("{SCRIPT}echo $$; exec sleep 600"));
+    let completed = cluster.submit("completed", SCRIPT);
 
     completed.prints("GRANTED");
     completed.ends_as("COMPLETED", LIMIT);
 
     cancelled.prints("GRANTED");
-    site.run(&cancelled, &["scancel", &cancelled.id]);
+    cluster.run(&cancelled, &["scancel", &cancelled.id]);
     cancelled.ends_as("CANCELLED", LIMIT);
 
     let script = || killed.output().lines().nth(1)?.parse().ok();
@@ -66,7 +66,7 @@ fn nothing_is_left_of_a_job(site: &Site) {
 
 /// Goal: a step that calls licfwd ends although the tunnel goes on, and a
 /// tunnel called in a step or by its TaskProlog serves that step.
-fn steps_have_tunnels_of_their_own(site: &Site) {
+fn steps_have_tunnels_of_their_own(cluster: &Cluster) {
     let work = SCRIPT.split_once("|| exit\n").expect("the call").1;
     let script = format!(
         r#"#!/bin/bash
@@ -81,7 +81,7 @@ srun $CALL --no-watch --pid-var PID >line || exit
 srun bash -c 'eval $($CALL) || exit; . ./work' || exit
 srun --task-prolog=$PWD/prolog bash ./work"#
     );
-    let steps = site.submit("steps", &script);
+    let steps = cluster.submit("steps", &script);
     steps.ends_as("COMPLETED", LIMIT);
     let output = steps.output();
     assert!(output.starts_with("step ended, tunnel not\n"), "{steps}");
@@ -90,7 +90,7 @@ srun --task-prolog=$PWD/prolog bash ./work"#
 
 /// Goal: a client that uses the time between TERM and KILL to save its work is
 /// served to the end of it.
-fn license_lasts_until_the_job_is_killed(site: &Site) {
+fn license_lasts_until_the_job_is_killed(cluster: &Cluster) {
     let echo = LicenseServer::start(Service::Echo);
     let script = format!(
         r#"#!/bin/bash
@@ -109,9 +109,9 @@ echo READY
 sleep 600 & wait"#,
         echo.port()
     );
-    let saving = site.submit("saving", &script);
+    let saving = cluster.submit("saving", &script);
     saving.prints("READY");
-    site.run(&saving, &["scancel", "--full", &saving.id]);
+    cluster.run(&saving, &["scancel", "--full", &saving.id]);
     saving.ends_as("CANCELLED", LIMIT);
     assert_eq!(saving.output(), "READY\nsaved 1\nsaved 2\nsaved 3\n");
 }
@@ -128,24 +128,32 @@ fn ranks_on_every_node_check_out() {
     let Some(slurm) = Slurm::start_with_nodes(&names, "head") else {
         return;
     };
-    let site = Site::with(slurm);
-    let ranks = site.submit_to_nodes(names.len(), "ranks", RANKS);
+    let cluster = Cluster::of(slurm);
+    let ranks = cluster.submit_to_nodes(names.len(), "ranks", RANKS);
     ranks.prints("READY");
     for name in names {
         ranks.prints(&format!("{name} GRANTED"));
     }
-    assert_eq!(site.server.seats(), names.len(), "seats at once{ranks}");
+    assert_eq!(
+        cluster.site.server.seats(),
+        names.len(),
+        "seats at once{ranks}"
+    );
     ranks.job.daemon();
 
-    let served = site.server.served();
+    let served = cluster.site.server.served();
     let output = ranks.output();
     let server = output.lines().next().and_then(|line| line.split_once(' '));
     let (port, host) = server.expect("READY").1.split_once('@').expect("port@host");
     assert_eq!(host, names[0], "uname -n of the first node");
-    let mut ask = site.slurm.command(&ranks.job, "bash");
+    let mut ask = cluster.slurm.command(&ranks.job, "bash");
     let stranger = ranks.job.run(ask.args(["-c", ASK, host, port]));
     assert_eq!(stranger.stdout, "1 \n", "{stranger:?}");
-    assert_eq!(site.server.served(), served, "the stranger got through");
+    assert_eq!(
+        cluster.site.server.served(),
+        served,
+        "the stranger got through"
+    );
     let head = address(names.len());
     let refusal = format!("refused a client: host {head} may not use this tunnel");
     wait_until("the refusal is logged", LIMIT, || {
@@ -157,7 +165,9 @@ fn ranks_on_every_node_check_out() {
     let opened = File::options().read(true).write(true).open(end);
     let _end = opened.expect("open the pipe");
     ranks.ends_as("COMPLETED", LIMIT);
-    wait_until("the seats are back", LIMIT, || site.server.seats() == 0);
+    wait_until("the seats are back", LIMIT, || {
+        cluster.site.server.seats() == 0
+    });
 }
 
 /// A job script: each rank checks out, and keeps its seat until `end` is opened.
@@ -179,30 +189,24 @@ const ASK: &str = "exec 3<>/dev/tcp/$0/$1 || exit
                    echo 'CHECKOUT f' >&3
                    read -r -t 10 line <&3; echo \"$? $line\"";
 
-/// A Slurm, and a gateway with a license server behind it.
-struct Site {
+/// A Slurm, and a site for its jobs.
+struct Cluster {
     slurm: Slurm,
-    gateway: Gateway,
-    server: LicenseServer,
+    site: Site,
 }
 
 /// A job of Slurm's, run by a user who is not root.
 struct Submitted<'a> {
     id: String,
     job: Job,
-    site: &'a Site,
+    cluster: &'a Cluster,
 }
 
-impl Site {
-    fn start() -> Site {
-        Site::with(Slurm::start())
-    }
-
-    fn with(slurm: Slurm) -> Site {
-        Site {
+impl Cluster {
+    fn of(slurm: Slurm) -> Cluster {
+        Cluster {
             slurm,
-            gateway: Gateway::start(),
-            server: LicenseServer::start(Service::CheckOut),
+            site: Site::new(),
         }
     }
 
@@ -210,9 +214,9 @@ impl Site {
     fn submit(&self, name: &str, script: &str) -> Submitted<'_> {
         let job = Job::new();
         job.directory().write(name, script);
-        let user = self.gateway.user();
-        let call = hand_over(&job, &self.gateway, user);
-        let call = format!("{call} gw 127.0.0.1:{}", self.server.port());
+        let user = self.site.gateway.user();
+        let call = hand_over(&job, &self.site.gateway, user);
+        let call = format!("{call} gw {}", self.site.target());
         self.sbatch(job, &call, &["--uid", user, name])
     }
 
@@ -221,10 +225,10 @@ impl Site {
     fn submit_to_nodes(&self, count: usize, name: &str, script: &str) -> Submitted<'_> {
         let job = Job::new();
         job.directory().write(name, script);
-        let way = way_out(&self.gateway)
+        let way = way_out(&self.site.gateway)
             .expect("nodes are possible")
             .replacen('=', " ", 1);
-        let config = self.gateway.client().read("ssh_config");
+        let config = self.site.gateway.client().read("ssh_config");
         job.directory()
             .write("ssh_config", &format!("{config}{way}\n"));
         let call = "licfwd -F ssh_config --log log";
@@ -237,12 +241,12 @@ impl Site {
         let mut sbatch = self.slurm.command(&job, "sbatch");
         sbatch.args(["--parsable", "--output=output", "--error=errors"]);
         sbatch.args(options).env("CALL", call);
-        sbatch.env("SERVER", format!("127.0.0.1:{}", self.server.port()));
+        sbatch.env("SERVER", self.site.target());
         let outcome = job.run(&mut sbatch);
         assert_eq!(outcome.code, 0, "{outcome:?}");
         let id = outcome.line().to_string();
-        let site = self;
-        Submitted { id, job, site }
+        let cluster = self;
+        Submitted { id, job, cluster }
     }
 
     #[track_caller]
@@ -268,11 +272,12 @@ impl Submitted<'_> {
     fn ends_as(&self, state: &str, limit: Duration) {
         let mut last = String::new();
         let ended = eventually(limit, || {
-            last = self.site.slurm.state(&self.id);
+            last = self.cluster.slurm.state(&self.id);
             !["PENDING", "RUNNING", "COMPLETING"].contains(&&*last)
         });
         assert!(ended && last == state, "{last} instead of {state}{self}");
-        let gone = eventually(GONE, || self.job.processes().is_empty());
+        let start = Instant::now();
+        let gone = eventually(GONE.room(), || self.job.processes().is_empty());
         let left: Vec<_> = self
             .job
             .processes()
@@ -280,6 +285,7 @@ impl Submitted<'_> {
             .map(process::look)
             .collect();
         assert!(gone, "left behind: {left:?}{self}");
+        GONE.kept("nothing is left", start.elapsed());
     }
 }
 

@@ -10,9 +10,7 @@ use std::time::Duration;
 use crate::rig::gateway::{CODE, PASSWORD, keygen};
 use crate::rig::job::port_of;
 use crate::rig::traffic::check_out;
-use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Outcome, Pty, Service, eventually, skip, wait_until,
-};
+use crate::rig::{Gateway, LIMIT, Outcome, Pty, Site, eventually, skip, wait_until};
 
 /// The site, or the reason why this machine has none.
 macro_rules! ready {
@@ -43,21 +41,24 @@ const SCRIPT: &str = r#"
 /// mistyped twice.
 #[test]
 fn passphrase_of_an_encrypted_key() {
-    let site = ready!(Site::with_encrypted_key());
-    let mut pty = site.call();
-    let question = format!("Enter passphrase for key '{}': ", site.key().display());
+    let site = ready!(with_encrypted_key());
+    let mut pty = at_a_terminal(&site);
+    let question = format!(
+        "Enter passphrase for key '{}': ",
+        encrypted_key(&site).display()
+    );
     pty.expect(&question);
     pty.enter("not it");
     pty.expect(&question);
     pty.enter(PASSPHRASE);
-    site.works(pty);
+    works(pty);
 }
 
 /// Goal: after three wrong passphrases: 77.
 #[test]
 fn wrong_passphrases() {
-    let site = ready!(Site::with_encrypted_key());
-    let mut pty = site.call();
+    let site = ready!(with_encrypted_key());
+    let mut pty = at_a_terminal(&site);
     for _ in 0..3 {
         pty.expect("Enter passphrase for key ");
         pty.enter("not it");
@@ -68,45 +69,45 @@ fn wrong_passphrases() {
 /// Goal: a password, which is typed once and not shown.
 #[test]
 fn password() {
-    let site = ready!(Site::asking(&WITH_PASSWORD));
-    let mut pty = site.call();
+    let site = ready!(asking(&WITH_PASSWORD));
+    let mut pty = at_a_terminal(&site);
     pty.expect(&format!("{}@127.0.0.1's password: ", site.gateway.user()));
     // Backspace and control-U mend what was mistyped.
     pty.press("wrong\u{15}");
     pty.enter(&format!("{PASSWORD}x\u{7f}"));
-    site.works(pty);
+    works(pty);
 }
 
 /// Goal: after as many wrong passwords as ssh would take: 77.
 #[test]
 fn wrong_passwords() {
-    let site = ready!(Site::asking(&WITH_PASSWORD));
-    let mut pty = site.call();
+    let site = ready!(asking(&WITH_PASSWORD));
+    let mut pty = at_a_terminal(&site);
     for _ in 0..3 {
         pty.expect("'s password: ");
         pty.enter("not it");
     }
     fails(77, pty, "password");
-    assert_eq!(site.failed_logins(), 3);
+    assert_eq!(failed_logins(&site), 3);
 }
 
 /// Goal: password and second factor, each asked for in the gateway's words.
 #[test]
 fn two_factors() {
-    let site = ready!(Site::asking(&WITH_TWO_FACTORS));
-    let mut pty = site.call();
+    let site = ready!(asking(&WITH_TWO_FACTORS));
+    let mut pty = at_a_terminal(&site);
     pty.expect("Password: ");
     pty.enter(PASSWORD);
     pty.expect("Password required for ");
     pty.enter(CODE);
-    site.works(pty);
+    works(pty);
 }
 
 /// Goal: a wrong second factor: 77, after as many rounds as ssh would take.
 #[test]
 fn wrong_second_factor() {
-    let site = ready!(Site::asking(&WITH_TWO_FACTORS));
-    let mut pty = site.call();
+    let site = ready!(asking(&WITH_TWO_FACTORS));
+    let mut pty = at_a_terminal(&site);
     for _ in 0..3 {
         pty.expect("Password: ");
         pty.enter(PASSWORD);
@@ -123,45 +124,47 @@ fn key_and_password() {
         "PasswordAuthentication yes",
         "AuthenticationMethods publickey,password",
     ];
-    let site = ready!(Site::asking(&lines));
-    site.gateway.authorize(&site.public_key());
-    let mut pty = site.call();
+    let site = ready!(asking(&lines));
+    let public = site.gateway.client().read("id_ed25519.pub");
+    site.gateway.authorize(&public);
+    let mut pty = at_a_terminal(&site);
     pty.expect("'s password: ");
     pty.enter(PASSWORD);
-    site.works(pty);
+    works(pty);
 }
 
 /// Goal: Ctrl-C at the question: 130 at once, and the terminal as it was.
 #[test]
 fn interrupt_at_the_question() {
-    let site = ready!(Site::asking(&WITH_PASSWORD));
-    let mut pty = site.call();
+    let site = ready!(asking(&WITH_PASSWORD));
+    let mut pty = at_a_terminal(&site);
     pty.expect("'s password: ");
     pty.press("half a pass\u{3}");
     fails(130, pty, "");
-    assert_eq!(site.failed_logins(), 0);
+    assert_eq!(failed_logins(&site), 0);
 }
 
 /// Goal: end of file at the question sends nothing: 77.
 #[test]
 fn end_of_file_at_the_question() {
-    let site = ready!(Site::asking(&WITH_PASSWORD));
-    let mut pty = site.call();
+    let site = ready!(asking(&WITH_PASSWORD));
+    let mut pty = at_a_terminal(&site);
     pty.expect("'s password: ");
     pty.press("\u{4}");
     fails(77, pty, "refused");
-    assert_eq!(site.failed_logins(), 0);
+    assert_eq!(failed_logins(&site), 0);
 }
 
 /// Goal: at the prompt of an interactive shell, which lives on with its tunnel;
 /// both end together.
 #[test]
 fn interactive_shell() {
-    let site = ready!(Site::asking(&WITH_PASSWORD));
+    let site = ready!(asking(&WITH_PASSWORD));
     let mut bash = site.job.command("bash");
     let settings = site.job.directory().write("bashrc", "PS1='ready> '\n");
     bash.arg("--rcfile").arg(settings).arg("-i");
-    site.describe(&mut bash);
+    bash.env("CONFIG", site.gateway.config());
+    bash.env("PORT", site.server.port().to_string());
     let mut pty = Pty::start(&site.job, &bash);
     pty.expect("ready> ");
     pty.enter("eval $(licfwd -F $CONFIG gw 127.0.0.1:$PORT)");
@@ -191,9 +194,9 @@ fn typed_password_is_not_sent_twice() {
         (&WITH_PASSWORD[..], &[PASSWORD][..]),
         (&WITH_TWO_FACTORS[..], &[PASSWORD, CODE][..]),
     ] {
-        let mut site = ready!(Site::asking(lines));
-        site.options = "--log log".into();
-        let mut pty = site.call();
+        let mut site = ready!(asking(lines));
+        site.options = ["--log", "log"].map(String::from).into();
+        let mut pty = at_a_terminal(&site);
         for answer in answers {
             pty.expect("assword");
             pty.enter(answer);
@@ -221,8 +224,8 @@ fn typed_password_is_not_sent_twice() {
 /// Goal: a passphrase is kept, so that a tunnel comes back by itself.
 #[test]
 fn typed_passphrase_is_kept() {
-    let mut site = ready!(Site::with_encrypted_key());
-    let mut pty = site.call();
+    let mut site = ready!(with_encrypted_key());
+    let mut pty = at_a_terminal(&site);
     pty.expect("Enter passphrase for key ");
     pty.enter(PASSPHRASE);
     pty.expect("value: ");
@@ -238,15 +241,15 @@ fn typed_passphrase_is_kept() {
 /// Goal: a hop on the way asks as the gateway does, however slowly one types.
 #[test]
 fn hop_that_asks() {
-    let (hop, mut site) = ready!(Site::behind_a_hop());
-    site.options += " --timeout 4";
-    let mut pty = site.call();
+    let (hop, mut site) = ready!(behind_a_hop());
+    site.options.extend(["--timeout", "8"].map(String::from));
+    let mut pty = at_a_terminal(&site);
     pty.expect("'s password: ");
     pty.enter("not it");
     pty.expect("'s password: ");
-    assert!(!eventually(Duration::from_secs(5), || pty.has_ended()));
+    assert!(!eventually(Duration::from_secs(9), || pty.has_ended()));
     pty.enter(PASSWORD);
-    site.works(pty);
+    works(pty);
     assert_eq!(hop.log().matches("Failed password").count(), 1);
 }
 
@@ -254,15 +257,15 @@ fn hop_that_asks() {
 /// password, and is not asked again.
 #[test]
 fn hop_that_is_not_answered() {
-    let (hop, site) = ready!(Site::behind_a_hop());
+    let (hop, site) = ready!(behind_a_hop());
     for (key, code) in [("\u{3}", 130), ("\u{4}", 77)] {
-        let mut pty = site.call();
+        let mut pty = at_a_terminal(&site);
         pty.expect("'s password: ");
         pty.press(key);
         fails(code, pty, "");
         assert!(site.job.processes().is_empty());
     }
-    let batch = site.job.run(&mut site.script(SCRIPT));
+    let batch = site.job.run(&mut script(&site, SCRIPT));
     assert_eq!(batch.code, 77, "{batch:?}");
     assert!(!hop.log().contains("password for"), "{}", hop.log());
 }
@@ -271,10 +274,10 @@ fn hop_that_is_not_answered() {
 /// there; its refusal is the person's.
 #[test]
 fn askpass() {
-    let site = ready!(Site::asking(&WITH_PASSWORD));
+    let site = ready!(asking(&WITH_PASSWORD));
     let asked = site.job.directory().file("asked");
     let yes = format!("echo \"$1\" >>{}; echo '{PASSWORD}'", asked.display());
-    let (yes, no) = (site.program("yes", &yes), site.program("no", "exit 1"));
+    let (yes, no) = (program(&site, "yes", &yes), program(&site, "no", "exit 1"));
     for (program, require, code) in [
         (&yes, "force", 0),
         (&yes, "never", 77),
@@ -282,7 +285,7 @@ fn askpass() {
         (&no, "force", 77),
         (&PathBuf::from("/nonexistent"), "force", 77),
     ] {
-        let mut call = site.batch_call();
+        let mut call = site.call(&[]);
         call.env("SSH_ASKPASS", program);
         call.env("SSH_ASKPASS_REQUIRE", require);
         let outcome = site.job.run(&mut call);
@@ -296,133 +299,96 @@ fn askpass() {
 /// Goal: a batch job is never asked and never hangs, with whatever on stdin.
 #[test]
 fn batch_job_is_never_asked() {
-    let site = ready!(Site::asking(&WITH_TWO_FACTORS));
-    let outcome = site.job.run(&mut site.batch_call());
+    let site = ready!(asking(&WITH_TWO_FACTORS));
+    let outcome = site.run(&[]);
     assert_eq!(outcome.code, 77, "{outcome:?}");
     assert!(outcome.stderr.contains("nobody is here"), "{outcome:?}");
     // Neither is somebody who says so at a terminal.
     for options in ["-o BatchMode=yes", "-o NumberOfPasswordPrompts=0"] {
         let site = Site {
-            options: options.into(),
-            ..ready!(Site::asking(&WITH_TWO_FACTORS))
+            options: options.split(' ').map(String::from).collect(),
+            ..ready!(asking(&WITH_TWO_FACTORS))
         };
-        fails(77, site.call(), "refused");
+        fails(77, at_a_terminal(&site), "refused");
     }
-    let mut call = site.script(&format!("({SCRIPT}) </dev/null"));
+    let mut call = script(&site, &format!("({SCRIPT}) </dev/null"));
     call.env("OPTIONS", "--foreground");
     fails(77, Pty::start(&site.job, &call), "nobody is here");
 }
 
-/// A gateway that wants something typed, a license server behind it, and a job.
-struct Site {
-    job: Job,
-    gateway: Gateway,
-    server: LicenseServer,
-    /// More of licfwd's.
-    options: String,
+/// A site for a person to type at.
+fn site(gateway: Gateway) -> Result<Site, String> {
+    Pty::check()?;
+    Ok(Site::behind(gateway))
 }
 
-impl Site {
-    fn new(gateway: Gateway) -> Result<Site, String> {
-        Pty::check()?;
-        Ok(Site {
-            job: Job::new(),
-            gateway,
-            server: LicenseServer::start(Service::CheckOut),
-            options: String::new(),
-        })
-    }
+/// No key gets in.
+fn asking(lines: &[&str]) -> Result<Site, String> {
+    let site = site(Gateway::asking(lines)?)?;
+    site.gateway.authorize("");
+    Ok(site)
+}
 
-    /// No key gets in.
-    fn asking(lines: &[&str]) -> Result<Site, String> {
-        let site = Site::new(Gateway::asking(lines)?)?;
-        site.gateway.authorize("");
-        Ok(site)
-    }
+fn with_encrypted_key() -> Result<Site, String> {
+    let mut site = site(Gateway::start())?;
+    let key = encrypted_key(&site);
+    let public = keygen(&key, &["-t", "ed25519", "-N", PASSPHRASE]);
+    site.gateway.authorize(&public);
+    site.options = vec!["-i".into(), key.display().to_string()];
+    Ok(site)
+}
 
-    fn with_encrypted_key() -> Result<Site, String> {
-        let site = Site::new(Gateway::start())?;
-        let public = keygen(&site.key(), &["-t", "ed25519", "-N", PASSPHRASE]);
-        site.gateway.authorize(&public);
-        Ok(Site {
-            options: format!("-i {}", site.key().display()),
-            ..site
-        })
-    }
+/// A gateway that takes the key, behind one that wants a password.
+fn behind_a_hop() -> Result<(Gateway, Site), String> {
+    let hop = Gateway::asking(&WITH_PASSWORD)?;
+    hop.authorize("");
+    let mut site = site(Gateway::start())?;
+    let config = [("hop", &hop), ("gw", &site.gateway)].map(|(name, gateway)| {
+        let block = gateway.client().read("ssh_config");
+        block.replace("Host gw\n", &format!("Host {name}\n"))
+    });
+    site.job.directory().write("config", &config.concat());
+    site.options = ["-F", "config", "-J", "hop"].map(String::from).into();
+    Ok((hop, site))
+}
 
-    /// A gateway that takes the key, behind one that wants a password.
-    fn behind_a_hop() -> Result<(Gateway, Site), String> {
-        let hop = Gateway::asking(&WITH_PASSWORD)?;
-        hop.authorize("");
-        let site = Site::new(Gateway::start())?;
-        let config = [("hop", &hop), ("gw", &site.gateway)].map(|(name, gateway)| {
-            let block = gateway.client().read("ssh_config");
-            block.replace("Host gw\n", &format!("Host {name}\n"))
-        });
-        site.job.directory().write("config", &config.concat());
-        let options = "-F config -J hop".into();
-        Ok((hop, Site { options, ..site }))
-    }
+fn encrypted_key(site: &Site) -> PathBuf {
+    site.gateway.client().file("encrypted")
+}
 
-    fn key(&self) -> PathBuf {
-        self.gateway.client().file("encrypted")
-    }
+/// The script at a terminal.
+fn at_a_terminal(site: &Site) -> Pty {
+    Pty::start(&site.job, &script(site, SCRIPT))
+}
 
-    fn public_key(&self) -> String {
-        self.gateway.client().read("id_ed25519.pub")
-    }
+fn script(site: &Site, text: &str) -> Command {
+    let mut command = site.script("sh", text);
+    command.env("OPTIONS", site.options.join(" "));
+    command
+}
 
-    /// The script at a terminal.
-    fn call(&self) -> Pty {
-        Pty::start(&self.job, &self.script(SCRIPT))
-    }
+/// The tunnel stands, nothing that was typed stands on the screen, and the
+/// script ends well.
+#[track_caller]
+fn works(mut pty: Pty) {
+    pty.expect("value: ");
+    check_out(port_of(&pty.expect(".")), "MATLAB").expect("a seat");
+    pty.enter("");
+    let outcome = pty.wait();
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    is_clean(&outcome);
+}
 
-    fn script(&self, text: &str) -> Command {
-        let mut command = self.job.command("sh");
-        command.args(["-c", text]);
-        self.describe(&mut command);
-        command
-    }
+fn failed_logins(site: &Site) -> usize {
+    site.gateway.log().matches("Failed password").count()
+}
 
-    fn describe(&self, command: &mut Command) {
-        command
-            .env("CONFIG", self.gateway.config())
-            .env("PORT", self.server.port().to_string())
-            .env("OPTIONS", &self.options);
-    }
-
-    /// licfwd without a terminal.
-    fn batch_call(&self) -> Command {
-        let mut call = self.job.licfwd(&self.gateway);
-        call.args(["gw", &format!("127.0.0.1:{}", self.server.port())]);
-        call
-    }
-
-    /// The tunnel stands, nothing that was typed stands on the screen, and the
-    /// script ends well.
-    #[track_caller]
-    fn works(&self, mut pty: Pty) {
-        pty.expect("value: ");
-        check_out(port_of(&pty.expect(".")), "MATLAB").expect("a seat");
-        pty.enter("");
-        let outcome = pty.wait();
-        assert_eq!(outcome.code, 0, "{outcome:?}");
-        is_clean(&outcome);
-    }
-
-    fn failed_logins(&self) -> usize {
-        self.gateway.log().matches("Failed password").count()
-    }
-
-    /// A shell script of that name.
-    fn program(&self, name: &str, text: &str) -> PathBuf {
-        let path = self
-            .job
-            .directory()
-            .write(name, &format!("#!/bin/sh\n{text}\n"));
-        fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("chmod");
-        path
-    }
+/// A shell script of that name.
+fn program(site: &Site, name: &str, text: &str) -> PathBuf {
+    let text = format!("#!/bin/sh\n{text}\n");
+    let path = site.job.directory().write(name, &text);
+    fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("chmod");
+    path
 }
 
 #[track_caller]

@@ -23,3 +23,16 @@ mod reconnect;
 mod silence;
 #[path = "../slurm.rs"]
 mod slurm;
+
+use crate::rig::job::over_ssh;
+use crate::rig::{Gateway, LicenseServer, Service, Tunnel, network};
+
+/// Goal: what stands here runs over ssh, in a network of its own as well.
+#[test]
+fn ssh_it_is() {
+    network::is_our_own();
+    assert!(over_ssh());
+    let server = LicenseServer::start(Service::Echo);
+    let tunnel = Tunnel::start(&Gateway::start(), server.port());
+    assert!(tunnel.log().contains("over ssh"), "{}", tunnel.log());
+}

@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::gateway::{account, free_port, give_to_account};
-use super::{LIMIT, Overlay, Scratch, process, wait_until};
+use super::gateway::{account, give_to_account};
+use super::{LIMIT, Overlay, Scratch, free_port, process, wait_until};
 
 /// A dropbear with a fresh key on a free port of 127.0.0.1, under the account
 /// of [`Gateway`](super::Gateway). It looks for authorized_keys in the home

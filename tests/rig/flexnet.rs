@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Error, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use super::traffic::{Seat, check_out_from, read_line};
 use super::{LicenseServer, Service};
@@ -24,19 +24,6 @@ impl FlexNet {
             vendor: LicenseServer::at(Service::CheckOut, (address, vendor).into()),
         }
     }
-}
-
-/// Two ports that are free on every loopback address, below those that the
-/// system and [`super::gateway::free_port`] give to others.
-pub fn free_pair() -> (u16, u16) {
-    for _ in 0..100 {
-        let port = rand::random_range(10_000..20_000);
-        let free = |port: u16| TcpListener::bind(("0.0.0.0", port)).is_ok();
-        if free(port) && free(port + 1) {
-            return (port, port + 1);
-        }
-    }
-    panic!("no free pair of ports");
 }
 
 /// Checks a feature out as licensed software does: every server of the

@@ -1,13 +1,12 @@
 //! A real OpenSSH server on loopback, thrown away afterwards.
 
 use std::fs::{self, File, Permissions};
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use super::{LIMIT, Overlay, Scratch, network, process, wait_until};
+use super::{LIMIT, Overlay, Scratch, free_port, network, process, wait_until};
 
 /// The name under which the gateway stands in its `ssh_config`.
 pub const NAME: &str = "gw";
@@ -92,6 +91,32 @@ impl Gateway {
             overlay.add(pam, "/etc/pam.d/sshd");
         }
         Ok(Gateway::new(server, overlay, None, lines))
+    }
+
+    /// A gateway that asks no name server, nor do its clients: who does not stand in
+    /// /etc/hosts is unknown.
+    ///
+    /// # Errors
+    /// Why this machine cannot have one.
+    pub fn without_name_servers() -> Result<Gateway, String> {
+        Overlay::check()?;
+        let server = Scratch::new();
+        let ours = fs::read_to_string("/etc/nsswitch.conf");
+        let ours = ours.map_err(|e| format!("/etc/nsswitch.conf: {e}"))?;
+        let others = ours.lines().filter(|line| !line.starts_with("hosts:"));
+        let text = others.fold(String::from("hosts: files\n"), |text, line| {
+            text + line + "\n"
+        });
+        let file = server.write("nsswitch.conf", &text);
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("chmod");
+        let mut overlay = Overlay::default();
+        overlay.add(file, "/etc/nsswitch.conf");
+        Ok(Gateway::overlaid(
+            server,
+            [overlay.clone(), overlay],
+            &[],
+            &[],
+        ))
     }
 
     /// A gateway that keeps its files in `server` and sees what the overlay has;
@@ -350,18 +375,6 @@ pub fn keygen(path: &Path, kind: &[&str]) -> String {
     assert!(output.status.success(), "ssh-keygen: {output:?}");
     let public = PathBuf::from(format!("{}.pub", path.display()));
     fs::read_to_string(public).expect("read the public key")
-}
-
-/// A port that nobody has, below those that the system gives to clients: it
-/// must still be free when a killed gateway comes back.
-pub fn free_port() -> u16 {
-    for _ in 0..100 {
-        let port = rand::random_range(20_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no free port");
 }
 
 /// The account that a server runs as and lets in.

@@ -185,6 +185,18 @@ impl Outcome {
         line
     }
 
+    /// The outcome must be that failure: its code, its statement, its message.
+    #[track_caller]
+    pub fn fails(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "{self:?}");
+        assert_eq!(self.stdout, format!("(exit {code})\n"), "{self:?}");
+        let last = self.stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("licfwd: "), "{self:?}");
+        for word in words {
+            assert!(self.stderr.contains(word), "no {word:?}: {self:?}");
+        }
+    }
+
     /// The port of `export NAME=PORT@localhost`, which must be all there is.
     #[track_caller]
     pub fn port(&self, name: &str) -> u16 {

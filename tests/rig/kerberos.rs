@@ -1,27 +1,27 @@
 //! A Kerberos realm on loopback and a gateway in it, thrown away afterwards.
 
-use super::gateway::{account, free_port, give_to_account};
-use super::{Gateway, Job, LIMIT, Overlay, Running, Scratch, wait_until};
+use super::gateway::{account, give_to_account};
+use super::programs::missing;
+use super::{Gateway, Job, LIMIT, Overlay, Running, Scratch, free_port, wait_until};
 
 /// What it consists of (Debian: krb5-kdc, krb5-admin-server, krb5-user).
 const PROGRAMS: [&str; 4] = ["krb5kdc", "kdb5_util", "kadmin.local", "kinit"];
 
-/// A KDC with a directory and a port of its own, and a gateway that takes its
-/// tickets and nothing else. The gateway's clients ([`Job::licfwd`]) have one.
-/// Needs no special rights; nothing in /etc or /var is read or written.
+/// A KDC with a directory and a port of its own. Needs no special rights; nothing
+/// in /etc or /var is read or written.
 pub struct Kerberos {
-    gateway: Gateway,
     /// The directory and the environment of the KDC.
     home: Job,
     kdc: Running,
 }
 
 impl Kerberos {
-    /// Starts it; its only user is the gateway's.
+    /// Starts it, and a gateway that takes its tickets and nothing else; the
+    /// gateway's clients ([`Job::licfwd`]) have one.
     ///
     /// # Errors
     /// Why this machine cannot have one.
-    pub fn start() -> Result<Kerberos, String> {
+    pub fn start() -> Result<(Kerberos, Gateway), String> {
         let (home, server) = (Job::new(), Scratch::new());
         check(&home)?;
         let (view, kdc) = start_realm(&home, &server);
@@ -51,13 +51,8 @@ impl Kerberos {
         let gateway = Gateway::overlaid(server, [overlay, view], &lines, &client_lines);
         match gateway.log().contains("Unsupported option GSSAPI") {
             true => Err("sshd knows no GSSAPI".into()),
-            false => Ok(Kerberos { gateway, home, kdc }),
+            false => Ok((Kerberos { home, kdc }, gateway)),
         }
-    }
-
-    /// The gateway.
-    pub fn gateway(&self) -> &Gateway {
-        &self.gateway
     }
 }
 
@@ -69,11 +64,7 @@ impl Drop for Kerberos {
 }
 
 fn check(home: &Job) -> Result<(), String> {
-    let lacks = |program: &&str| {
-        let look = format!("command -v {program}");
-        home.run(home.command("sh").args(["-c", &look])).code != 0
-    };
-    let missing: Vec<&str> = PROGRAMS.into_iter().filter(lacks).collect();
+    let missing = missing(&PROGRAMS);
     if !missing.is_empty() {
         return Err(format!("not installed: {}", missing.join(", ")));
     }

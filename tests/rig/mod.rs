@@ -16,11 +16,16 @@ pub mod kerberos;
 pub mod license_server;
 pub mod network;
 pub mod nodes;
+pub mod open;
 pub mod other_user;
 pub mod overlay;
+pub mod ports;
 pub mod process;
+pub mod programs;
 pub mod pty;
 pub mod scratch;
+pub mod site;
+pub mod skips;
 pub mod slurm;
 pub mod traffic;
 pub mod tunnel;
@@ -30,14 +35,19 @@ pub use dropbear::Dropbear;
 pub use gateway::Gateway;
 pub use job::{Job, Outcome, Running};
 pub use license_server::{LicenseServer, Service};
+pub use open::Open;
 pub use overlay::Overlay;
+pub use ports::{free_pair, free_port};
+pub use programs::{has, installed};
 pub use pty::Pty;
 pub use scratch::Scratch;
+pub use site::Site;
+pub use skips::say_skipped;
 pub use tunnel::Tunnel;
-pub use wait::{LIMIT, eventually, eventually_every, wait_until};
+pub use wait::{FLOOD, LIMIT, Promise, eventually, eventually_every, wait_until};
 
 /// Leaves a test that this machine cannot run, and says so even though cargo
-/// hides what passing tests print.
+/// hides what passing tests print. In strict mode that fails ([`skips`]).
 #[allow(unused_macros)]
 macro_rules! skip {
     ($($reason:tt)*) => {{
@@ -47,10 +57,19 @@ macro_rules! skip {
 }
 pub(crate) use skip;
 
-/// Writes to standard error itself: only the `print` macros are captured.
-pub fn say_skipped(reason: &str) {
-    use std::io::Write;
+/// The name of the test that runs, its module's included: the harness gives it to
+/// the test's thread.
+///
+/// # Panics
+/// In a thread that the test has started.
+pub fn test_name() -> String {
     let thread = std::thread::current();
-    let line = format!("SKIPPED: {}: {reason}\n", thread.name().unwrap_or("rig"));
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    let name = thread.name().filter(|name| name.contains("::"));
+    name.expect("only a test's own thread knows its name")
+        .into()
+}
+
+/// Whether everything is to be done that takes minutes (`scripts/test --long`).
+pub fn long() -> bool {
+    std::env::var_os("LICFWD_TEST_LONG").is_some()
 }

@@ -4,21 +4,27 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::{LIMIT, process, say_skipped, wait_until};
+use super::{LIMIT, process, say_skipped, test_name, wait_until};
 
-/// Set for the tests that run again in their own network.
+/// Holds the name of the test that runs again in its own network.
 const INSIDE: &str = "LICFWD_TEST_NETWORK";
 
-/// Whether this process has a network of its own. If not, runs the test of
-/// that name again in a process that has one; where that is impossible, says so.
+/// Whether this process has a network of its own. If not, runs this very test
+/// again in a process that has one; where that is impossible, says so.
 #[track_caller]
-pub fn is_our_own(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
+pub fn is_our_own() -> bool {
+    let test = test_name();
+    if let Some(meant) = std::env::var_os(INSIDE) {
+        assert_eq!(meant.to_str(), Some(&*test), "another test runs here");
         return true;
     }
     let has = |program: &str| Command::new(program).arg("-V").output().is_ok();
     if !process::is_root() || !["unshare", "nsenter", "ip"].into_iter().all(has) {
-        say_skipped("only root can make a network of its own (with unshare, nsenter, ip)");
+        let why = match process::is_root() {
+            true => "unshare, nsenter or ip is missing",
+            false => "only root can make a network",
+        };
+        say_skipped(why);
         return false;
     }
     let output = Command::new("unshare")
@@ -29,8 +35,8 @@ pub fn is_our_own(test: &str) -> bool {
             r#"ip link set lo up && exec "$0" "$@""#,
         ])
         .arg(std::env::current_exe().expect("this program"))
-        .args([test, "--exact", "--nocapture"])
-        .env(INSIDE, "1")
+        .args([&test, "--exact", "--nocapture"])
+        .env(INSIDE, &test)
         .output()
         .expect("run unshare");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

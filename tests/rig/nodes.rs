@@ -91,13 +91,17 @@ pub fn way_out(gateway: &Gateway) -> Option<String> {
 
 fn may_make_namespaces() -> bool {
     let test = "unshare -num true && command -v ip nsenter nc";
-    let may = process::is_root()
-        && Command::new("sh")
-            .args(["-c", test])
-            .output()
-            .is_ok_and(|output| output.status.success());
+    let works = || {
+        let output = Command::new("sh").args(["-c", test]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let root = process::is_root();
+    let may = root && works();
     if !may {
-        say_skipped("nodes need root, unshare, nsenter, ip and nc");
+        say_skipped(match root {
+            true => "nodes need namespaces, unshare, nsenter, ip and nc",
+            false => "only root can make nodes",
+        });
     }
     may
 }

@@ -42,7 +42,7 @@ impl Overlay {
             let output = overlay.command(Path::new("true"), account().ids).output();
             let output = output.map_err(|e| format!("unshare: {e}"))?;
             let words = String::from_utf8_lossy(&output.stderr);
-            let why = || format!("no mount namespace: {}", words.trim());
+            let why = || format!("no namespace of one's own: {}", words.trim());
             output.status.success().then_some(()).ok_or_else(why)
         };
         WHY.get_or_init(check).clone()

@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::gateway::free_port;
 use super::nodes::{Nodes, address};
-use super::{Job, LIMIT, Outcome, Running, process, wait_until};
+use super::programs::missing;
+use super::{Job, LIMIT, Outcome, Running, free_port, process, wait_until};
 
 /// What it consists of (Debian: slurmctld, slurmd, slurm-client, munge).
 const PROGRAMS: [&str; 8] = [
@@ -48,12 +48,7 @@ impl Slurm {
         if !process::is_root() {
             return Some("only root can run slurmd".into());
         }
-        let job = Job::new();
-        let looked = |program: &&str| {
-            let look = format!("command -v {program}");
-            job.run(job.command("sh").args(["-c", &look])).code != 0
-        };
-        let missing: Vec<&str> = PROGRAMS.into_iter().filter(looked).collect();
+        let missing = missing(&PROGRAMS);
         (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
     }
 
@@ -233,7 +228,7 @@ fn configuration(directory: &Path, head: &Machine, workers: &[Machine]) -> Strin
          MpiDefault=none\n\
          MailProg=/bin/true\n\
          ReturnToService=2\n\
-         KillWait=5\n\
+         KillWait=20\n\
          SchedulerParameters=sched_interval=1,batch_sched_delay=0\n\
          SelectType=select/cons_tres\n\
          SelectTypeParameters=CR_CPU\n\

@@ -69,6 +69,20 @@ pub fn exchange(port: u16, up: usize, down: usize, seed: u64, end: End) -> io::R
     }
 }
 
+/// Writes and is gone, with bytes under way in both directions.
+pub fn vanish_in_the_middle(port: u16, number: usize) -> io::Result<()> {
+    let mut client = connect(port)?;
+    writeln!(client, "1000000 1000000 {number}")?;
+    let mut some = [0; 1000];
+    client.read_exact(&mut some)?;
+    // What the server expects: it must go on reading, or sshd would wait for it.
+    send(
+        &mut client,
+        Pattern::up(number as u64),
+        1000 * (number % 300),
+    )
+}
+
 /// Connects to a port of 127.0.0.1, on which nothing may stall for longer than
 /// [`LIMIT`].
 pub fn connect(port: u16) -> io::Result<TcpStream> {

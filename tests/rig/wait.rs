@@ -4,7 +4,10 @@ use std::thread::{panicking, sleep};
 use std::time::{Duration, Instant};
 
 /// Long enough for anything that is going to happen, on a busy machine too.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// The same for hundreds of clients, or of megabytes.
+pub const FLOOD: Duration = Duration::from_secs(300);
 
 const POLL: Duration = Duration::from_millis(5);
 
@@ -42,5 +45,41 @@ pub fn wait_until(what: &str, limit: Duration, condition: impl FnMut() -> bool) 
             true => eprintln!("{complaint}"),
             false => panic!("{complaint}"),
         }
+    }
+}
+
+/// What licfwd promises to do in so many seconds. On a busy machine it may take
+/// three times as long; what it took is printed.
+pub struct Promise(Duration);
+
+impl Promise {
+    /// Of so many seconds.
+    pub const fn seconds(seconds: u64) -> Promise {
+        Promise(Duration::from_secs(seconds))
+    }
+
+    /// What is promised.
+    pub fn time(&self) -> Duration {
+        self.0
+    }
+
+    /// How long a test waits before it takes the promise for broken.
+    pub fn room(&self) -> Duration {
+        self.0 * 3
+    }
+
+    /// Fails the test unless it was kept.
+    #[track_caller]
+    pub fn kept(&self, what: &str, took: Duration) {
+        eprintln!("{what}: {took:.1?}, promised {:?}", self.0);
+        assert!(took <= self.room(), "{what}: {took:.1?} for {:?}", self.0);
+    }
+
+    /// Waits until it is.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, condition: impl FnMut() -> bool) {
+        let start = Instant::now();
+        wait_until(what, self.room(), condition);
+        eprintln!("{what}: {:.1?}, promised {:?}", start.elapsed(), self.0);
     }
 }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::rig::{Gateway, LIMIT, Scratch, eventually_every, gateway, process, wait_until};
+use crate::rig::{
+    Gateway, LIMIT, Scratch, eventually_every, free_port, gateway, process, wait_until,
+};
 
 /// A program that forwards ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +155,7 @@ impl Tunnel {
         answers: impl Fn(u16) -> io::Result<()>,
     ) -> io::Result<Tunnel> {
         let mut tunnel = Tunnel {
-            port: gateway::free_port(),
+            port: free_port(),
             ready: Duration::ZERO,
             tag: Scratch::new(),
         };

@@ -1,0 +1,103 @@
+//! What most tests need: a gateway, a license server behind it, and a job on this side.
+
+use std::process::Command;
+
+use super::{Gateway, Job, LicenseServer, Outcome, Service, Tunnel};
+
+/// A gateway, a license server behind it, and a job on this side.
+pub struct Site {
+    /// Where licfwd is called.
+    pub job: Job,
+    /// Where it logs in.
+    pub gateway: Gateway,
+    /// Where it leads.
+    pub server: LicenseServer,
+    /// Options of every call.
+    pub options: Vec<String>,
+}
+
+impl Site {
+    /// With seats to check out.
+    pub fn new() -> Site {
+        Site::behind(Gateway::start())
+    }
+
+    /// The same with lines of `sshd_config`.
+    pub fn with(sshd_lines: &[&str]) -> Site {
+        Site::behind(Gateway::with(sshd_lines))
+    }
+
+    /// The same behind a gateway of one's own.
+    pub fn behind(gateway: Gateway) -> Site {
+        Site {
+            job: Job::new(),
+            gateway,
+            server: LicenseServer::start(Service::CheckOut),
+            options: Vec::new(),
+        }
+    }
+
+    /// With another license server.
+    pub fn serving(service: Service) -> Site {
+        Site {
+            server: LicenseServer::start(service),
+            ..Site::new()
+        }
+    }
+
+    /// The license server, as the gateway sees it.
+    pub fn target(&self) -> String {
+        format!("127.0.0.1:{}", self.server.port())
+    }
+
+    /// `licfwd -F CONFIG OPTIONS gw 127.0.0.1:PORT`.
+    pub fn call(&self, options: &[&str]) -> Command {
+        let mut call = self.job.licfwd(&self.gateway);
+        call.args(&self.options).args(options);
+        call.args(["gw", &self.target()]);
+        call
+    }
+
+    /// Runs that call.
+    #[track_caller]
+    pub fn run(&self, options: &[&str]) -> Outcome {
+        self.job.run(&mut self.call(options))
+    }
+
+    /// Runs that call, which must announce the server; returns the local port.
+    #[track_caller]
+    pub fn brings_up(&self, options: &[&str]) -> u16 {
+        self.run(options).port("MLM_LICENSE_FILE")
+    }
+
+    /// The same, and ends it.
+    #[track_caller]
+    pub fn logs_in(&self, options: &[&str]) {
+        self.brings_up(options);
+        self.job.end();
+    }
+
+    /// Runs that call, which must end with `code` and say all of `words`.
+    #[track_caller]
+    pub fn fails(&self, code: i32, options: &[&str], words: &[&str]) {
+        self.run(options).fails(code, words);
+    }
+
+    /// A script for a shell, with `ssh_config` in `$CONFIG` and the server's port
+    /// in `$PORT`.
+    pub fn script(&self, shell: &str, text: &str) -> Command {
+        let port = self.server.port();
+        self.job.script(shell, text, &self.gateway, port)
+    }
+
+    /// A tunnel in a job of its own.
+    #[track_caller]
+    pub fn tunnel(&self, options: &[&str]) -> Tunnel {
+        Tunnel::with(&self.gateway, self.server.port(), options)
+    }
+
+    /// How many have come to the gateway.
+    pub fn connections(&self) -> usize {
+        self.gateway.log().matches("Connection from ").count()
+    }
+}

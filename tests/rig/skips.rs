@@ -1,0 +1,53 @@
+//! What a test does that this machine cannot run: it says so, and in strict mode it fails.
+
+use super::process;
+
+/// Set where the machine must be able to run everything (`.ci/run`): a skip is a
+/// failure there, unless [`EXPECTED`] has its reason.
+const STRICT: &str = "LICFWD_TEST_STRICT";
+
+/// With what the reason begins, whether it counts for root as well, and why no
+/// machine can be blamed for it.
+const EXPECTED: [(&str, bool, &str); 3] = [
+    (
+        "only root can ",
+        false,
+        "the same tests run as root, too, and these run there",
+    ),
+    (
+        "no namespace of one's own: ",
+        false,
+        "many systems keep them from ordinary users",
+    ),
+    (
+        "no Jupyter from PyPI: ",
+        true,
+        "the network may be down, and nothing else needs it",
+    ),
+];
+
+/// Says that a test, or a part of it, is left out.
+///
+/// Writes to standard error itself: only the `print` macros are captured.
+///
+/// # Panics
+/// In strict mode, for a reason that is not expected.
+#[track_caller]
+pub fn say_skipped(reason: &str) {
+    use std::io::Write;
+    let thread = std::thread::current();
+    let line = format!("SKIPPED: {}: {reason}\n", thread.name().unwrap_or("rig"));
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    let strict = std::env::var_os(STRICT).is_some();
+    assert!(
+        !strict || is_expected(reason, process::is_root()),
+        "nothing unexpected may be skipped here: {reason}"
+    );
+}
+
+/// Whether strict mode lets that pass.
+pub fn is_expected(reason: &str, root: bool) -> bool {
+    EXPECTED
+        .iter()
+        .any(|(begin, for_root, _)| reason.starts_with(begin) && (*for_root || !root))
+}
