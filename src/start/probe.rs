@@ -5,13 +5,17 @@ use crate::gateway::{Answer, Connection};
 use crate::local::Bound;
 use crate::log::Log;
 use crate::retry::Limits;
+use crate::target::Destination;
+use std::time::Duration;
 
 /// What is known of each port of the targets.
 pub struct ProbeResults {
-    /// By door: that it answers, or why not; `None`: not asked yet. Doors of `-L`
-    /// are never asked.
-    doors: Vec<Option<std::result::Result<(), String>>>,
+    /// By door; `None`: not asked yet. Doors of `-L` are never asked.
+    doors: Vec<Option<PortResult>>,
 }
+
+/// That it answers, or why not.
+type PortResult = std::result::Result<(), String>;
 
 /// Why probing ended early.
 pub enum ProbeError {
@@ -50,26 +54,7 @@ impl ProbeResults {
             let limit = limits.next_step();
             let answer = connection.probe(to, limit);
             let spent = matches!(answer, Answer::Late { spent: true });
-            let fault = |code, what| Err(ProbeError::Gateway(Error::new(code, what)));
-            let result = match answer {
-                Answer::Yes => Ok(()),
-                Answer::No(why) => Err(format!("cannot be reached from the gateway: {why}")),
-                Answer::Late { .. } => Err(format!(
-                    "did not answer the gateway within {} s",
-                    limit.as_secs()
-                )),
-                Answer::Forbidden => {
-                    let what = format!(
-                        "the gateway forbids forwarding to {to}: ask its administrator (sshd's \
-                         AllowTcpForwarding and PermitOpen, or permitopen in authorized_keys)"
-                    );
-                    return fault(Code::Refused, what);
-                }
-                Answer::Lost(why) => {
-                    let what = "the gateway closed the connection right after the login";
-                    return fault(Code::GatewayDown, format!("{what} ({why})"));
-                }
-            };
+            let result = port_result(answer, to, limit).map_err(ProbeError::Gateway)?;
             let outcome = result.as_ref().map_or_else(String::as_str, |()| "answers");
             log.step(format_args!("{to} {outcome}"));
             self.doors[door] = Some(result);
@@ -82,11 +67,10 @@ impl ProbeResults {
 
     /// Why that port does not answer, where it does not.
     fn refusal(&self, door: usize) -> Option<&str> {
-        self.doors[door]
-            .as_ref()?
-            .as_ref()
-            .err()
-            .map(String::as_str)
+        match &self.doors[door] {
+            Some(Err(why)) => Some(why),
+            _ => None,
+        }
     }
 
     /// Whether every variable has a server that answers. A server answers when
@@ -96,16 +80,13 @@ impl ProbeResults {
     /// [`Code::ServerDown`], naming the servers of the first variable without.
     pub fn check(&self, bound: &Bound) -> Result<()> {
         for variable in &bound.variables {
-            let servers = variable.groups.iter().flatten().map(|i| &bound.servers[*i]);
-            let refusals: Option<Vec<String>> = servers
-                .map(|server| {
-                    Some(format!(
-                        "{} {}",
-                        server.name,
-                        self.refusal(server.doors.start)?
-                    ))
-                })
-                .collect();
+            let refusal = |i: &usize| {
+                let server = &bound.servers[*i];
+                let why = self.refusal(server.doors.start)?;
+                Some(format!("{} {why}", server.name))
+            };
+            let servers = variable.groups.iter().flatten();
+            let refusals: Option<Vec<String>> = servers.map(refusal).collect();
             if let Some(refusals) = refusals {
                 let what = format!("license server {}", refusals.join(", "));
                 return Err(Error::new(Code::ServerDown, what));
@@ -132,6 +113,34 @@ impl ProbeResults {
                     ));
                 }
             }
+        }
+    }
+}
+
+/// What the answer says of that port.
+///
+/// # Errors
+/// What it says of the gateway.
+fn port_result(answer: Answer, to: &Destination, limit: Duration) -> Result<PortResult> {
+    match answer {
+        Answer::Yes => Ok(Ok(())),
+        Answer::No(why) => Ok(Err(format!("cannot be reached from the gateway: {why}"))),
+        Answer::Late { .. } => {
+            let seconds = limit.as_secs();
+            Ok(Err(format!(
+                "did not answer the gateway within {seconds} s"
+            )))
+        }
+        Answer::Forbidden => {
+            let what = format!(
+                "the gateway forbids forwarding to {to}: ask its administrator (sshd's \
+                 AllowTcpForwarding and PermitOpen, or permitopen in authorized_keys)"
+            );
+            Err(Error::new(Code::Refused, what))
+        }
+        Answer::Lost(why) => {
+            let what = "the gateway closed the connection right after the login";
+            Err(Error::new(Code::GatewayDown, format!("{what} ({why})")))
         }
     }
 }

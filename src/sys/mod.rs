@@ -15,7 +15,7 @@ mod process;
 mod signal;
 mod socket;
 
-pub use fd::{close_inherited, nameless_file, redirect, replace};
+pub use fd::{NOCTTY_NONBLOCK, NOFOLLOW, close_inherited, nameless_file, redirect, replace};
 pub use helper::{Helper, ROLE, detached, detached_short, hear_out, tied_to_this_thread};
 pub use poll::{Epoll, Event, Interest, poll_readable, wait_any};
 pub use process::{
