@@ -150,8 +150,9 @@ fn route(invocation: &Invocation, gateway: Gateway, credentials: Credentials) ->
     }
 }
 
-/// The three steps are closures, because in the background they are shared by two
-/// processes, and [`daemon::detach`] alone knows in which of them it is.
+/// Three steps are closures, because in the background two processes share them, and
+/// [`daemon::detach`] alone knows in which of the two it is. In the foreground this
+/// process does all three.
 fn announce_and_serve(
     invocation: &Invocation,
     prepared: Prepared,
@@ -161,8 +162,8 @@ fn announce_and_serve(
     let background = invocation.background;
     let mut variables = announce::variables(invocation, &prepared.bound);
     let started = started(&prepared, &variables);
-    // The child's: takes the session along. In the parent nothing may touch that any
-    // more, and it must not even be dropped.
+    // The child's: owns the session. In the parent nothing may touch that any more,
+    // not even to drop it.
     let build = || tunnel(prepared, &ending_signals(background, ignored), log);
     // The parent's: it still has the caller's stdout, and knows the child's process id.
     let mut announce = |pid: u32| {
