@@ -25,14 +25,16 @@ const STEP_LIMIT: Duration = Duration::from_secs(15);
 /// Whatever keeps the tunnel from standing, with its exit code.
 pub fn run(invocation: &Invocation, ignored: IgnoredSignals) -> Result<()> {
     let stderr = !invocation.announces() || !announce::stderr_is_evaluated();
-    let log = Log::new(invocation.verbosity, stderr);
-    if !invocation.check {
-        return bring_up(invocation, ignored, &Arc::new(log));
+    let mut log = Log::new(invocation.verbosity, stderr);
+    if invocation.check {
+        log = log.timing_steps();
     }
-    let log = Arc::new(log.timing_steps());
     let begin = Instant::now();
-    let result = bring_up(invocation, ignored, &log);
+    let log = Arc::new(log);
+    let result = bring_up(invocation, ignored, &log)
+        .inspect_err(|e| log.record(format_args!("failed ({}): {e}", e.code as i32)));
     match &result {
+        _ if !invocation.check => {}
         Ok(()) => log.note(format_args!(
             "{:8.1} ms  in all: the tunnel would stand, nothing is left of this check",
             begin.elapsed().as_secs_f64() * 1e3
@@ -53,12 +55,11 @@ fn bring_up(invocation: &Invocation, ignored: IgnoredSignals, log: &Arc<Log>) ->
             format!("cannot open the log file {}", path.display())
         })?;
     }
-    let prepared = prepare(invocation, log);
-    let done = prepared.and_then(|prepared| match invocation.check {
+    let prepared = prepare(invocation, log)?;
+    match invocation.check {
         true => Ok(()),
         false => announce_and_serve(invocation, prepared, ignored, log),
-    });
-    done.inspect_err(|e| log.record(format_args!("failed ({}): {e}", e.code as i32)))
+    }
 }
 
 /// All that a tunnel needs, and it works. The session with the gateway belongs to
