@@ -21,19 +21,19 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     sys::close_inherited();
-    let ignored = sys::reset_signals();
+    let ignored_signals = sys::reset_signals();
     // licfwd sets it for the two that it starts; the name of a terminal comes last,
     // because the kernel may append a blank and "(deleted)".
     let role = std::env::var(sys::ROLE).unwrap_or_default();
     match role.splitn(3, ' ').collect::<Vec<_>>()[..] {
         ["keeper", directory] => gateway::keep_ssh(directory),
         ["askpass", caller, tty] => auth::answer_ssh(caller, tty),
-        _ => run_licfwd(ignored),
+        _ => run_licfwd(&ignored_signals),
     }
 }
 
 /// licfwd proper: parses, starts, and says in one line why it fails.
-fn run_licfwd(ignored: sys::IgnoredSignals) -> ExitCode {
+fn run_licfwd(ignored_signals: &[i32]) -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let request = cli::parse(&arguments);
     let shell = evaluating_shell(&arguments, &request);
@@ -42,7 +42,7 @@ fn run_licfwd(ignored: sys::IgnoredSignals) -> ExitCode {
         Request::Help => start::print_text(&cli::help()),
         Request::Version => start::print_text(concat!("licfwd ", env!("CARGO_PKG_VERSION"), "\n")),
         Request::Generate(what) => start::print_text(&cli::generate(what)),
-        Request::Run(invocation) => start::run(&invocation, ignored),
+        Request::Run(invocation) => start::run(&invocation, ignored_signals),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

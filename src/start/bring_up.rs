@@ -9,7 +9,7 @@ use crate::gateway::{self, Connection, Route};
 use crate::local::{self, Access, Bound};
 use crate::log::Log;
 use crate::retry::{Deadline, Limits};
-use crate::sys::{self, IgnoredSignals};
+use crate::sys;
 use crate::tunnel::{Lifeline, Parts, Reconnect, Tunnel};
 use std::fs::File;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const STEP_LIMIT: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// Whatever keeps the tunnel from standing, with its exit code.
-pub fn run(invocation: &Invocation, ignored: IgnoredSignals) -> Result<()> {
+pub fn run(invocation: &Invocation, ignored_signals: &[i32]) -> Result<()> {
     let stderr = !invocation.announces() || !announce::stderr_is_evaluated();
     let mut log = Log::new(invocation.verbosity, stderr);
     if invocation.check {
@@ -31,7 +31,7 @@ pub fn run(invocation: &Invocation, ignored: IgnoredSignals) -> Result<()> {
     }
     let begin = Instant::now();
     let log = Arc::new(log);
-    let result = bring_up(invocation, ignored, &log)
+    let result = bring_up(invocation, ignored_signals, &log)
         .inspect_err(|e| log.record(format_args!("failed ({}): {e}", e.code as i32)));
     match &result {
         _ if !invocation.check => {}
@@ -44,7 +44,7 @@ pub fn run(invocation: &Invocation, ignored: IgnoredSignals) -> Result<()> {
     result
 }
 
-fn bring_up(invocation: &Invocation, ignored: IgnoredSignals, log: &Arc<Log>) -> Result<()> {
+fn bring_up(invocation: &Invocation, ignored_signals: &[i32], log: &Arc<Log>) -> Result<()> {
     sys::set_umask(0o077);
     sys::share_one_heap();
     if invocation.announces() {
@@ -58,7 +58,7 @@ fn bring_up(invocation: &Invocation, ignored: IgnoredSignals, log: &Arc<Log>) ->
     let prepared = prepare(invocation, log)?;
     match invocation.check {
         true => Ok(()),
-        false => announce_and_serve(invocation, prepared, ignored, log),
+        false => announce_and_serve(invocation, prepared, ignored_signals, log),
     }
 }
 
@@ -157,7 +157,7 @@ fn route(invocation: &Invocation, gateway: Gateway, credentials: Credentials) ->
 fn announce_and_serve(
     invocation: &Invocation,
     prepared: Prepared,
-    ignored: IgnoredSignals,
+    ignored_signals: &[i32],
     log: &Arc<Log>,
 ) -> Result<()> {
     let background = invocation.background;
@@ -165,7 +165,7 @@ fn announce_and_serve(
     let started = started(&prepared, &variables);
     // The child's: owns the session. In the parent nothing may touch that any more,
     // not even to drop it.
-    let build = || tunnel(prepared, &ending_signals(background, ignored), log);
+    let build = || tunnel(prepared, &ending_signals(background, ignored_signals), log);
     // The parent's: it still has the caller's stdout, and knows the child's process id.
     let mut announce = |pid: u32| {
         let pid_variable = invocation.pid_var.clone();
@@ -216,12 +216,12 @@ fn tunnel(prepared: Prepared, signals: &[i32], log: &Arc<Log>) -> Result<Tunnel>
 
 /// The signals that end the tunnel. Schedulers send all the others to every
 /// process of a job; in the foreground a person's control-C counts.
-fn ending_signals(background: bool, ignored: IgnoredSignals) -> Vec<i32> {
+fn ending_signals(background: bool, ignored: &[i32]) -> Vec<i32> {
     let mut signals = vec![sys::SIGTERM];
-    if !background && !ignored.int {
+    if !background && !ignored.contains(&sys::SIGINT) {
         signals.extend([sys::SIGINT, sys::SIGQUIT]);
     }
-    if !background && !ignored.hup {
+    if !background && !ignored.contains(&sys::SIGHUP) {
         signals.push(sys::SIGHUP);
     }
     signals

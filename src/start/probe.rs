@@ -9,7 +9,8 @@ use crate::target::Destination;
 use std::time::Duration;
 
 /// What is known of each port of the targets.
-pub struct ProbeResults {
+pub struct ProbeResults<'a> {
+    bound: &'a Bound,
     /// By door; `None`: not asked yet. Doors of `-L` are never asked.
     doors: Vec<Option<PortResult>>,
 }
@@ -26,10 +27,11 @@ pub enum ProbeError {
     Gateway(Error),
 }
 
-impl ProbeResults {
+impl ProbeResults<'_> {
     /// Nothing is known yet.
-    pub fn new(bound: &Bound) -> ProbeResults {
+    pub fn new(bound: &Bound) -> ProbeResults<'_> {
         ProbeResults {
+            bound,
             doors: vec![None; bound.doors.len()],
         }
     }
@@ -42,15 +44,15 @@ impl ProbeResults {
     pub fn probe(
         &mut self,
         connection: &mut Connection,
-        bound: &Bound,
         limits: Limits,
         log: &Log,
     ) -> std::result::Result<(), ProbeError> {
-        for door in bound.servers.iter().flat_map(|server| server.doors.clone()) {
+        let servers = self.bound.servers.iter();
+        for door in servers.flat_map(|server| server.doors.clone()) {
             if self.doors[door].is_some() {
                 continue;
             }
-            let to = &bound.doors[door].to;
+            let to = &self.bound.doors[door].to;
             let limit = limits.next_step();
             let answer = connection.probe(to, limit);
             let spent = matches!(answer, Answer::Late { spent: true });
@@ -78,10 +80,10 @@ impl ProbeResults {
     ///
     /// # Errors
     /// [`Code::ServerDown`], naming the servers of the first variable without.
-    pub fn check(&self, bound: &Bound) -> Result<()> {
-        for variable in &bound.variables {
+    pub fn check(&self) -> Result<()> {
+        for variable in &self.bound.variables {
             let refusal = |i: &usize| {
-                let server = &bound.servers[*i];
+                let server = &self.bound.servers[*i];
                 let why = self.refusal(server.doors.start)?;
                 Some(format!("{} {why}", server.name))
             };
@@ -96,8 +98,8 @@ impl ProbeResults {
     }
 
     /// Tells of all that does not answer, where enough does.
-    pub fn warn(&self, bound: &Bound, log: &Log) {
-        for server in &bound.servers {
+    pub fn warn(&self, log: &Log) {
+        for server in &self.bound.servers {
             let name = &server.name;
             if let Some(why) = self.refusal(server.doors.start) {
                 log.note(format_args!("warning: license server {name} {why}"));
@@ -109,7 +111,7 @@ impl ProbeResults {
                         "warning: license server {name} answers, but its port {} does not: the software may get no \
                          license; compare the port with the license file (VENDOR ... port=), or ask the license \
                          administrator whether the vendor daemon runs",
-                        bound.doors[door].to
+                        self.bound.doors[door].to
                     ));
                 }
             }

@@ -24,8 +24,8 @@ pub use process::{
     set_umask, share_one_heap, test_hook, trim_memory, user_id, user_name,
 };
 pub use signal::{
-    IgnoredSignals, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SignalFd, hold_signals, ignore_signals,
-    reset_signals, serve_signals,
+    SIGHUP, SIGINT, SIGQUIT, SIGTERM, SignalFd, hold_signals, ignore_signals, reset_signals,
+    serve_signals,
 };
 pub use socket::{
     acknowledge, connect_from, connect_unix, peer_process, reset_on_close, send_descriptor,
