@@ -6,8 +6,9 @@
 //! | event  | with `-v`        | always                |
 //! | detail | with `-v`        | with `-v`             |
 //! | record | never            | always                |
-//! | step   | as a detail, with `--check` as a note    |
+//! | step   | like a detail; with `--check`, like a note |
 
+use crate::sys;
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -73,10 +74,10 @@ impl Log {
             .append(true)
             .create(true)
             .mode(0o600)
-            .custom_flags(NOCTTY_NONBLOCK | if system { 0 } else { NOFOLLOW })
+            .custom_flags(sys::NOCTTY_NONBLOCK | if system { 0 } else { sys::NOFOLLOW })
             .open(path)?;
         let about = file.metadata()?;
-        if about.is_file() && about.uid() != crate::sys::user_id() {
+        if about.is_file() && about.uid() != sys::user_id() {
             return Err(io::Error::other("it belongs to somebody else"));
         }
         *lock(&self.file) = Some(file);
@@ -145,15 +146,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// O_NOCTTY | O_NONBLOCK: a named pipe without a reader must not hang the start.
-const NOCTTY_NONBLOCK: i32 = 0o400 | 0o4000;
-/// O_NOFOLLOW, of which every architecture has its own.
-const NOFOLLOW: i32 = if cfg!(target_arch = "aarch64") {
-    0o100_000
-} else {
-    0o400_000
-};
-
 /// Replaces control characters, which a gateway's or a user's text may carry,
 /// so that one message stays one line and cannot drive a terminal.
 pub fn one_line(text: &str) -> String {
@@ -163,28 +155,19 @@ pub fn one_line(text: &str) -> String {
 }
 
 /// `2026-11-22T04:20:28Z` for seconds since the epoch (proleptic Gregorian
-/// calendar; the day count is Howard Hinnant's `civil_from_days`).
+/// calendar; the day count is Howard Hinnant's `civil_from_days`, whose years
+/// begin in March).
 fn utc(seconds: u64) -> String {
     let days = seconds / 86_400 + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let s = seconds % 86_400;
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        s / 3_600,
-        s / 60 % 60,
-        s % 60
-    )
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let year = era * 400 + year + u64::from(month >= 10);
+    let month = (month + 2) % 12 + 1;
+    let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Runs one of three programs: licfwd, the keeper of an ssh, or an SSH_ASKPASS.
+//! Runs one of the three programs in this binary: licfwd, or one of two that help it.
 
 mod auth;
 mod cli;
@@ -21,18 +21,19 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     sys::close_inherited();
-    let ignored = sys::reset_signals();
-    // Only licfwd itself sets it, for the two that it starts.
+    let ignored_signals = sys::reset_signals();
+    // licfwd sets it for the two that it starts; the name of a terminal comes last,
+    // because the kernel may append a blank and "(deleted)".
     let role = std::env::var(sys::ROLE).unwrap_or_default();
-    match role.split(' ').collect::<Vec<_>>()[..] {
+    match role.splitn(3, ' ').collect::<Vec<_>>()[..] {
         ["keeper", directory] => gateway::keep_ssh(directory),
         ["askpass", caller, tty] => auth::answer_ssh(caller, tty),
-        _ => forward(ignored),
+        _ => run_licfwd(&ignored_signals),
     }
 }
 
 /// licfwd proper: parses, starts, and says in one line why it fails.
-fn forward(ignored: sys::IgnoredSignals) -> ExitCode {
+fn run_licfwd(ignored_signals: &[i32]) -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let request = cli::parse(&arguments);
     let shell = evaluating_shell(&arguments, &request);
@@ -41,7 +42,7 @@ fn forward(ignored: sys::IgnoredSignals) -> ExitCode {
         Request::Help => start::print_text(&cli::help()),
         Request::Version => start::print_text(concat!("licfwd ", env!("CARGO_PKG_VERSION"), "\n")),
         Request::Generate(what) => start::print_text(&cli::generate(what)),
-        Request::Run(invocation) => start::run(&invocation, ignored),
+        Request::Run(invocation) => start::run(&invocation, ignored_signals),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

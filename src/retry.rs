@@ -37,16 +37,10 @@ impl Backoff {
         cap: Duration::from_secs(30),
     };
 
-    /// The longest wait after failed try `n`, counted from 0.
-    pub fn ceiling(&self, n: u32) -> Duration {
-        self.base
-            .saturating_mul(self.growth.saturating_pow(n))
-            .min(self.cap)
-    }
-
     /// The wait after failed try `n`, counted from 0.
     pub fn wait(&self, n: u32, rng: &mut impl Rng) -> Duration {
-        self.ceiling(n).mul_f64(rng.random::<f64>())
+        let longest = self.base.saturating_mul(self.growth.saturating_pow(n));
+        longest.min(self.cap).mul_f64(rng.random::<f64>())
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::rig::crowd::{all_at_once, alone};
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Promise, Service, Tunnel, eventually, long, process,
-    skip, wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Promise, Service, Tunnel, eventually, long, process, skip,
+    wait_until,
 };
 use std::io::{self, Error, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -116,12 +116,10 @@ fn write_whole(text: &str) -> io::Result<()> {
 /// Whether standard error is the same pipe or file as standard output (`2>&1`):
 /// whatever is said there would be evaluated.
 pub fn stderr_is_evaluated() -> bool {
-    match (file_behind(1), file_behind(2)) {
-        (Ok(out), Ok(err)) => {
-            !out.file_type().is_char_device() && (out.dev(), out.ino()) == (err.dev(), err.ino())
-        }
-        _ => false,
-    }
+    let (Ok(out), Ok(err)) = (file_behind(1), file_behind(2)) else {
+        return false;
+    };
+    !out.file_type().is_char_device() && (out.dev(), out.ino()) == (err.dev(), err.ino())
 }
 
 fn file_behind(descriptor: i32) -> io::Result<Metadata> {

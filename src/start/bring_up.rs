@@ -9,7 +9,7 @@ use crate::gateway::{self, Connection, Route};
 use crate::local::{self, Access, LocalPorts};
 use crate::log::Log;
 use crate::retry::{Deadline, Limits};
-use crate::sys::{self, IgnoredSignals};
+use crate::sys;
 use crate::tunnel::{Job, Parts, Reconnect, Tunnel};
 use std::fs::File;
 use std::sync::Arc;
@@ -23,16 +23,18 @@ const STEP_LIMIT: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// Whatever keeps the tunnel from standing, with its exit code.
-pub fn run(invocation: &Invocation, ignored: IgnoredSignals) -> Result<()> {
+pub fn run(invocation: &Invocation, ignored_signals: &[i32]) -> Result<()> {
     let stderr = !invocation.announces() || !announce::stderr_is_evaluated();
-    let log = Log::new(invocation.verbosity, stderr);
-    if !invocation.check {
-        return bring_up(invocation, ignored, &Arc::new(log));
+    let mut log = Log::new(invocation.verbosity, stderr);
+    if invocation.check {
+        log = log.timing_steps();
     }
-    let log = Arc::new(log.timing_steps());
     let begin = Instant::now();
-    let result = bring_up(invocation, ignored, &log);
+    let log = Arc::new(log);
+    let result = bring_up(invocation, ignored_signals, &log)
+        .inspect_err(|e| log.record(format_args!("failed ({}): {e}", e.code as i32)));
     match &result {
+        _ if !invocation.check => {}
         Ok(()) => log.note(format_args!(
             "{:8.1} ms  in all: the tunnel would stand, nothing is left of this check",
             begin.elapsed().as_secs_f64() * 1e3
@@ -42,7 +44,7 @@ pub fn run(invocation: &Invocation, ignored: IgnoredSignals) -> Result<()> {
     result
 }
 
-fn bring_up(invocation: &Invocation, ignored: IgnoredSignals, log: &Arc<Log>) -> Result<()> {
+fn bring_up(invocation: &Invocation, ignored_signals: &[i32], log: &Arc<Log>) -> Result<()> {
     sys::set_umask(0o077);
     sys::share_one_heap();
     if invocation.announces() {
@@ -53,12 +55,11 @@ fn bring_up(invocation: &Invocation, ignored: IgnoredSignals, log: &Arc<Log>) ->
             format!("cannot open the log file {}", path.display())
         })?;
     }
-    let prepared = prepare(invocation, log);
-    let done = prepared.and_then(|prepared| match invocation.check {
+    let prepared = prepare(invocation, log)?;
+    match invocation.check {
         true => Ok(()),
-        false => announce_and_serve(invocation, prepared, ignored, log),
-    });
-    done.inspect_err(|e| log.record(format_args!("failed ({}): {e}", e.code as i32)))
+        false => announce_and_serve(invocation, prepared, ignored_signals, log),
+    }
 }
 
 /// All that a tunnel needs, and it works. The session with the gateway belongs to
@@ -150,20 +151,21 @@ fn route(invocation: &Invocation, gateway: Gateway, credentials: Credentials) ->
     }
 }
 
-/// The three steps are closures, because in the background they are shared by two
-/// processes, and [`daemon::detach`] alone knows in which of them it is.
+/// Three steps are closures, because in the background two processes share them, and
+/// [`daemon::detach`] alone knows in which of the two it is. In the foreground this
+/// process does all three.
 fn announce_and_serve(
     invocation: &Invocation,
     prepared: Prepared,
-    ignored: IgnoredSignals,
+    ignored_signals: &[i32],
     log: &Arc<Log>,
 ) -> Result<()> {
     let background = invocation.background;
     let mut variables = announce::variables(invocation, &prepared.bound);
     let started = started(&prepared, &variables);
-    // The child's: takes the session along. In the parent nothing may touch that any
-    // more, and it must not even be dropped.
-    let build = || tunnel(prepared, &ending_signals(background, ignored), log);
+    // The child's: owns the session. In the parent nothing may touch that any more,
+    // not even to drop it.
+    let build = || tunnel(prepared, &ending_signals(background, ignored_signals), log);
     // The parent's: it still has the caller's stdout, and knows the child's process id.
     let mut announce = |pid: u32| {
         let pid_variable = invocation.pid_var.clone();
@@ -214,12 +216,12 @@ fn tunnel(prepared: Prepared, signals: &[i32], log: &Arc<Log>) -> Result<Tunnel>
 
 /// The signals that end the tunnel. Schedulers send all the others to every
 /// process of a job; in the foreground a person's control-C counts.
-fn ending_signals(background: bool, ignored: IgnoredSignals) -> Vec<i32> {
+fn ending_signals(background: bool, ignored: &[i32]) -> Vec<i32> {
     let mut signals = vec![sys::SIGTERM];
-    if !background && !ignored.int {
+    if !background && !ignored.contains(&sys::SIGINT) {
         signals.extend([sys::SIGINT, sys::SIGQUIT]);
     }
-    if !background && !ignored.hup {
+    if !background && !ignored.contains(&sys::SIGHUP) {
         signals.push(sys::SIGHUP);
     }
     signals

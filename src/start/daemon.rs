@@ -34,9 +34,11 @@ pub fn detach<T>(
     announce: impl FnOnce(u32) -> Result<()>,
     serve: impl FnOnce(T),
 ) -> Result<()> {
+    let pair = UnixStream::pair();
     let (to_child, to_parent) =
-        UnixStream::pair().context(Code::System, || "cannot go to the background".into())?;
-    match sys::fork_process().context(Code::System, || {
+        pair.context(Code::System, || "cannot go to the background".into())?;
+    let fork = sys::fork_process();
+    match fork.context(Code::System, || {
         "cannot go to the background: fork failed".into()
     })? {
         Fork::Parent(child) => {

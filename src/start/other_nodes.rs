@@ -8,7 +8,9 @@ use std::{env, fs};
 /// One note where programs on other nodes could expect to use the tunnel.
 pub fn tell(invocation: &Invocation, log: &Log) {
     let unasked = invocation.listen.is_none() && !invocation.targets.is_empty();
-    if unasked && (has_other_nodes() || is_outside_its_job()) {
+    // As in the shell that salloc opens on a login node.
+    let outside = !variable("SLURM_JOB_ID").is_empty() && variable("SLURMD_NODENAME").is_empty();
+    if unasked && (outside || has_other_nodes()) {
         log.note(format_args!(
             "only programs on this node, {}, can use the tunnel; --listen and --allow serve the other nodes of a job",
             sys::node_name()
@@ -24,11 +26,6 @@ fn has_other_nodes() -> bool {
     slurm_nodes > 1u32
         || are_several(pbs_nodes.lines())
         || are_several(variable("LSB_HOSTS").split_whitespace())
-}
-
-/// As in the shell that salloc opens on a login node.
-fn is_outside_its_job() -> bool {
-    !variable("SLURM_JOB_ID").is_empty() && variable("SLURMD_NODENAME").is_empty()
 }
 
 fn are_several<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {

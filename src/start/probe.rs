@@ -5,13 +5,18 @@ use crate::gateway::{Answer, Connection};
 use crate::local::LocalPorts;
 use crate::log::Log;
 use crate::retry::Limits;
+use crate::target::Destination;
+use std::time::Duration;
 
 /// What is known of each port of the targets.
-pub struct ProbeResults {
-    /// By listener: that it answers, or why not; `None`: not asked yet. Listeners of `-L`
-    /// are never asked.
-    listeners: Vec<Option<std::result::Result<(), String>>>,
+pub struct ProbeResults<'a> {
+    bound: &'a LocalPorts,
+    /// By listener; `None`: not asked yet. Listeners of `-L` are never asked.
+    listeners: Vec<Option<PortResult>>,
 }
+
+/// That it answers, or why not.
+type PortResult = std::result::Result<(), String>;
 
 /// Why probing ended early.
 pub enum ProbeError {
@@ -22,10 +27,11 @@ pub enum ProbeError {
     Gateway(Error),
 }
 
-impl ProbeResults {
+impl ProbeResults<'_> {
     /// Nothing is known yet.
-    pub fn new(bound: &LocalPorts) -> ProbeResults {
+    pub fn new(bound: &LocalPorts) -> ProbeResults<'_> {
         ProbeResults {
+            bound,
             listeners: vec![None; bound.listeners.len()],
         }
     }
@@ -38,42 +44,19 @@ impl ProbeResults {
     pub fn probe(
         &mut self,
         connection: &mut Connection,
-        bound: &LocalPorts,
         limits: Limits,
         log: &Log,
     ) -> std::result::Result<(), ProbeError> {
-        for listener in bound
-            .servers
-            .iter()
-            .flat_map(|server| server.listeners.clone())
-        {
+        let servers = self.bound.servers.iter();
+        for listener in servers.flat_map(|server| server.listeners.clone()) {
             if self.listeners[listener].is_some() {
                 continue;
             }
-            let to = &bound.listeners[listener].to;
+            let to = &self.bound.listeners[listener].to;
             let limit = limits.next_step();
             let answer = connection.probe(to, limit);
             let spent = matches!(answer, Answer::Late { spent: true });
-            let fault = |code, what| Err(ProbeError::Gateway(Error::new(code, what)));
-            let result = match answer {
-                Answer::Yes => Ok(()),
-                Answer::No(why) => Err(format!("cannot be reached from the gateway: {why}")),
-                Answer::Late { .. } => Err(format!(
-                    "did not answer the gateway within {} s",
-                    limit.as_secs()
-                )),
-                Answer::Forbidden => {
-                    let what = format!(
-                        "the gateway forbids forwarding to {to}: ask its administrator (sshd's \
-                         AllowTcpForwarding and PermitOpen, or permitopen in authorized_keys)"
-                    );
-                    return fault(Code::Refused, what);
-                }
-                Answer::Lost(why) => {
-                    let what = "the gateway closed the connection right after the login";
-                    return fault(Code::GatewayDown, format!("{what} ({why})"));
-                }
-            };
+            let result = port_result(answer, to, limit).map_err(ProbeError::Gateway)?;
             let outcome = result.as_ref().map_or_else(String::as_str, |()| "answers");
             log.step(format_args!("{to} {outcome}"));
             self.listeners[listener] = Some(result);
@@ -86,11 +69,10 @@ impl ProbeResults {
 
     /// Why that port does not answer, where it does not.
     fn refusal(&self, listener: usize) -> Option<&str> {
-        self.listeners[listener]
-            .as_ref()?
-            .as_ref()
-            .err()
-            .map(String::as_str)
+        match &self.listeners[listener] {
+            Some(Err(why)) => Some(why),
+            _ => None,
+        }
     }
 
     /// Whether every variable has a server that answers. A server answers when
@@ -98,18 +80,15 @@ impl ProbeResults {
     ///
     /// # Errors
     /// [`Code::ServerDown`], naming the servers of the first variable without.
-    pub fn check(&self, bound: &LocalPorts) -> Result<()> {
-        for variable in &bound.variables {
-            let servers = variable.groups.iter().flatten().map(|i| &bound.servers[*i]);
-            let refusals: Option<Vec<String>> = servers
-                .map(|server| {
-                    Some(format!(
-                        "{} {}",
-                        server.name,
-                        self.refusal(server.listeners.start)?
-                    ))
-                })
-                .collect();
+    pub fn check(&self) -> Result<()> {
+        for variable in &self.bound.variables {
+            let refusal = |i: &usize| {
+                let server = &self.bound.servers[*i];
+                let why = self.refusal(server.listeners.start)?;
+                Some(format!("{} {why}", server.name))
+            };
+            let servers = variable.groups.iter().flatten();
+            let refusals: Option<Vec<String>> = servers.map(refusal).collect();
             if let Some(refusals) = refusals {
                 let what = format!("license server {}", refusals.join(", "));
                 return Err(Error::new(Code::ServerDown, what));
@@ -119,8 +98,8 @@ impl ProbeResults {
     }
 
     /// Tells of all that does not answer, where enough does.
-    pub fn warn(&self, bound: &LocalPorts, log: &Log) {
-        for server in &bound.servers {
+    pub fn warn(&self, log: &Log) {
+        for server in &self.bound.servers {
             let name = &server.name;
             if let Some(why) = self.refusal(server.listeners.start) {
                 log.note(format_args!("warning: license server {name} {why}"));
@@ -132,10 +111,38 @@ impl ProbeResults {
                         "warning: license server {name} answers, but its port {} does not: the software may get no \
                          license; compare the port with the license file (VENDOR ... port=), or ask the license \
                          administrator whether the vendor daemon runs",
-                        bound.listeners[listener].to
+                        self.bound.listeners[listener].to
                     ));
                 }
             }
+        }
+    }
+}
+
+/// What the answer says of that port.
+///
+/// # Errors
+/// What it says of the gateway.
+fn port_result(answer: Answer, to: &Destination, limit: Duration) -> Result<PortResult> {
+    match answer {
+        Answer::Yes => Ok(Ok(())),
+        Answer::No(why) => Ok(Err(format!("cannot be reached from the gateway: {why}"))),
+        Answer::Late { .. } => {
+            let seconds = limit.as_secs();
+            Ok(Err(format!(
+                "did not answer the gateway within {seconds} s"
+            )))
+        }
+        Answer::Forbidden => {
+            let what = format!(
+                "the gateway forbids forwarding to {to}: ask its administrator (sshd's \
+                 AllowTcpForwarding and PermitOpen, or permitopen in authorized_keys)"
+            );
+            Err(Error::new(Code::Refused, what))
+        }
+        Answer::Lost(why) => {
+            let what = "the gateway closed the connection right after the login";
+            Err(Error::new(Code::GatewayDown, format!("{what} ({why})")))
         }
     }
 }

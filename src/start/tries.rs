@@ -72,16 +72,16 @@ fn try_once(
         if !probe {
             return Ok(connection);
         }
-        match results.probe(&mut connection, bound, limits, log) {
+        match results.probe(&mut connection, limits, log) {
             Err(ProbeError::SessionSpent) => continue,
             Err(ProbeError::Gateway(e)) => return Err(e),
             Ok(()) => {}
         }
-        if let Err(e) = results.check(bound) {
+        if let Err(e) = results.check() {
             *kept = Some(connection);
             return Err(e);
         }
-        results.warn(bound, log);
+        results.warn(log);
         return Ok(connection);
     }
 }

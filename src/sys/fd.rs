@@ -15,6 +15,14 @@ unsafe extern "C" {
 
 pub(super) const CLOEXEC: c_int = 0o2_000_000;
 pub(super) const NONBLOCK: c_int = 0o4000;
+/// For open(2): no terminal becomes ours, and a pipe without a reader hangs nobody.
+pub const NOCTTY_NONBLOCK: c_int = 0o400 | NONBLOCK;
+/// For open(2): no symbolic link. Every architecture has its own number.
+pub const NOFOLLOW: c_int = if cfg!(target_arch = "aarch64") {
+    0o100_000
+} else {
+    0o400_000
+};
 
 /// Owns a descriptor that the kernel has just handed out.
 pub(super) fn own(fd: c_int) -> io::Result<OwnedFd> {

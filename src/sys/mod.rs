@@ -15,7 +15,7 @@ mod process;
 mod signal;
 mod socket;
 
-pub use fd::{close_inherited, nameless_file, redirect, replace};
+pub use fd::{NOCTTY_NONBLOCK, NOFOLLOW, close_inherited, nameless_file, redirect, replace};
 pub use helper::{Helper, ROLE, detached, detached_short, hear_out, tied_to_this_thread};
 pub use poll::{Epoll, Event, Interest, poll_readable, wait_any};
 pub use process::{
@@ -24,8 +24,8 @@ pub use process::{
     set_umask, share_one_heap, test_hook, trim_memory, user_id, user_name,
 };
 pub use signal::{
-    IgnoredSignals, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SignalFd, hold_signals, ignore_signals,
-    reset_signals, serve_signals,
+    SIGHUP, SIGINT, SIGQUIT, SIGTERM, SignalFd, hold_signals, ignore_signals, reset_signals,
+    serve_signals,
 };
 pub use socket::{
     acknowledge, connect_from, connect_unix, peer_process, reset_on_close, send_descriptor,

@@ -14,63 +14,38 @@ unsafe extern "C" {
 
 /// Hang up: the terminal or the login session is gone.
 pub const SIGHUP: i32 = 1;
-
 /// Interrupt from the keyboard.
 pub const SIGINT: i32 = 2;
-
 /// Quit from the keyboard.
 pub const SIGQUIT: i32 = 3;
-
 pub(super) const SIGKILL: i32 = 9;
-
 const SIGUSR1: i32 = 10;
-
 const SIGUSR2: i32 = 12;
-
 const SIGPIPE: i32 = 13;
-
 const SIGALRM: i32 = 14;
-
 /// Please end.
 pub const SIGTERM: i32 = 15;
-
 const SIGTSTP: i32 = 20;
-
 const SIG_DFL: usize = 0;
-
 const SIG_IGN: usize = 1;
 
 /// `sigset_t`: 1024 bits in both C libraries.
 #[repr(C)]
 struct SigSet([u64; 16]);
 
-/// What whoever started this process wants it to ignore.
-#[derive(Clone, Copy, Debug)]
-pub struct IgnoredSignals {
-    /// `nohup`
-    pub hup: bool,
-    /// `command &` in a script
-    pub int: bool,
-}
-
 /// Every signal back to its default and none blocked: `trap '' TERM` is
 /// inherited otherwise. SIGPIPE stays ignored, as Rust programs have it.
-pub fn reset_signals() -> IgnoredSignals {
+/// Returns which came in ignored: HUP by `nohup`, INT by `command &` in a script.
+pub fn reset_signals() -> Vec<i32> {
     const SIG_SETMASK: c_int = 2;
-    let mut ignored = [false; 65];
     // SAFETY: SIG_DFL is always a valid disposition; numbers that do not exist
     // or cannot be caught are refused with EINVAL. The set outlives the call.
     unsafe {
-        for number in 1..=64 {
-            if number != SIGPIPE {
-                ignored[number as usize] = signal(number, SIG_DFL) == SIG_IGN;
-            }
-        }
+        let ignored = (1..=64)
+            .filter(|number| *number != SIGPIPE && signal(*number, SIG_DFL) == SIG_IGN)
+            .collect();
         sigprocmask(SIG_SETMASK, &SigSet([0; 16]), std::ptr::null_mut());
-    }
-    IgnoredSignals {
-        hup: ignored[SIGHUP as usize],
-        int: ignored[SIGINT as usize],
+        ignored
     }
 }
 
