@@ -6,10 +6,12 @@
 mod connect;
 mod libssh2;
 mod openssh;
+mod probe;
 mod route;
 mod session;
 mod ssh_stderr;
 
 pub use openssh::keep_ssh;
-pub use route::{Connection, Route, check};
-pub use session::{Answer, Channel, End, HandedOver, Opened, OwnSocket, Session};
+pub use probe::{Answer, probe};
+pub use route::{Route, check};
+pub use session::{Channel, End, HandedOver, Opened, OwnSocket, Session};

@@ -2,61 +2,16 @@
 //!
 //! What stands above knows of neither: it has a [`Session`].
 
-use super::libssh2::{self, Libssh2Session};
-use super::openssh::{self, OpensshSession};
-use super::session::{Answer, Session};
+use super::session::Session;
+use super::{libssh2, openssh};
 use crate::auth::{Credentials, Prompter};
 use crate::config::{Gateway, Via};
 use crate::error::{Code, Error, Result};
 use crate::log::Log;
 use crate::retry::Limits;
-use crate::sys::Epoll;
 use crate::target::Destination;
 use std::ffi::OsString;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// A connection on which somebody is logged in; not driven yet.
-pub enum Connection {
-    /// libssh2's.
-    Libssh2(libssh2::Authenticated),
-    /// The user's own ssh.
-    Ssh(OpensshSession),
-}
-
-impl Connection {
-    /// Opens a stream to a license server and closes it again, within `limit`.
-    pub fn probe(&mut self, to: &Destination, limit: Duration) -> Answer {
-        let Destination::Tcp { host, port } = to else {
-            return Answer::No("targets are TCP ports".into());
-        };
-        match self {
-            Connection::Libssh2(connection) => connection.probe(host, *port, limit),
-            Connection::Ssh(master) => master.probe(host, *port, limit),
-        }
-    }
-
-    /// Who speaks to the gateway.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Connection::Libssh2(_) => "libssh2",
-            Connection::Ssh(_) => "ssh",
-        }
-    }
-
-    /// Begins to drive it. `urgent` becomes readable when the daemon has
-    /// something better to do than to wait for a stuck gateway; `packet_limit` is
-    /// how long a packet may take to leave.
-    pub fn drive(self, urgent: Rc<Epoll>, packet_limit: Duration) -> Box<dyn Session> {
-        match self {
-            Connection::Libssh2(connection) => {
-                Box::new(Libssh2Session::new(connection, urgent, packet_limit))
-            }
-            Connection::Ssh(master) => Box::new(master),
-        }
-    }
-}
 
 /// The way to the gateway: everything that each further connection needs again.
 pub struct Route {
@@ -87,15 +42,15 @@ impl Route {
         prompter: Option<&mut dyn Prompter>,
         limits: Limits,
         log: &Arc<Log>,
-    ) -> Result<Connection> {
+    ) -> Result<Box<dyn Session>> {
         if self.via == Via::Ssh {
             return self.open_ssh(limits, log);
         }
         let (gateway, credentials) = (&self.gateway, &mut self.credentials);
         let refusal = match libssh2::open(gateway, credentials, prompter, limits, log) {
-            Ok(connection) => {
+            Ok(session) => {
                 self.via = Via::Libssh2;
-                return Ok(Connection::Libssh2(connection));
+                return Ok(Box::new(session));
             }
             Err(e) if !e.ssh_may || !gateway.has_ssh => return Err(e.error),
             Err(e) => e.error,
@@ -116,7 +71,7 @@ impl Route {
         opened.map_err(|e| Error::new(e.code, format!("{e}; libssh2 before it: {refusal}")))
     }
 
-    fn open_ssh(&mut self, limits: Limits, log: &Arc<Log>) -> Result<Connection> {
+    fn open_ssh(&mut self, limits: Limits, log: &Arc<Log>) -> Result<Box<dyn Session>> {
         let call = openssh::Call {
             gateway: &self.gateway,
             ssh_options: &self.ssh_options,
@@ -124,7 +79,7 @@ impl Route {
             dry: self.dry,
             cut_off: &mut self.cut_off,
         };
-        openssh::open(call, limits, log).map(Connection::Ssh)
+        Ok(Box::new(openssh::open(call, limits, log)?))
     }
 
     /// Whether a login needs nobody at a keyboard.

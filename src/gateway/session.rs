@@ -1,13 +1,24 @@
 //! What a session with the gateway can do, whoever speaks to it: the contract.
 
-use crate::sys::Event;
+use crate::sys::{Epoll, Event};
 use crate::target::Destination;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One live session with the gateway, driven without blocking.
-pub trait Session {
+///
+/// It begins in one thread, and may be driven by another.
+pub trait Session: Send {
+    /// Who speaks to the gateway.
+    fn name(&self) -> &'static str;
+
+    /// From now on the daemon drives it. `urgent` becomes readable when that has
+    /// something better to do than to wait for a stuck gateway; `packet_limit` is
+    /// how long a packet may take to leave.
+    fn serve(&mut self, _urgent: &Arc<Epoll>, _packet_limit: Duration) {}
+
     /// The socket to wait on.
     fn socket(&self) -> BorrowedFd<'_>;
 
@@ -30,6 +41,15 @@ pub trait Session {
     /// # Errors
     /// The session is lost.
     fn opened(&mut self, client: Option<BorrowedFd<'_>>) -> io::Result<Option<Opened>>;
+
+    /// Why a client that was handed over has been refused, once, in the gateway's
+    /// words.
+    ///
+    /// # Errors
+    /// The session is lost.
+    fn why_refused(&mut self) -> io::Result<String> {
+        Ok(String::new())
+    }
 
     /// How long until [`Session::opened`] is worth another call even if the
     /// socket tells nothing.
@@ -121,6 +141,8 @@ pub trait HandedOver {
     fn fd(&self) -> BorrowedFd<'_>;
     /// Reads what there is to hear of it: whether and how it has ended.
     fn end(&mut self) -> Option<End>;
+    /// Whether the license server has taken the connection, as far as was heard.
+    fn is_open(&self) -> bool;
 }
 
 /// How a client that was handed over has ended.
@@ -132,21 +154,4 @@ pub enum End {
     Refused,
     /// With the session, whose own socket tells of it.
     Lost,
-}
-
-/// What came of asking for a channel before anything is announced.
-pub enum Answer {
-    /// The license server has taken the connection.
-    Yes,
-    /// The gateway cannot reach it; why.
-    No(String),
-    /// Nothing came in time.
-    Late {
-        /// The question still hangs in the session: it is of no more use.
-        spent: bool,
-    },
-    /// The gateway does not allow it.
-    Forbidden,
-    /// The session has ended; how.
-    Lost(String),
 }

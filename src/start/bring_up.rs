@@ -5,7 +5,7 @@ use crate::auth::Credentials;
 use crate::cli::{Invocation, Watch};
 use crate::config::{self, Gateway, Strict};
 use crate::error::{Code, Context, Result};
-use crate::gateway::{self, Connection, Route};
+use crate::gateway::{self, Route, Session};
 use crate::local::{self, Access, LocalPorts};
 use crate::log::Log;
 use crate::retry::{Deadline, Limits};
@@ -66,7 +66,7 @@ fn bring_up(invocation: &Invocation, ignored_signals: &[i32], log: &Arc<Log>) ->
 /// the one process that goes on with this value, or drops it.
 struct Prepared {
     route: Route,
-    connection: Connection,
+    session: Box<dyn Session>,
     bound: LocalPorts,
     access: Access,
     watched_job: Job,
@@ -92,11 +92,11 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     let bound = bind_ports(invocation, &gateway, log)?;
     log.step("identities read, local ports bound");
     let mut route = route(invocation, gateway, credentials);
-    let connection = tries::connect(invocation, &mut route, &bound, limits, log)?;
+    let session = tries::connect(invocation, &mut route, &bound, limits, log)?;
     other_nodes::tell(invocation, log);
     Ok(Prepared {
         route,
-        connection,
+        session,
         bound,
         access,
         watched_job,
@@ -211,7 +211,7 @@ fn tunnel(prepared: Prepared, signals: &[i32], log: &Arc<Log>) -> Result<Tunnel>
         signals,
         log: Arc::clone(log),
     };
-    Tunnel::new(parts, prepared.connection).context(Code::System, || "cannot start to serve".into())
+    Tunnel::new(parts, prepared.session).context(Code::System, || "cannot start to serve".into())
 }
 
 /// The signals that end the tunnel. Schedulers send all the others to every
@@ -238,7 +238,7 @@ fn started(prepared: &Prepared, variables: &[(String, String)]) -> String {
         gateway.name,
         gateway.host,
         gateway.port,
-        prepared.connection.name(),
+        prepared.session.name(),
         values.collect::<Vec<_>>().join(" ")
     )
 }

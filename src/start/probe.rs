@@ -1,7 +1,7 @@
 //! Asks through the gateway whether the license servers answer, before anything is announced.
 
 use crate::error::{Code, Error, Result};
-use crate::gateway::{Answer, Connection};
+use crate::gateway::{self, Answer, Session};
 use crate::local::LocalPorts;
 use crate::log::Log;
 use crate::retry::Limits;
@@ -43,7 +43,7 @@ impl ProbeResults<'_> {
     /// See [`ProbeError`]; 77 when the gateway forbids a forward.
     pub fn probe(
         &mut self,
-        connection: &mut Connection,
+        session: &mut dyn Session,
         limits: Limits,
         log: &Log,
     ) -> std::result::Result<(), ProbeError> {
@@ -54,13 +54,12 @@ impl ProbeResults<'_> {
             }
             let to = &self.bound.listeners[listener].to;
             let limit = limits.next_step();
-            let answer = connection.probe(to, limit);
-            let spent = matches!(answer, Answer::Late { spent: true });
+            let answer = gateway::probe(session, to, limit);
             let result = port_result(answer, to, limit).map_err(ProbeError::Gateway)?;
             let outcome = result.as_ref().map_or_else(String::as_str, |()| "answers");
             log.step(format_args!("{to} {outcome}"));
             self.listeners[listener] = Some(result);
-            if spent {
+            if !session.is_free() {
                 return Err(ProbeError::SessionSpent);
             }
         }
@@ -127,7 +126,7 @@ fn port_result(answer: Answer, to: &Destination, limit: Duration) -> Result<Port
     match answer {
         Answer::Yes => Ok(Ok(())),
         Answer::No(why) => Ok(Err(format!("cannot be reached from the gateway: {why}"))),
-        Answer::Late { .. } => {
+        Answer::Late => {
             let seconds = limit.as_secs();
             Ok(Err(format!(
                 "did not answer the gateway within {seconds} s"

@@ -4,7 +4,7 @@ use super::probe::{ProbeError, ProbeResults};
 use crate::auth::Terminal;
 use crate::cli::Invocation;
 use crate::error::{Error, Result};
-use crate::gateway::{Connection, Route};
+use crate::gateway::{Route, Session};
 use crate::local::LocalPorts;
 use crate::log::Log;
 use crate::retry::{Backoff, Limits};
@@ -20,7 +20,7 @@ pub fn connect(
     bound: &LocalPorts,
     limits: Limits,
     log: &Arc<Log>,
-) -> Result<Connection> {
+) -> Result<Box<dyn Session>> {
     let tries = invocation.tries;
     let mut kept = None;
     let mut n = 1;
@@ -52,17 +52,17 @@ pub fn connect(
 /// A session over which the servers did not answer is kept for the next try: logins
 /// are dear at a busy gateway. One that a probe has left unusable is dropped.
 fn try_once(
-    kept: &mut Option<Connection>,
+    kept: &mut Option<Box<dyn Session>>,
     probe: bool,
     route: &mut Route,
     bound: &LocalPorts,
     limits: Limits,
     log: &Arc<Log>,
-) -> Result<Connection> {
+) -> Result<Box<dyn Session>> {
     let mut results = ProbeResults::new(bound);
     loop {
-        let mut connection = match kept.take() {
-            Some(connection) => connection,
+        let mut session = match kept.take() {
+            Some(session) => session,
             None => {
                 let mut terminal = Terminal::open();
                 let prompter = terminal.as_mut().map(|terminal| terminal as _);
@@ -70,18 +70,18 @@ fn try_once(
             }
         };
         if !probe {
-            return Ok(connection);
+            return Ok(session);
         }
-        match results.probe(&mut connection, limits, log) {
+        match results.probe(&mut *session, limits, log) {
             Err(ProbeError::SessionSpent) => continue,
             Err(ProbeError::Gateway(e)) => return Err(e),
             Ok(()) => {}
         }
         if let Err(e) = results.check() {
-            *kept = Some(connection);
+            *kept = Some(session);
             return Err(e);
         }
         results.warn(log);
-        return Ok(connection);
+        return Ok(session);
     }
 }

@@ -122,70 +122,42 @@ impl Carrier {
         self.session.has_spoken()
     }
 
-    /// The socket of the client in `slot` is ready.
+    /// A client's socket is ready, or its channel's own, as `token` says.
     ///
     /// # Errors
     /// The session is lost.
-    pub fn client_is_ready(
+    pub fn is_ready(
         &mut self,
-        slot: usize,
+        token: Token,
         event: &Event,
         epoll: &Epoll,
         buffer: &mut [u8],
     ) -> io::Result<()> {
-        self.is_ready(slot, epoll, |served| match served {
-            Served::Relayed(relay) => {
+        let (Token::Client(_, slot) | Token::Channel(_, slot)) = token else {
+            return Ok(());
+        };
+        let Some(Some(seat)) = self.slots.get_mut(slot) else {
+            return Ok(());
+        };
+        match (&mut seat.served, token) {
+            (Served::Relayed(relay), Token::Client(..)) => {
                 if event.writable() {
                     relay.carry_down(buffer)?;
                 }
                 if event.readable() {
                     relay.carry_up(true, buffer)?;
                 }
-                Ok(())
             }
-            Served::HandedOver(client) => {
-                client.client_is_ready(buffer);
-                Ok(())
-            }
-        })
-    }
-
-    /// The own descriptor of the channel of the client in `slot` is ready.
-    ///
-    /// # Errors
-    /// The session is lost.
-    pub fn channel_is_ready(
-        &mut self,
-        slot: usize,
-        event: &Event,
-        epoll: &Epoll,
-        buffer: &mut [u8],
-    ) -> io::Result<()> {
-        self.is_ready(slot, epoll, |served| match served {
-            Served::Relayed(relay) => {
+            (Served::Relayed(relay), _) => {
                 if let Some(socket) = relay.remote.own_socket() {
                     socket.is_ready(event);
                 }
                 relay.carry_down(buffer)?;
-                relay.carry_up(false, buffer).map(drop)
+                relay.carry_up(false, buffer)?;
             }
-            Served::HandedOver(client) => {
-                client.channel_is_ready();
-                Ok(())
-            }
-        })
-    }
-
-    fn is_ready(
-        &mut self,
-        slot: usize,
-        epoll: &Epoll,
-        carry: impl FnOnce(&mut Served) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let Some(Some(seat)) = self.slots.get_mut(slot) else {
-            return Ok(());
-        };
-        carry(&mut seat.served)?;
+            (Served::HandedOver(client), Token::Client(..)) => client.client_is_ready(buffer),
+            (Served::HandedOver(client), _) => client.channel_is_ready(),
+        }
         // Writing to a channel reads the socket first: others may have got data.
         self.unfinished = true;
         seat.watch(epoll, self.number, slot);

@@ -105,6 +105,9 @@ mod tests {
         fn end(&mut self) -> Option<End> {
             self.1
         }
+        fn is_open(&self) -> bool {
+            true
+        }
     }
 
     fn handed_over(person: Person) -> HandedOver<Person, Ssh> {

@@ -1,7 +1,7 @@
 //! Gets back to the gateway, without hammering it and without locking the account.
 
 use crate::error::{Code, Error};
-use crate::gateway::{Connection, Route};
+use crate::gateway::{Route, Session};
 use crate::log::Log;
 use crate::retry::{Backoff, Deadline, Limits, refusal_waits};
 use crate::sys::{Epoll, Interest};
@@ -35,7 +35,7 @@ enum Phase {
 }
 
 struct Attempt {
-    thread: JoinHandle<Result<Connection, Error>>,
+    thread: JoinHandle<Result<Box<dyn Session>, Error>>,
     /// Reads end of file when the thread is done, however it ended.
     done: UnixStream,
 }
@@ -43,7 +43,7 @@ struct Attempt {
 /// What an attempt came to.
 pub enum Outcome {
     /// Back again.
-    Connected(Connection),
+    Connected(Box<dyn Session>),
     /// Not yet; the next attempt is that far away.
     Later(Error, Duration),
     /// Never.
@@ -155,10 +155,10 @@ impl Reconnect {
         };
         epoll.remove(attempt.done.as_fd());
         let error = match attempt.thread.join() {
-            Ok(Ok(connection)) => {
+            Ok(Ok(session)) => {
                 self.failures = 0;
                 self.refusals = 0;
-                return Some(Outcome::Connected(connection));
+                return Some(Outcome::Connected(session));
             }
             Ok(Err(e)) => e,
             Err(_) => Error::new(Code::Internal, "the reconnecting thread died"),

@@ -19,13 +19,12 @@ use super::reconnect::{Outcome, Reconnect};
 use super::shutdown::Shutdown;
 use super::token::Token;
 use crate::config::Silence;
-use crate::gateway::Connection;
+use crate::gateway::Session;
 use crate::local::{Acceptor, Access, Listener, Waiting};
 use crate::log::Log;
 use crate::sys::{self, Epoll, Event, Interest, SignalFd};
 use std::collections::VecDeque;
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,11 +77,11 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Takes over what is bound and the first connection.
+    /// Takes over what is bound and the first session.
     ///
     /// # Errors
     /// The kernel refuses a descriptor.
-    pub fn new(parts: Parts, connection: Connection) -> io::Result<Tunnel> {
+    pub fn new(parts: Parts, session: Box<dyn Session>) -> io::Result<Tunnel> {
         let token = |listener, socket| Token::Listener(listener, socket).pack();
         let log = Arc::clone(&parts.log);
         let mut tunnel = Tunnel {
@@ -102,7 +101,7 @@ impl Tunnel {
         let (urgent, token) = (tunnel.shutdown.urgent(), Token::Urgent.pack());
         tunnel.epoll.add(&**urgent, token, Interest::READ)?;
         tunnel.acceptor.listen(&tunnel.epoll)?;
-        tunnel.add_session(connection)?;
+        tunnel.add_session(session)?;
         Ok(tunnel)
     }
 
@@ -147,36 +146,23 @@ impl Tunnel {
 
     /// Tells one event to whoever it is for; true when it is urgent.
     fn dispatch(&mut self, event: &Event) -> bool {
-        let (epoll, buffer) = (&self.epoll, &mut self.buffer);
-        let (number, done) = match Token::unpack(event.token()) {
-            Token::Urgent => return true,
-            Token::Attempt => {
-                self.end_attempt();
-                return false;
-            }
-            Token::Listener(listener, socket) => {
-                self.accept(listener, socket);
-                return false;
-            }
-            Token::Session(number) => {
+        let token = Token::unpack(event.token());
+        match token {
+            Token::Urgent => {}
+            Token::Attempt => self.end_attempt(),
+            Token::Listener(listener, socket) => self.accept(listener, socket),
+            Token::Session(number) | Token::Client(number, _) | Token::Channel(number, _) => {
                 let carrier = self.pool.get_mut(number);
-                (number, carrier.map(Carrier::has_spoken))
+                let done = carrier.map(|carrier| match token {
+                    Token::Session(_) => carrier.has_spoken(),
+                    _ => carrier.is_ready(token, event, &self.epoll, &mut self.buffer),
+                });
+                if let Some(Err(e)) = done {
+                    self.lose(number, &e.to_string());
+                }
             }
-            Token::Client(number, slot) => {
-                let carrier = self.pool.get_mut(number);
-                let done = carrier.map(|it| it.client_is_ready(slot, event, epoll, buffer));
-                (number, done)
-            }
-            Token::Channel(number, slot) => {
-                let carrier = self.pool.get_mut(number);
-                let done = carrier.map(|it| it.channel_is_ready(slot, event, epoll, buffer));
-                (number, done)
-            }
-        };
-        if let Some(Err(e)) = done {
-            self.lose(number, &e.to_string());
         }
-        false
+        token == Token::Urgent
     }
 
     // ---- clients ---------------------------------------------------------
@@ -293,12 +279,11 @@ impl Tunnel {
 
     // ---- the gateway -----------------------------------------------------
 
-    fn add_session(&mut self, connection: Connection) -> io::Result<()> {
+    fn add_session(&mut self, mut session: Box<dyn Session>) -> io::Result<()> {
         let Some(number) = self.pool.vacancy() else {
             return Ok(());
         };
-        let urgent = Rc::clone(self.shutdown.urgent());
-        let session = connection.drive(urgent, self.silence.limit);
+        session.serve(self.shutdown.urgent(), self.silence.limit);
         let token = Token::Session(number).pack();
         self.epoll.add(session.socket(), token, Interest::READ)?;
         let mut carrier = Carrier::new(session, number);
@@ -369,14 +354,14 @@ impl Tunnel {
                 self.one_session = true;
                 self.reconnect.start_over();
             }
-            Some(Outcome::Connected(connection)) => {
+            Some(Outcome::Connected(session)) => {
                 if let Some((since, why)) = self.lost.take() {
                     self.log.event(format_args!(
                         "reconnected to the gateway after {:.1} s ({why})",
                         since.elapsed().as_secs_f64()
                     ));
                 }
-                if let Err(e) = self.add_session(connection) {
+                if let Err(e) = self.add_session(session) {
                     self.log
                         .event(format_args!("cannot use the new connection: {e}"));
                     self.reconnect.want();

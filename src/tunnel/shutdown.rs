@@ -4,7 +4,7 @@ use super::job::Job;
 use crate::sys::{self, Epoll, Interest, SignalFd};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// After TERM connected clients are served that much longer: Slurm sends TERM
@@ -17,7 +17,7 @@ pub struct Shutdown {
     signals: SignalFd,
     /// Apart from the main loop's descriptors, so that a session that waits for a
     /// stuck gateway sees them too.
-    urgent: Rc<Epoll>,
+    urgent: Arc<Epoll>,
     /// When TERM came.
     term: Option<Instant>,
 }
@@ -28,7 +28,7 @@ impl Shutdown {
     /// # Errors
     /// The kernel refuses a descriptor.
     pub fn new(mut job: Job, signals: SignalFd) -> io::Result<Shutdown> {
-        let urgent = Rc::new(Epoll::new()?);
+        let urgent = Arc::new(Epoll::new()?);
         urgent.add(&signals, 0, Interest::READ)?;
         job.still_runs();
         let shutdown = Shutdown {
@@ -42,7 +42,7 @@ impl Shutdown {
     }
 
     /// Readable when it is time for [`Shutdown::reason`].
-    pub fn urgent(&self) -> &Rc<Epoll> {
+    pub fn urgent(&self) -> &Arc<Epoll> {
         &self.urgent
     }
 

@@ -3,34 +3,41 @@
 use super::driver::{Driver, lost};
 use crate::auth::libssh2_error::{EAGAIN, INVAL, SOCKET_RECV};
 use crate::gateway::Channel;
-use std::cell::Cell;
 use std::io::{self, ErrorKind, Read, Write};
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// libssh2's own channel, and what the session has to know of it.
 pub struct State {
     /// A clone is another handle to the same channel.
     pub channel: ssh2::Channel,
     /// [`Channel::close`] has begun.
-    pub closing: Cell<bool>,
+    closing: AtomicBool,
+}
+
+impl State {
+    /// Whether it is being closed: nothing can be asked through it.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
 }
 
 /// A channel to a license server. It shares its session's socket with the others.
 pub struct Libssh2Channel {
-    state: Rc<State>,
-    driver: Rc<Driver>,
+    state: Arc<State>,
+    driver: Arc<Driver>,
 }
 
 impl Libssh2Channel {
     /// A channel that the gateway has opened.
-    pub fn new(channel: ssh2::Channel, driver: Rc<Driver>) -> Libssh2Channel {
-        let closing = Cell::new(false);
-        let state = Rc::new(State { channel, closing });
+    pub fn new(channel: ssh2::Channel, driver: Arc<Driver>) -> Libssh2Channel {
+        let closing = AtomicBool::new(false);
+        let state = Arc::new(State { channel, closing });
         Libssh2Channel { state, driver }
     }
 
     /// What the session remembers it by.
-    pub fn state(&self) -> &Rc<State> {
+    pub fn state(&self) -> &Arc<State> {
         &self.state
     }
 
@@ -92,7 +99,7 @@ impl Channel for Libssh2Channel {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        self.state.closing.set(true);
+        self.state.closing.store(true, Ordering::Relaxed);
         self.finish(ssh2::Channel::close)
     }
 }

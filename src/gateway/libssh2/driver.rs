@@ -13,8 +13,7 @@ use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long to go on with a packet that does not leave once something urgent waits.
@@ -26,14 +25,39 @@ pub struct Driver {
     pub session: ssh2::Session,
     /// What it runs over.
     pub socket: Arc<OwnedFd>,
-    /// Readable when the daemon should look up from a stuck gateway: the job
-    /// has ended, or a signal has come.
-    pub urgent: Rc<Epoll>,
-    /// How long a packet may take to leave.
-    pub packet_limit: Duration,
+    /// How long a packet may take to leave until a daemon says otherwise.
+    packet_limit: Duration,
+    served: OnceLock<Served>,
+}
+
+/// What the daemon adds.
+struct Served {
+    /// Readable when it should look up from a stuck gateway: the job has ended, or a
+    /// signal has come.
+    urgent: Arc<Epoll>,
+    packet_limit: Duration,
 }
 
 impl Driver {
+    /// Drives `session`, which does not block, over `socket`.
+    pub fn new(session: ssh2::Session, socket: Arc<OwnedFd>, packet_limit: Duration) -> Driver {
+        Driver {
+            session,
+            socket,
+            packet_limit,
+            served: OnceLock::new(),
+        }
+    }
+
+    /// From now on for a daemon.
+    pub fn serve(&self, urgent: Arc<Epoll>, packet_limit: Duration) {
+        let served = Served {
+            urgent,
+            packet_limit,
+        };
+        let _ = self.served.set(served);
+    }
+
     /// Repeats a call until it has left no half-sent packet behind, waiting on
     /// the socket. What arrives meanwhile is read through `pump`, because a
     /// gateway that cannot write may stop reading.
@@ -77,19 +101,20 @@ impl Driver {
 
     fn wait_for_room(&self, since: Instant, read: bool) -> io::Result<()> {
         let room = (self.socket.as_fd(), Interest { read, write: true });
-        let event = (self.urgent.as_fd(), Interest::READ);
         let left = |limit: Duration| Some(limit.saturating_sub(since.elapsed()));
-        let [ready, urgent] = sys::wait_any([room, event], left(self.packet_limit))?;
-        let last_chance = || left(URGENT_PACKET_LIMIT.min(self.packet_limit));
-        let ready = ready || (urgent && sys::wait_any([room], last_chance())?[0]);
-        if ready {
-            Ok(())
-        } else {
-            Err(io::Error::new(
-                ErrorKind::TimedOut,
-                "the gateway takes no more data",
-            ))
-        }
+        let ready = match self.served.get() {
+            None => sys::wait_any([room], left(self.packet_limit))?[0],
+            Some(served) => {
+                let event = (served.urgent.as_fd(), Interest::READ);
+                let limit = served.packet_limit;
+                let [ready, urgent] = sys::wait_any([room, event], left(limit))?;
+                let limit = limit.min(URGENT_PACKET_LIMIT);
+                ready || (urgent && sys::wait_any([room], left(limit))?[0])
+            }
+        };
+        ready
+            .then_some(())
+            .ok_or_else(|| io::Error::new(ErrorKind::TimedOut, "the gateway takes no more data"))
     }
 
     /// Reads everything that has arrived for any channel, through this one;

@@ -1,5 +1,6 @@
 //! Opens an authenticated session within one deadline.
 
+use super::session::Libssh2Session;
 use crate::auth::libssh2_error::{KEX_FAILURE, KEY_EXCHANGE_FAILURE, TIMEOUT};
 use crate::auth::{self, Credentials, KnownHosts, LoginError, Prompter, is_asking};
 use crate::config::{Gateway, gateway_down};
@@ -7,22 +8,10 @@ use crate::error::{Code, Error, Result};
 use crate::gateway::connect::{self, GatewaySocket};
 use crate::log::Log;
 use crate::retry::Limits;
-use crate::sys::{self, Helper};
+use crate::sys;
 use ssh2::{HashType, MethodType, Session};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// An authenticated session and what it runs over.
-pub struct Authenticated {
-    /// The session, authenticated.
-    pub session: Session,
-    /// The socket that the session reads and writes: TCP to the gateway, or one
-    /// end of a pair whose other end is a helper's stdin and stdout.
-    pub socket: Arc<OwnedFd>,
-    /// ProxyCommand's or ProxyJump's process.
-    pub helper: Option<Helper>,
-}
 
 /// Connects, checks the host key and logs in.
 ///
@@ -35,7 +24,7 @@ pub fn open(
     prompter: Option<&mut dyn Prompter>,
     limits: Limits,
     log: &Log,
-) -> std::result::Result<Authenticated, LoginError> {
+) -> std::result::Result<Libssh2Session, LoginError> {
     let mut socket = connect::connect(gateway, limits, prompter.as_deref(), log)?;
     let known_hosts = KnownHosts::load(gateway);
     let session = prepare(gateway, &known_hosts)?;
@@ -57,11 +46,8 @@ pub fn open(
         "gateway {}: logged in as {}",
         gateway.name, gateway.user
     ));
-    Ok(Authenticated {
-        session,
-        socket: Arc::clone(&socket.fd),
-        helper: socket.helper.take(),
-    })
+    let (fd, helper) = (Arc::clone(&socket.fd), socket.helper.take());
+    Ok(Libssh2Session::new(session, fd, helper, limits.next_step()))
 }
 
 fn milliseconds(d: Duration) -> u32 {

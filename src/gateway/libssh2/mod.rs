@@ -41,8 +41,6 @@
 mod channel;
 mod driver;
 mod login;
-mod probe;
 mod session;
 
-pub use login::{Authenticated, open};
-pub use session::Libssh2Session;
+pub use login::open;

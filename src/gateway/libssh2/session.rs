@@ -3,19 +3,18 @@
 
 use super::channel::{Libssh2Channel, State};
 use super::driver::Driver;
-use super::login::Authenticated;
 use crate::auth::libssh2_error::{CHANNEL_FAILURE, CHANNEL_REQUEST_DENIED};
 use crate::gateway::{Opened, Session};
 use crate::sys::{Epoll, Helper};
 use crate::target::Destination;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::rc::{Rc, Weak};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// One live session, driven without blocking.
 pub struct Libssh2Session {
-    driver: Rc<Driver>,
+    driver: Arc<Driver>,
     /// When the gateway last sent anything.
     heard: Instant,
     /// What the gateway has not answered yet: only one channel can be asked for
@@ -35,35 +34,36 @@ enum Asked {
 }
 
 impl Libssh2Session {
-    /// Takes over an authenticated session. `urgent` becomes readable when the
-    /// daemon has something better to do than to wait for a stuck gateway;
-    /// `packet_limit` is how long a packet may take to leave.
-    pub fn new(connection: Authenticated, urgent: Rc<Epoll>, packet_limit: Duration) -> Self {
-        connection.session.set_blocking(false);
+    /// Takes over an authenticated session and what it runs over: `socket`, which is
+    /// TCP to the gateway or one end of a pair whose other end is the stdin and
+    /// stdout of `helper`, ProxyCommand's or ProxyJump's process. `packet_limit` is
+    /// how long a packet may take to leave.
+    pub fn new(
+        session: ssh2::Session,
+        socket: Arc<OwnedFd>,
+        helper: Option<Helper>,
+        packet_limit: Duration,
+    ) -> Libssh2Session {
+        session.set_blocking(false);
         Libssh2Session {
-            driver: Rc::new(Driver {
-                session: connection.session,
-                socket: connection.socket,
-                urgent,
-                packet_limit,
-            }),
+            driver: Arc::new(Driver::new(session, socket, packet_limit)),
             heard: Instant::now(),
             asked: None,
             asked_through: Weak::new(),
             channels: Vec::new(),
-            _helper: connection.helper,
+            _helper: helper,
         }
     }
 
     /// Channels that are not being closed.
-    fn in_use(&self) -> impl Iterator<Item = Rc<State>> {
+    fn in_use(&self) -> impl Iterator<Item = Arc<State>> {
         let live = self.channels.iter().filter_map(Weak::upgrade);
-        live.filter(|state| !state.closing.get())
+        live.filter(|state| !state.is_closing())
     }
 
     fn is_closing_one(&self) -> bool {
         let mut live = self.channels.iter().filter_map(Weak::upgrade);
-        live.any(|state| state.closing.get())
+        live.any(|state| state.is_closing())
     }
 
     /// Reads everything that has arrived, through the first channel that can;
@@ -105,7 +105,7 @@ impl Libssh2Session {
     /// a request that a forwarded connection cannot grant, so that sshd has to
     /// refuse it. To be called again when the gateway has spoken, to take the
     /// answer.
-    fn ask_through(&mut self, state: &Rc<State>) -> io::Result<()> {
+    fn ask_through(&mut self, state: &Arc<State>) -> io::Result<()> {
         let mut channel = state.channel.clone();
         let answer = self
             .driver
@@ -120,7 +120,7 @@ impl Libssh2Session {
                 self.asked_through = Weak::new();
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                self.asked_through = Rc::downgrade(state);
+                self.asked_through = Arc::downgrade(state);
             }
             Err(e) => return Err(e),
         }
@@ -128,13 +128,22 @@ impl Libssh2Session {
     }
 
     /// The channel through which an answer is owed.
-    fn asked_through(&self) -> Option<Rc<State>> {
+    fn asked_through(&self) -> Option<Arc<State>> {
         let state = self.asked_through.upgrade();
-        state.filter(|state| !state.closing.get())
+        state.filter(|state| !state.is_closing())
     }
 }
 
 impl Session for Libssh2Session {
+    fn name(&self) -> &'static str {
+        "libssh2"
+    }
+
+    fn serve(&mut self, urgent: &Arc<Epoll>, packet_limit: Duration) {
+        self.heard = Instant::now();
+        self.driver.serve(Arc::clone(urgent), packet_limit);
+    }
+
     fn socket(&self) -> BorrowedFd<'_> {
         self.driver.socket.as_fd()
     }
@@ -174,12 +183,16 @@ impl Session for Libssh2Session {
         }
         Ok(Some(match answer {
             Ok(channel) => {
-                let channel = Libssh2Channel::new(channel, Rc::clone(&self.driver));
+                let channel = Libssh2Channel::new(channel, Arc::clone(&self.driver));
                 self.channels.retain(|known| known.strong_count() > 0);
-                self.channels.push(Rc::downgrade(channel.state()));
+                self.channels.push(Arc::downgrade(channel.state()));
                 Opened::Channel(Box::new(channel))
             }
-            Err(e) => Opened::Refused(e.message().to_owned()),
+            // The rest of RFC 4254's reasons (section 5.1) libssh2 does not tell apart.
+            Err(e) => Opened::Refused(match e.message().contains("prohibited") {
+                true => "administratively prohibited".into(),
+                false => "connection refused, or its name is unknown there".into(),
+            }),
         }))
     }
 

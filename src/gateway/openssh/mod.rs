@@ -6,9 +6,7 @@ mod keeper;
 mod login;
 mod mux;
 mod output;
-mod probe;
 mod session;
 
 pub use keeper::keep_ssh;
 pub use login::{Call, open};
-pub use session::OpensshSession;

@@ -136,11 +136,6 @@ impl HandedClient {
         })
     }
 
-    /// Whether the license server has taken the connection.
-    pub fn is_open(&self) -> bool {
-        self.opened
-    }
-
     /// Why ssh has closed the control connection. A client must not take what it
     /// got for the whole when the gateway is lost.
     fn kind_of_end(&self) -> End {
@@ -181,6 +176,10 @@ impl HandedOver for HandedClient {
             }
         }
         self.end
+    }
+
+    fn is_open(&self) -> bool {
+        self.opened
     }
 }
 

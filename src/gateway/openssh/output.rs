@@ -1,6 +1,6 @@
 //! What a running ssh says, the last of it.
 
-use crate::gateway::ssh_stderr::summary;
+use crate::gateway::ssh_stderr::{summary, why_not_open};
 use crate::sys;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -76,6 +76,13 @@ impl Output {
             false => Some(summary(&self.text)),
         };
         heard.map(|()| new)
+    }
+
+    /// Why the last channel was not opened, told once.
+    pub fn take_open_failure(&mut self) -> Option<String> {
+        let why = why_not_open(&self.text)?.to_lowercase();
+        self.text.clear();
+        Some(why)
     }
 
     /// Why it has ended, in its own words.

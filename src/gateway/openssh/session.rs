@@ -37,7 +37,7 @@ const RESERVED_CLIENTS: u64 = 16;
 
 /// A logged-in ssh, its sockets, and who keeps it.
 pub struct OpensshSession {
-    pub(super) output: Output,
+    output: Output,
     /// Where the socket with that number leads.
     forwards: Vec<Destination>,
     /// What a client waits for.
@@ -83,25 +83,13 @@ impl OpensshSession {
         }
     }
 
-    /// Gives ssh a client's socket.
-    ///
-    /// # Errors
-    /// Those of the control socket.
-    pub fn hand_over(
-        &self,
-        host: &str,
-        port: u16,
-        client: BorrowedFd<'_>,
-    ) -> io::Result<HandedClient> {
-        HandedClient::over(&self.dir.socket(), &self.sentinel, (host, port), client)
-    }
-
     fn connect(&self, to: &Destination, client: BorrowedFd<'_>) -> io::Result<Opened> {
         let forward = self.forwards.iter().position(|known| known == to);
         match (forward, to) {
             (None, Destination::Tcp { host, port }) => {
-                let channel = self.hand_over(host, *port, client)?;
-                Ok(Opened::HandedOver(Box::new(channel)))
+                let (ssh, sentinel) = (&self.dir.socket(), &self.sentinel);
+                let client = HandedClient::over(ssh, sentinel, (host, *port), client)?;
+                Ok(Opened::HandedOver(Box::new(client)))
             }
             (None, Destination::Unix(_)) => Err(ErrorKind::NotFound.into()),
             (Some(n), _) => {
@@ -113,6 +101,10 @@ impl OpensshSession {
 }
 
 impl Session for OpensshSession {
+    fn name(&self) -> &'static str {
+        "ssh"
+    }
+
     fn socket(&self) -> BorrowedFd<'_> {
         self.output.as_fd()
     }
@@ -164,6 +156,13 @@ impl Session for OpensshSession {
             self.asked = Some(asked);
             Ok(None)
         }
+    }
+
+    fn why_refused(&mut self) -> io::Result<String> {
+        // Where ssh has ended altogether, it may tell so a little later.
+        let _ = self.output.read();
+        let why = self.output.take_open_failure();
+        why.ok_or_else(|| io::Error::other(self.output.why_it_ended()))
     }
 
     fn due(&self) -> Option<Duration> {

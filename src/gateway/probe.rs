@@ -1,0 +1,89 @@
+//! Asks through a session whether a license server answers, before anything is announced.
+
+use super::session::{Opened, Session};
+use crate::error::cause;
+use crate::sys;
+use crate::target::Destination;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// What came of asking.
+pub enum Answer {
+    /// The license server has taken the connection.
+    Yes,
+    /// The gateway cannot reach it; why.
+    No(String),
+    /// Nothing came in time. Where the session is not free then, the question
+    /// still hangs in it, and it is of no more use.
+    Late,
+    /// The gateway does not allow it.
+    Forbidden,
+    /// The session has ended; how.
+    Lost(String),
+}
+
+/// Opens a channel to a license server and closes it again, within `limit`.
+pub fn probe(session: &mut dyn Session, to: &Destination, limit: Duration) -> Answer {
+    let deadline = Instant::now() + limit;
+    ask(session, to, deadline).unwrap_or_else(|e| match e.kind() {
+        ErrorKind::TimedOut => Answer::Late,
+        _ => Answer::Lost(cause(&e)),
+    })
+}
+
+fn ask(session: &mut dyn Session, to: &Destination, deadline: Instant) -> io::Result<Answer> {
+    // A client of our own, for who would carry its bytes.
+    let (_client, theirs) = UnixStream::pair()?;
+    session.open(to.clone());
+    let opened = loop {
+        if let Some(opened) = session.opened(Some(theirs.as_fd()))? {
+            break opened;
+        }
+        let again = session.due();
+        wait(session.socket(), deadline, again)?;
+    };
+    match opened {
+        Opened::Refused(why) => Ok(refused(why)),
+        Opened::Channel(mut channel) => {
+            while let Err(e) = channel.close() {
+                match e.kind() {
+                    ErrorKind::WouldBlock => wait(session.socket(), deadline, None)?,
+                    _ => break,
+                }
+            }
+            Ok(Answer::Yes)
+        }
+        Opened::HandedOver(mut client) => loop {
+            wait(client.fd(), deadline, None)?;
+            match client.end() {
+                _ if client.is_open() => return Ok(Answer::Yes),
+                None => {}
+                Some(_) => return session.why_refused().map(refused),
+            }
+        },
+    }
+}
+
+fn refused(why: String) -> Answer {
+    match why.contains("prohibited") {
+        true => Answer::Forbidden,
+        false => Answer::No(why),
+    }
+}
+
+/// sshd holds the answer back until its greeting before it is acknowledged
+/// (Nagle), which the kernel puts off for 40 ms.
+///
+/// # Errors
+/// `TimedOut`. What else is wrong shows in the next call.
+fn wait(socket: BorrowedFd<'_>, deadline: Instant, again: Option<Duration>) -> io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    sys::acknowledge(socket);
+    let limit = again.map_or(left, |again| again.min(left));
+    match sys::poll_readable(socket, limit)? {
+        false if left.is_zero() => Err(ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
+}
