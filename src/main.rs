@@ -1,17 +1,20 @@
 //! Runs one of the three programs in this binary: licfwd, or one of two that help it.
 
+// The rooms; tests/house.rs says which may use which.
 mod auth;
 mod cli;
 mod config;
-mod error;
 mod gateway;
 mod local;
+mod start;
+mod tunnel;
+
+// The vocabulary, and below it the system: everybody may use these.
+mod error;
 mod log;
 mod retry;
-mod start;
 mod sys;
 mod target;
-mod tunnel;
 
 use cli::{Request, Shell};
 use error::Code;
@@ -84,5 +87,6 @@ fn print_failure(shell: Option<Shell>, code: Code, why: &dyn Display) {
     if shell.is_none() || !start::stderr_is_evaluated() {
         log::print_error(why);
     }
-    start::print_failing_statement(shell, code as i32);
+    // There is nobody to tell if that fails too.
+    let _ = start::print_text(&start::failing_output(shell, code as i32));
 }

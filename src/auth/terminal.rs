@@ -77,7 +77,8 @@ impl Prompter for Terminal {
     }
 }
 
-/// What an SSH_ASKPASS of our own says on stderr, which is ssh's, so that nobody counts the seconds.
+/// What an SSH_ASKPASS of our own says on stderr, which is ssh's, so that nobody
+/// counts the seconds.
 const ASKING: &str = "\u{1}asking";
 const ANSWERED: &str = "\u{1}answered";
 /// And when there is no answer.

@@ -59,12 +59,7 @@ pub fn failing_output(shell: Option<Shell>, status: i32) -> String {
     }
 }
 
-/// Writes the failing statement. There is nobody to tell if that fails too.
-pub fn print_failing_statement(shell: Option<Shell>, status: i32) {
-    let _ = write_whole(&failing_output(shell, status));
-}
-
-/// Writes help or version.
+/// Writes help, version, or the failing statement.
 ///
 /// # Errors
 /// [`Code::Output`].

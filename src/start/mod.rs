@@ -7,5 +7,5 @@ mod other_nodes;
 mod probe;
 mod tries;
 
-pub use announce::{failing_output, print_failing_statement, print_text, stderr_is_evaluated};
+pub use announce::{failing_output, print_text, stderr_is_evaluated};
 pub use bring_up::run;
