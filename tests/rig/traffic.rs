@@ -1,6 +1,6 @@
 //! The client's side: what licensed software and bulk traffic do to a port.
 
-use std::io::{self, BufRead, BufReader, Error, Read, Write};
+use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
@@ -92,6 +92,17 @@ pub fn connect(port: u16) -> io::Result<TcpStream> {
     Ok(connection)
 }
 
+/// Calls again when it is interrupted: a process that was stopped for a moment is,
+/// on a socket with a time limit (signal(7), SO_RCVTIMEO).
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// A line without its end; an error when the connection ends first.
 pub fn read_line(from: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
@@ -158,7 +169,7 @@ pub fn receive(from: &mut impl Read, pattern: Pattern, count: usize) -> io::Resu
     while received < count {
         let expected = pattern.at(received);
         let wanted = expected.len().min(count - received);
-        let got = from.read(&mut buffer[..wanted])?;
+        let got = uninterrupted(|| from.read(&mut buffer[..wanted]))?;
         match got {
             0 if count == usize::MAX => break,
             0 => return Err(Error::other(format!("closed after {received} bytes"))),
