@@ -242,9 +242,9 @@ at = f"127.0.0.1:{sys.argv[1]}/api/kernels"
 def call(path, method):
     request = urllib.request.Request(f"http://{at}{path}", method=method, data=b"{}" if method == "POST" else None)
     request.add_header("Authorization", "token rig")
-    return urllib.request.urlopen(request, timeout=50).read()
+    return urllib.request.urlopen(request, timeout=150).read()
 kernel = json.loads(call("", "POST"))["id"]
-socket = websocket.create_connection(f"ws://{at}/{kernel}/channels?token=rig", timeout=50)
+socket = websocket.create_connection(f"ws://{at}/{kernel}/channels?token=rig", timeout=150)
 header = {"msg_id": uuid.uuid4().hex, "msg_type": "execute_request", "session": "rig", "username": "", "version": "5.3", "date": ""}
 code = "print(sum(range(10_000)))\n'x' * 1_000_000"
 socket.send(json.dumps({"channel": "shell", "header": header, "parent_header": {}, "metadata": {}, "content": {

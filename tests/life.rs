@@ -32,7 +32,7 @@ const CALL: &str = "eval $($CALL) || exit";
 /// Its relatives: each makes other sessions, process groups, parents or pipes.
 const FORMS: [&str; 8] = [
     CALL,
-    "eval $(timeout 60 $CALL) || exit",
+    "eval $(timeout 300 $CALL) || exit",
     "eval $(setsid $CALL) || exit",
     "eval $(setsid $CALL || exit 1; :) || exit",
     "set -m; eval $($CALL) || exit",
@@ -85,7 +85,11 @@ fn su_is_no_obstacle() {
 /// number inside it or not.
 #[test]
 fn pid_namespace_ends_the_tunnel() {
-    let unshare = ["unshare", "-pf", "--mount-proc"];
+    let mut unshare = vec!["unshare", "-pf", "--mount-proc"];
+    if !process::is_root() {
+        // In a user namespace of one's own everybody may.
+        unshare.push("--map-current-user");
+    }
     let mut probe = Command::new(unshare[0]);
     let probe = probe.args(&unshare[1..]).arg("true").output();
     if !probe.is_ok_and(|output| output.status.success()) {
@@ -158,7 +162,7 @@ fn watch_names_the_process() {
     let text = r#"setsid sh -c 'echo $$ >pid; read -r _ <gate' >/dev/null 2>&1 &
         until pid=$(cat pid) && [ "$pid" ]; do sleep 0.01; done 2>/dev/null
         eval $($CALL --watch $pid) && echo "$MLM_LICENSE_FILE""#;
-    let mut watching = start(&site, &["timeout", "20", "sh", "-c", text]);
+    let mut watching = start(&site, &["timeout", "300", "sh", "-c", text]);
     let text = r#"eval $($CALL --no-watch) && echo "$MLM_LICENSE_FILE""#;
     let mut unbounded = start(&site, &["sh", "-c", text]);
     watching.script_ends();

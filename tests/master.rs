@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::rig::crowd::all_at_once;
 use crate::rig::gateway::keygen;
-use crate::rig::traffic::connect;
+use crate::rig::traffic::{connect, uninterrupted};
 use crate::rig::{
     FLOOD, Gateway, Job, LIMIT, LicenseServer, Service, Site, Tunnel, eventually_every, free_port,
     process, wait_until,
@@ -78,7 +78,7 @@ fn who_loses_ssh_gets_another() {
         } else {
             process::signal("KILL", &[family[round % 3]]);
         }
-        let told = client.read(&mut [0]);
+        let told = uninterrupted(|| client.read(&mut [0]));
         let reset = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionReset;
         assert!(told.as_ref().is_err_and(reset), "round {round}: {told:?}");
         over.tunnel
@@ -101,7 +101,7 @@ fn a_refused_stream_breaks_its_client_off() {
     let options = ["--via", "ssh", "--no-probe", "-v"];
     let tunnel = Tunnel::with(&over.site.gateway, nobody, &options);
     let mut client = connect(tunnel.port()).expect("connect");
-    let told = client.read(&mut [0]).expect_err(&target);
+    let told = uninterrupted(|| client.read(&mut [0])).expect_err(&target);
     assert_eq!(told.kind(), io::ErrorKind::ConnectionReset);
     tunnel.wait_for_log("Connection refused", 1);
     let others = over.tunnel.descriptors();
@@ -378,7 +378,7 @@ fn the_last_words_reach_a_slow_client_that_talks_all_the_while() {
         let mut heard = 0;
         loop {
             thread::sleep(Duration::from_micros(500));
-            match client.read(&mut [0; 4000])? {
+            match uninterrupted(|| client.read(&mut [0; 4000]))? {
                 0 => break,
                 count => heard += count,
             }
@@ -397,7 +397,8 @@ fn a_removed_socket_hurts_nobody() {
     let mut client = over.client();
     fs::remove_file(over.rooms()[0].join("ctl")).expect("ssh's socket");
     client.shutdown(Shutdown::Write).expect("shutdown");
-    assert_eq!(client.read(&mut [0]).expect("its end"), 0);
+    let end = uninterrupted(|| client.read(&mut [0]));
+    assert_eq!(end.expect("its end"), 0);
     let port = over.tunnel.port();
     all_at_once(1, LIMIT, move |_| {
         let mut client = connect(port)?;

@@ -3,15 +3,8 @@
 use std::process::Command;
 
 use crate::rig::nodes::{Nodes, address, way_out};
+use crate::rig::traffic::{ASK, CLOSED, SERVED};
 use crate::rig::{Gateway, Job, Outcome, Site, skip, wait_until};
-
-/// Asks for a seat at host `$0`, port `$1`, and prints the answer with `read`'s
-/// status: 0 and a line, or 1 where the connection was closed without one.
-const ASK: &str = "exec 3<>/dev/tcp/$0/$1 || exit
-                   echo 'CHECKOUT f' >&3
-                   read -r -t 10 line <&3; echo \"$? $line\"";
-const SERVED: &str = "0 GRANTED 1\n";
-const CLOSED: &str = "1 \n";
 
 /// A gateway and a license server outside, and a cluster of four nodes.
 struct Cluster {

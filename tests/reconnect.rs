@@ -1,6 +1,7 @@
 //! A gateway that comes and goes: the ports stay, the clients are told, nothing is left over.
 
 use crate::rig::crowd::{all_at_once, alone};
+use crate::rig::traffic::uninterrupted;
 use crate::rig::{
     Gateway, Job, LIMIT, LicenseServer, Promise, Service, Tunnel, eventually, long, process, skip,
     wait_until,
@@ -147,7 +148,8 @@ impl Interrupted {
         echo(&mut client, size).expect("an answer before the end");
         Interrupted(thread::spawn(move || {
             // Every other one is idle, as a license seat is most of the time.
-            let idle = number.is_multiple_of(2) && client.read(&mut [0]).is_ok_and(|got| got == 0);
+            let idle = number.is_multiple_of(2)
+                && uninterrupted(|| client.read(&mut [0])).is_ok_and(|got| got == 0);
             let ended = idle || eventually(LIMIT, || echo(&mut client, size).is_err());
             assert!(ended, "the connection lives on");
             Instant::now()
@@ -173,7 +175,7 @@ fn echo(client: &mut TcpStream, size: usize) -> io::Result<()> {
 /// A client that gets no byte and is closed.
 fn must_be_closed(port: u16) -> io::Result<()> {
     let mut client = TcpStream::connect(("127.0.0.1", port))?;
-    match client.read(&mut [0]) {
+    match uninterrupted(|| client.read(&mut [0])) {
         Ok(0) => Ok(()),
         Err(e) if e.kind() == ErrorKind::ConnectionReset => Ok(()),
         other => Err(Error::other(format!("not closed: {other:?}"))),

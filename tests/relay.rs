@@ -1,7 +1,7 @@
 //! What only licfwd's own relay does: over ssh these would test OpenSSH.
 
 use crate::rig::crowd::{all_at_once, alone};
-use crate::rig::traffic::{End, connect, exchange, vanish_in_the_middle};
+use crate::rig::traffic::{End, connect, exchange, uninterrupted, vanish_in_the_middle};
 use crate::rig::{
     FLOOD, Gateway, Job, LIMIT, LicenseServer, Open, Service, Tunnel, eventually_every, process,
     wait_until,
@@ -111,7 +111,7 @@ fn fact_5_channels_are_closed() {
 fn stop_reading(port: u16) -> io::Result<TcpStream> {
     let mut client = connect(port)?;
     client.write_all(b"eof 1000000000 5\n")?;
-    client.peek(&mut [0]).map(|_| client)
+    uninterrupted(|| client.peek(&mut [0])).map(|_| client)
 }
 
 /// A client that writes to a server that never reads, until nothing goes any more.
@@ -119,11 +119,9 @@ fn stop_being_read(port: u16) -> io::Result<TcpStream> {
     let mut client = connect(port)?;
     client.set_write_timeout(Some(Duration::from_millis(300)))?;
     for _ in 0..1000 {
-        match client.write(&[0; 64 * 1024]) {
+        match uninterrupted(|| client.write(&[0; 64 * 1024])) {
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(client),
-            // A process that was stopped for a moment (signal(7), SO_SNDTIMEO).
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
     }

@@ -3,7 +3,7 @@
 use crate::rig::crowd::alone;
 use crate::rig::job::over_ssh;
 use crate::rig::network::{self, Beyond};
-use crate::rig::traffic::connect;
+use crate::rig::traffic::{connect, uninterrupted};
 use crate::rig::{
     FLOOD, Gateway, Job, LIMIT, LicenseServer, Promise, Service, Tunnel, eventually_every, long,
     wait_until,
@@ -170,7 +170,7 @@ impl Watched {
         }
         Watched(thread::spawn(move || {
             let mut buffer = [0; 10_000];
-            while let Ok(1..) = client.read(&mut buffer) {}
+            while let Ok(1..) = uninterrupted(|| client.read(&mut buffer)) {}
             Instant::now()
         }))
     }

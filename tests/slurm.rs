@@ -3,6 +3,7 @@
 use crate::rig::nodes::{address, way_out};
 use crate::rig::other_user::hand_over;
 use crate::rig::slurm::Slurm;
+use crate::rig::traffic::{ASK, CLOSED};
 use crate::rig::{
     Job, LIMIT, LicenseServer, Promise, Service, Site, eventually, process, skip, wait_until,
 };
@@ -148,7 +149,7 @@ fn ranks_on_every_node_check_out() {
     assert_eq!(host, names[0], "uname -n of the first node");
     let mut ask = cluster.slurm.command(&ranks.job, "bash");
     let stranger = ranks.job.run(ask.args(["-c", ASK, host, port]));
-    assert_eq!(stranger.stdout, "1 \n", "{stranger:?}");
+    assert_eq!(stranger.stdout, CLOSED, "{stranger:?}");
     assert_eq!(
         cluster.site.server.served(),
         served,
@@ -182,12 +183,6 @@ read -r answer <&3 || exit
 echo "$(uname -n) $answer"
 : <end'
 "#;
-
-/// Asks host `$0`, port `$1` for a seat; prints `read`'s status (1: closed) and
-/// what it got.
-const ASK: &str = "exec 3<>/dev/tcp/$0/$1 || exit
-                   echo 'CHECKOUT f' >&3
-                   read -r -t 10 line <&3; echo \"$? $line\"";
 
 /// A Slurm, and a site for its jobs.
 struct Cluster {

@@ -1,6 +1,6 @@
 //! The client's side: what licensed software and bulk traffic do to a port.
 
-use std::io::{self, BufRead, BufReader, Error, Read, Write};
+use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
@@ -30,6 +30,16 @@ pub fn check_out_from(mut connection: TcpStream, feature: &str) -> io::Result<Se
         _connection: connection,
     })
 }
+
+/// The same for bash, wherever it runs: asks for a seat at host `$0`, port `$1`, and
+/// prints the answer with `read`'s status: [`SERVED`] or [`CLOSED`].
+pub const ASK: &str = "exec 3<>/dev/tcp/$0/$1 || exit
+                       echo 'CHECKOUT f' >&3
+                       read -r -t 60 line <&3; echo \"$? $line\"";
+/// The first seat.
+pub const SERVED: &str = "0 GRANTED 1\n";
+/// The connection was closed without a byte.
+pub const CLOSED: &str = "1 \n";
 
 /// How a client tells the server that it has sent everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +100,17 @@ pub fn connect(port: u16) -> io::Result<TcpStream> {
     connection.set_read_timeout(Some(LIMIT))?;
     connection.set_write_timeout(Some(LIMIT))?;
     Ok(connection)
+}
+
+/// Calls again when it is interrupted: a process that was stopped for a moment is,
+/// on a socket with a time limit (signal(7), SO_RCVTIMEO).
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// A line without its end; an error when the connection ends first.
@@ -158,7 +179,7 @@ pub fn receive(from: &mut impl Read, pattern: Pattern, count: usize) -> io::Resu
     while received < count {
         let expected = pattern.at(received);
         let wanted = expected.len().min(count - received);
-        let got = from.read(&mut buffer[..wanted])?;
+        let got = uninterrupted(|| from.read(&mut buffer[..wanted]))?;
         match got {
             0 if count == usize::MAX => break,
             0 => return Err(Error::other(format!("closed after {received} bytes"))),
