@@ -12,9 +12,9 @@ use std::time::Duration;
 
 /// How long an agent may take to list its keys. A signature has no limit,
 /// because the agent may ask its owner first.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer accepted, in bytes (`authfd.c`, MAX_AGENT_REPLY_LEN).
-const LONGEST: usize = 256 * 1024;
+const MAX_REPLY_BYTES: usize = 256 * 1024;
 
 /// A key or certificate that an agent holds.
 #[derive(Clone)]
@@ -62,8 +62,8 @@ impl Agent {
 
 fn connect(path: &Path) -> io::Result<UnixStream> {
     let socket = UnixStream::connect(path)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(LIST_TIMEOUT))?;
+    socket.set_write_timeout(Some(LIST_TIMEOUT))?;
     Ok(socket)
 }
 
@@ -71,7 +71,7 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
 fn list(agent: &mut (impl Read + Write)) -> io::Result<Vec<AgentKey>> {
     let patient = |e: io::Error| match e.kind() {
         io::ErrorKind::WouldBlock => {
-            let text = format!("no answer within {} s", PATIENCE.as_secs());
+            let text = format!("no answer within {} s", LIST_TIMEOUT.as_secs());
             io::Error::new(io::ErrorKind::TimedOut, text)
         }
         _ => e,
@@ -81,7 +81,7 @@ fn list(agent: &mut (impl Read + Write)) -> io::Result<Vec<AgentKey>> {
     let mut length = [0; 4];
     agent.read_exact(&mut length).map_err(patient)?;
     let length = u32::from_be_bytes(length) as usize;
-    if length > LONGEST {
+    if length > MAX_REPLY_BYTES {
         return Err(nonsense());
     }
     let mut answer = vec![0; length];

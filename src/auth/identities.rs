@@ -42,26 +42,26 @@ impl Identity {
 }
 
 impl Credentials {
-    /// Reads the identity files and certificates that `gw` names. Those that are
+    /// Reads the identity files and certificates that `gateway` names. Those that are
     /// missing or of no use are skipped, as ssh skips them, and named when the
     /// gateway refuses the login.
     ///
     /// # Errors
     /// None today; a login decides whether what was found is enough.
-    pub fn load(gw: &Gateway, log: &Log) -> Result<Credentials> {
+    pub fn load(gateway: &Gateway, log: &Log) -> Result<Credentials> {
         let mut found = Credentials {
             identities: Vec::new(),
             flaws: Vec::new(),
-            unreadable: !gw.login.missing_identities.is_empty(),
+            unreadable: !gateway.login.missing_identities.is_empty(),
             typed: false,
         };
-        for name in &gw.login.missing_identities {
+        for name in &gateway.login.missing_identities {
             found.flaws.push(format!("key {name}: no such file"));
         }
-        for path in &gw.login.identity_files {
+        for path in &gateway.login.identity_files {
             found.add_identity(path, log);
         }
-        for path in &gw.login.certificate_files {
+        for path in &gateway.login.certificate_files {
             let certificate = key_file::read_public(path);
             let Some(certificate) = certificate.filter(|c| key_file::certified_key(c).is_some())
             else {

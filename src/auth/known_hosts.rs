@@ -26,7 +26,7 @@ pub enum Marker {
 
 /// A well-formed line.
 #[derive(Debug)]
-pub struct Line {
+pub struct Entry {
     /// `@cert-authority`, `@revoked` or nothing.
     pub marker: Marker,
     /// The name inside the blob, such as `ssh-rsa`.
@@ -39,7 +39,7 @@ pub struct Line {
     pub number: usize,
 }
 
-impl Line {
+impl Entry {
     /// `file:line`, for messages.
     pub fn place(&self) -> String {
         format!("{}:{}", self.file.display(), self.number)
@@ -50,7 +50,7 @@ const BLANK: [u8; 2] = [b' ', b'\t'];
 
 /// The lines that name `name`, which is lower case. Files that cannot be read
 /// and malformed lines are skipped.
-pub fn read_files<'a>(files: impl Iterator<Item = &'a PathBuf>, name: &str) -> Vec<Line> {
+pub fn read_files<'a>(files: impl Iterator<Item = &'a PathBuf>, name: &str) -> Vec<Entry> {
     let mut lines = Vec::new();
     for file in files {
         // Bytes, not text: one name in Latin-1 must not hide the file.
@@ -58,7 +58,7 @@ pub fn read_files<'a>(files: impl Iterator<Item = &'a PathBuf>, name: &str) -> V
         for (index, line) in text.split(|b| *b == b'\n').enumerate() {
             if let Some((marker, key_type, blob)) = parse(line, name) {
                 let (file, number) = (file.clone(), index + 1);
-                lines.push(Line {
+                lines.push(Entry {
                     marker,
                     key_type,
                     blob,
