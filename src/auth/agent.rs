@@ -3,7 +3,7 @@
 //! The list of keys is asked for here, with a time-out: libssh2's own agent
 //! socket has none, and an agent forwarded over a dead connection never answers.
 
-use super::key_file;
+use super::public_key::take_string;
 use ssh2::Session;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -94,8 +94,8 @@ fn parse(answer: &[u8]) -> Option<Vec<AgentKey>> {
     let (count, mut rest) = answer.strip_prefix(&[12])?.split_first_chunk()?;
     let mut found = Vec::new();
     for _ in 0..u32::from_be_bytes(*count) {
-        let blob = key_file::string(&mut rest)?.to_vec();
-        let comment = String::from_utf8_lossy(key_file::string(&mut rest)?).into_owned();
+        let blob = take_string(&mut rest)?.to_vec();
+        let comment = String::from_utf8_lossy(take_string(&mut rest)?).into_owned();
         found.push(AgentKey { blob, comment });
     }
     Some(found)

@@ -78,7 +78,7 @@ impl KnownHosts<'_> {
 
     /// Whether the first key of this algorithm's type is there and not revoked.
     fn holds(&self, algorithm: &str) -> bool {
-        let key_type = public_key::key_type(algorithm);
+        let key_type = public_key::type_for(algorithm);
         self.named
             .iter()
             .find(|l| l.marker == Marker::None && l.key_type == key_type)
@@ -101,14 +101,14 @@ impl KnownHosts<'_> {
     /// unknown and not to be accepted.
     pub fn verify(&self, key: &[u8], sha256: &[u8], log: &Log) -> Verified {
         let fingerprint = fingerprint(sha256);
-        let Some(key_type) = public_key::type_of_blob(key) else {
+        let Some(key_type) = public_key::sound_type(key) else {
             return self.refuse(&format!(
                 "it offers a key that ssh does not accept ({fingerprint}): malformed, \
                  of an unknown type, or rsa with less than 1024 bits; it needs a new host key"
             ));
         };
         let offered = format!("the {key_type} key {fingerprint} that it offers");
-        match judge(&self.named, &key_type, key) {
+        match judge(&self.named, key_type, key) {
             Verdict::Known(line) => return known(line, log),
             Verdict::Revoked(line) => return self.refuse(&revoked(&offered, line)),
             Verdict::Changed(line) => return self.refuse(&self.changed(&offered, line)),
@@ -117,7 +117,7 @@ impl KnownHosts<'_> {
         // As ssh does: a changed key under the name without port says nothing,
         // because another sshd may listen there. A revoked one is refused here,
         // where ssh with accept-new would trust it.
-        match judge(&self.without_port, &key_type, key) {
+        match judge(&self.without_port, key_type, key) {
             Verdict::Known(line) => return known(line, log),
             Verdict::Revoked(line) => return self.refuse(&revoked(&offered, line)),
             Verdict::Changed(_) | Verdict::Unknown => {}
@@ -137,12 +137,12 @@ impl KnownHosts<'_> {
             Strict::AcceptUnwritten => log.note(format_args!(
                 "{gateway} is new: {offered} would be added to known_hosts"
             )),
-            Strict::AcceptNew => return self.write_down(&key_type, key, &offered, log),
+            Strict::AcceptNew => return self.write_down(key, &offered, log),
         }
         Ok(())
     }
 
-    fn write_down(&self, key_type: &str, key: &[u8], offered: &str, log: &Log) -> Verified {
+    fn write_down(&self, key: &[u8], offered: &str, log: &Log) -> Verified {
         let settings = &self.gateway.host_key;
         let writable = known_hosts::can_be_written(&self.name);
         let Some(file) = settings.user_files.first().filter(|_| writable) else {
@@ -152,7 +152,7 @@ impl KnownHosts<'_> {
             ));
         };
         let hashed = settings.hash_known_hosts;
-        let added = known_hosts::append(file, &self.name, hashed, key_type, key);
+        let added = known_hosts::append(file, &self.name, hashed, key);
         let (gateway, file) = (self.gateway(), file.display());
         match added {
             Ok(()) => log.note(format_args!("{gateway} is new: added {offered} to {file}")),

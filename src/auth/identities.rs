@@ -1,6 +1,7 @@
 //! Holds the keys that can be shown to a gateway.
 
 use super::key_file::{self, Content, Flaw, PrivateKey};
+use super::public_key;
 use crate::config::Gateway;
 use crate::error::Result;
 use crate::log::Log;
@@ -63,7 +64,7 @@ impl Credentials {
         }
         for path in &gateway.login.certificate_files {
             let certificate = key_file::read_public(path);
-            let Some(certificate) = certificate.filter(|c| key_file::certified_key(c).is_some())
+            let Some(certificate) = certificate.filter(|c| public_key::certified_key(c).is_some())
             else {
                 log.detail(format_args!("certificate {}: unusable", path.display()));
                 continue;
@@ -83,7 +84,7 @@ impl Credentials {
     /// Whether one of the keys is on a FIDO device.
     pub fn on_a_device(&self) -> bool {
         let mut keys = self.identities.iter().filter_map(|i| i.public.as_ref());
-        keys.any(|key| key_file::key_type(key).starts_with("sk-"))
+        keys.any(|key| public_key::key_type(key).starts_with("sk-"))
     }
 
     fn add_identity(&mut self, path: &Path, log: &Log) {
@@ -107,10 +108,10 @@ impl Credentials {
             }
         };
         let certificate = key_file::read_public(&key_file::beside(path, "-cert.pub"));
-        let certificate = certificate.filter(|c| key_file::certified_key(c).is_some());
+        let certificate = certificate.filter(|c| public_key::certified_key(c).is_some());
         let public = public
             .or_else(|| key_file::read_public(&key_file::beside(path, ".pub")))
-            .or_else(|| certificate.as_deref().and_then(key_file::certified_key));
+            .or_else(|| certificate.as_deref().and_then(public_key::certified_key));
         if private.is_some() || public.is_some() {
             self.identities.push(Identity {
                 path: path.to_owned(),
@@ -123,7 +124,7 @@ impl Credentials {
     }
 
     fn add_certificate(&mut self, certificate: Vec<u8>, path: &Path) {
-        let key = key_file::certified_key(&certificate);
+        let key = public_key::certified_key(&certificate);
         let owner = self.identities.iter_mut().find(|identity| {
             identity.public == key || key_file::beside(&identity.path, "-cert.pub") == path
         });

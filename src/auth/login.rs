@@ -8,13 +8,13 @@
 
 use super::agent::{Agent, AgentKey};
 pub use super::identities::Credentials;
-use super::key_file;
 use super::libssh2_error::{
     AUTHENTICATION_FAILED, PUBLICKEY_UNVERIFIED, SOCKET_DISCONNECT, SOCKET_RECV, SOCKET_SEND,
     TIMEOUT,
 };
 use super::login_error::LoginError;
 use super::prompt::{Dialogue, Prompter};
+use super::public_key;
 use super::refusal::Refusal;
 use crate::config::Gateway;
 use crate::log::Log;
@@ -254,7 +254,7 @@ impl Login<'_, '_> {
         let held = agent.map_or(&[][..], |agent| &agent.keys);
         // An agent's certificate belongs to the identity whose key it certifies.
         let place = |blob: &[u8]| {
-            let plain = key_file::certified_key(blob).unwrap_or_else(|| blob.to_vec());
+            let plain = public_key::certified_key(blob).unwrap_or_else(|| blob.to_vec());
             let mine = |i: &super::identities::Identity| i.public.as_ref() == Some(&plain);
             identities.iter().position(mine)
         };
@@ -289,7 +289,7 @@ impl Login<'_, '_> {
                 format!(
                     "agent key {} ({})",
                     key.comment,
-                    key_file::key_type(&key.blob)
+                    public_key::key_type(&key.blob)
                 )
             }
         }
@@ -302,7 +302,7 @@ impl Login<'_, '_> {
         if blob.as_ref().is_some_and(|blob| self.used.contains(blob)) {
             return Ok(Reply::Skipped);
         }
-        let line = blob.as_deref().map(key_file::public_line);
+        let line = blob.as_deref().map(public_key::public_line);
         let reply = if identity.is_locked() {
             self.unlock(at, line.as_deref())?
         } else {
