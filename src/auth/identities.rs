@@ -3,7 +3,6 @@
 use super::key_file::{self, Content, Flaw, PrivateKey};
 use super::public_key;
 use crate::config::Gateway;
-use crate::error::Result;
 use crate::log::Log;
 use std::path::{Path, PathBuf};
 
@@ -16,8 +15,9 @@ pub struct Credentials {
     pub flaws: Vec<String>,
     /// An identity that the user named cannot be read.
     pub unreadable: bool,
-    /// A password or a second factor was typed.
-    pub typed: bool,
+    /// The last login needed something typed that must not be sent twice, so that
+    /// no reconnection can log in by itself. A passphrase is not of that kind.
+    pub needs_a_person: bool,
 }
 
 /// One IdentityFile and what belongs to it.
@@ -45,16 +45,13 @@ impl Identity {
 impl Credentials {
     /// Reads the identity files and certificates that `gateway` names. Those that are
     /// missing or of no use are skipped, as ssh skips them, and named when the
-    /// gateway refuses the login.
-    ///
-    /// # Errors
-    /// None today; a login decides whether what was found is enough.
-    pub fn load(gateway: &Gateway, log: &Log) -> Result<Credentials> {
+    /// gateway refuses the login: it alone decides whether what was found is enough.
+    pub fn load(gateway: &Gateway, log: &Log) -> Credentials {
         let mut found = Credentials {
             identities: Vec::new(),
             flaws: Vec::new(),
             unreadable: !gateway.login.missing_identities.is_empty(),
-            typed: false,
+            needs_a_person: false,
         };
         for name in &gateway.login.missing_identities {
             found.flaws.push(format!("key {name}: no such file"));
@@ -71,14 +68,7 @@ impl Credentials {
             };
             found.add_certificate(certificate, path);
         }
-        Ok(found)
-    }
-
-    /// Whether the last login needed something typed that must not be sent
-    /// twice, so that no reconnection can log in by itself. A passphrase is
-    /// not of that kind.
-    pub fn needs_a_person(&self) -> bool {
-        self.typed
+        found
     }
 
     /// Whether one of the keys is on a FIDO device.
@@ -182,14 +172,14 @@ mod tests {
         let open = line("open", pem, 0o640);
         let text = format!("{key}{key}{open}identityfile {}/none", dir.display());
         let log = Log::new(Verbosity::Quiet, false);
-        let found = Credentials::load(&gateway(&text), &log).unwrap();
+        let found = Credentials::load(&gateway(&text), &log);
         fs::remove_dir_all(&dir).unwrap();
 
         let [key] = found.identities.as_slice() else {
             panic!("one usable key");
         };
         assert!(key.private.as_ref().is_some_and(|k| !k.encrypted));
-        assert!(key.public.is_some() && !found.needs_a_person());
+        assert!(key.public.is_some() && !found.needs_a_person);
         // The open one; a configured file that is missing is no flaw.
         assert_eq!(found.flaws.len(), 1);
         assert!(found.flaws[0].contains("permissions 0640") && found.unreadable);

@@ -1,18 +1,13 @@
-//! Proves who the user is.
-//!
-//! The order is ssh's (`sshconnect2.c`, `pubkey_prepare`): certificates, then
-//! agent keys that are also identity files, then other agent keys, then
-//! identity files. What libssh2 cannot do: a certificate file whose private key
-//! only the agent holds, and RSA certificates inside an agent (it asks the
-//! agent for a SHA-1 signature then).
+//! Proves who the user is, to a gateway that has proved who it is.
 
-use super::agent::{Agent, AgentKey};
-pub use super::identities::Credentials;
+use super::agent::Agent;
+use super::identities::Credentials;
 use super::libssh2_error::{
     AUTHENTICATION_FAILED, PUBLICKEY_UNVERIFIED, SOCKET_DISCONNECT, SOCKET_RECV, SOCKET_SEND,
     TIMEOUT,
 };
 use super::login_error::LoginError;
+use super::offer::{Offer, offers};
 use super::prompt::{Dialogue, Prompter};
 use super::public_key;
 use super::refusal::Refusal;
@@ -52,7 +47,7 @@ pub fn login(
     };
     login.run()?;
     // Only a login that succeeded tells what the next one will need.
-    login.credentials.typed = login.typed;
+    login.credentials.needs_a_person = login.typed;
     Ok(())
 }
 
@@ -103,14 +98,6 @@ const METHODS: [&str; 3] = ["publickey", "keyboard-interactive", "password"];
 const MOST_STEPS: usize = 5;
 /// How often a passphrase may be typed, as in ssh.
 const PASSPHRASE_TRIES: usize = 3;
-
-/// A key to show to the gateway.
-enum Offer {
-    /// The identity at this place in the credentials, or a certificate of it.
-    File(usize, Option<Vec<u8>>),
-    /// A key or certificate that the agent holds.
-    Agent(AgentKey),
-}
 
 impl Login<'_, '_> {
     fn run(&mut self) -> Result<()> {
@@ -186,8 +173,10 @@ impl Login<'_, '_> {
 
     fn try_keys(&mut self) -> Result<Step> {
         let agent = self.open_agent();
-        for offer in self.offers(agent.as_ref()) {
-            let name = self.name(&offer);
+        let held = agent.as_ref().map_or(&[][..], |agent| &agent.keys);
+        let identities_only = self.gateway.login.identities_only;
+        for offer in offers(self.credentials, held, identities_only) {
+            let name = offer.name(self.credentials);
             // Named before it is shown: the gateway may close the connection.
             self.tried.push(name.clone());
             let reply = match (offer, &agent) {
@@ -238,35 +227,6 @@ impl Login<'_, '_> {
         None
     }
 
-    /// What to show, in order.
-    fn offers(&self, agent: Option<&Agent>) -> Vec<Offer> {
-        let identities = &self.credentials.identities;
-        let mut offers = Vec::new();
-        // A locked certificate comes after the agent, which may hold it unlocked.
-        let (locked, open): (Vec<usize>, Vec<usize>) = (0..identities.len())
-            .filter(|&at| identities[at].private.is_some())
-            .partition(|&at| identities[at].is_locked());
-        let certificates = |at: usize| {
-            let certificates = identities[at].certificates.iter();
-            certificates.map(move |c| Offer::File(at, Some(c.clone())))
-        };
-        offers.extend(open.into_iter().flat_map(certificates));
-        let held = agent.map_or(&[][..], |agent| &agent.keys);
-        // An agent's certificate belongs to the identity whose key it certifies.
-        let place = |blob: &[u8]| {
-            let plain = public_key::certified_key(blob).unwrap_or_else(|| blob.to_vec());
-            let mine = |i: &super::identities::Identity| i.public.as_ref() == Some(&plain);
-            identities.iter().position(mine)
-        };
-        let mut held: Vec<_> = held.iter().map(|key| (place(&key.blob), key)).collect();
-        held.retain(|(place, _)| place.is_some() || !self.gateway.login.identities_only);
-        held.sort_by_key(|(place, _)| place.unwrap_or(usize::MAX));
-        offers.extend(held.into_iter().map(|(_, key)| Offer::Agent(key.clone())));
-        offers.extend(locked.into_iter().flat_map(certificates));
-        offers.extend((0..identities.len()).map(|at| Offer::File(at, None)));
-        offers
-    }
-
     /// Remembers a key that the gateway has judged, so that its other form
     /// (agent or file) is not shown again: each costs one of MaxAuthTries.
     fn note_used(&mut self, blob: Option<Vec<u8>>, reply: Reply) -> Reply {
@@ -274,25 +234,6 @@ impl Login<'_, '_> {
             self.used.extend(blob);
         }
         reply
-    }
-
-    fn name(&self, offer: &Offer) -> String {
-        match offer {
-            Offer::File(at, certificate) => {
-                let path = self.credentials.identities[*at].path.display();
-                match certificate {
-                    Some(_) => format!("certificate of {path}"),
-                    None => format!("key {path}"),
-                }
-            }
-            Offer::Agent(key) => {
-                format!(
-                    "agent key {} ({})",
-                    key.comment,
-                    public_key::key_type(&key.blob)
-                )
-            }
-        }
     }
 
     fn offer_file(&mut self, at: usize, cert: Option<Vec<u8>>) -> Result<Reply> {

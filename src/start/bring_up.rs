@@ -91,7 +91,7 @@ fn stand(invocation: &Invocation, inherited: Inherited, log: &Arc<Log>) -> Resul
         .or(gateway.connect_timeout)
         .unwrap_or(STEP);
     gateway::check(invocation.via, &gateway)?;
-    let credentials = Credentials::load(&gateway, &log)?;
+    let credentials = Credentials::load(&gateway, &log);
     if gateway.unlink_sockets && !invocation.check {
         local::make_way(&invocation.forwards);
     }
