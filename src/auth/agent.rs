@@ -3,7 +3,7 @@
 //! The list of keys is asked for here, with a time-out: libssh2's own agent
 //! socket has none, and an agent forwarded over a dead connection never answers.
 
-use super::key_file;
+use super::public_key::take_string;
 use ssh2::Session;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,9 +12,9 @@ use std::time::Duration;
 
 /// How long an agent may take to list its keys. A signature has no limit,
 /// because the agent may ask its owner first.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer accepted, in bytes (`authfd.c`, MAX_AGENT_REPLY_LEN).
-const LONGEST: usize = 256 * 1024;
+const MAX_REPLY_BYTES: usize = 256 * 1024;
 
 /// A key or certificate that an agent holds.
 #[derive(Clone)]
@@ -62,8 +62,8 @@ impl Agent {
 
 fn connect(path: &Path) -> io::Result<UnixStream> {
     let socket = UnixStream::connect(path)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(LIST_TIMEOUT))?;
+    socket.set_write_timeout(Some(LIST_TIMEOUT))?;
     Ok(socket)
 }
 
@@ -71,7 +71,7 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
 fn list(agent: &mut (impl Read + Write)) -> io::Result<Vec<AgentKey>> {
     let patient = |e: io::Error| match e.kind() {
         io::ErrorKind::WouldBlock => {
-            let text = format!("no answer within {} s", PATIENCE.as_secs());
+            let text = format!("no answer within {} s", LIST_TIMEOUT.as_secs());
             io::Error::new(io::ErrorKind::TimedOut, text)
         }
         _ => e,
@@ -81,7 +81,7 @@ fn list(agent: &mut (impl Read + Write)) -> io::Result<Vec<AgentKey>> {
     let mut length = [0; 4];
     agent.read_exact(&mut length).map_err(patient)?;
     let length = u32::from_be_bytes(length) as usize;
-    if length > LONGEST {
+    if length > MAX_REPLY_BYTES {
         return Err(nonsense());
     }
     let mut answer = vec![0; length];
@@ -94,8 +94,8 @@ fn parse(answer: &[u8]) -> Option<Vec<AgentKey>> {
     let (count, mut rest) = answer.strip_prefix(&[12])?.split_first_chunk()?;
     let mut found = Vec::new();
     for _ in 0..u32::from_be_bytes(*count) {
-        let blob = key_file::string(&mut rest)?.to_vec();
-        let comment = String::from_utf8_lossy(key_file::string(&mut rest)?).into_owned();
+        let blob = take_string(&mut rest)?.to_vec();
+        let comment = String::from_utf8_lossy(take_string(&mut rest)?).into_owned();
         found.push(AgentKey { blob, comment });
     }
     Some(found)

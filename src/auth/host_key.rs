@@ -4,7 +4,7 @@
 //! is the oracle of the tests; what the lines mean stands in `known_hosts.rs`.
 
 use super::base64::base64_encode;
-use super::known_hosts::{self, Line, Marker};
+use super::known_hosts::{self, Entry, Marker};
 use super::login_error::LoginError;
 use super::public_key::{self, CERTIFICATE};
 use crate::config::{Gateway, Strict};
@@ -15,9 +15,9 @@ type Verified = Result<(), LoginError>;
 
 /// What a set of lines says about a key; in this order of precedence.
 enum Verdict<'a> {
-    Revoked(&'a Line),
-    Known(&'a Line),
-    Changed(&'a Line),
+    Revoked(&'a Entry),
+    Known(&'a Entry),
+    Changed(&'a Entry),
     Unknown,
 }
 
@@ -29,9 +29,9 @@ pub struct KnownHosts<'a> {
     /// `[host]:port` where the port is not 22 (`put_host_port` in misc.c).
     name: String,
     /// Found under that name.
-    named: Vec<Line>,
+    named: Vec<Entry>,
     /// Found under its host name alone, although its port is not 22.
-    without_port: Vec<Line>,
+    without_port: Vec<Entry>,
 }
 
 impl KnownHosts<'_> {
@@ -78,7 +78,7 @@ impl KnownHosts<'_> {
 
     /// Whether the first key of this algorithm's type is there and not revoked.
     fn holds(&self, algorithm: &str) -> bool {
-        let key_type = public_key::key_type(algorithm);
+        let key_type = public_key::type_for(algorithm);
         self.named
             .iter()
             .find(|l| l.marker == Marker::None && l.key_type == key_type)
@@ -101,14 +101,14 @@ impl KnownHosts<'_> {
     /// unknown and not to be accepted.
     pub fn verify(&self, key: &[u8], sha256: &[u8], log: &Log) -> Verified {
         let fingerprint = fingerprint(sha256);
-        let Some(key_type) = public_key::type_of_blob(key) else {
+        let Some(key_type) = public_key::sound_type(key) else {
             return self.refuse(&format!(
                 "it offers a key that ssh does not accept ({fingerprint}): malformed, \
                  of an unknown type, or rsa with less than 1024 bits; it needs a new host key"
             ));
         };
         let offered = format!("the {key_type} key {fingerprint} that it offers");
-        match judge(&self.named, &key_type, key) {
+        match judge(&self.named, key_type, key) {
             Verdict::Known(line) => return known(line, log),
             Verdict::Revoked(line) => return self.refuse(&revoked(&offered, line)),
             Verdict::Changed(line) => return self.refuse(&self.changed(&offered, line)),
@@ -117,7 +117,7 @@ impl KnownHosts<'_> {
         // As ssh does: a changed key under the name without port says nothing,
         // because another sshd may listen there. A revoked one is refused here,
         // where ssh with accept-new would trust it.
-        match judge(&self.without_port, &key_type, key) {
+        match judge(&self.without_port, key_type, key) {
             Verdict::Known(line) => return known(line, log),
             Verdict::Revoked(line) => return self.refuse(&revoked(&offered, line)),
             Verdict::Changed(_) | Verdict::Unknown => {}
@@ -137,12 +137,12 @@ impl KnownHosts<'_> {
             Strict::AcceptUnwritten => log.note(format_args!(
                 "{gateway} is new: {offered} would be added to known_hosts"
             )),
-            Strict::AcceptNew => return self.write_down(&key_type, key, &offered, log),
+            Strict::AcceptNew => return self.write_down(key, &offered, log),
         }
         Ok(())
     }
 
-    fn write_down(&self, key_type: &str, key: &[u8], offered: &str, log: &Log) -> Verified {
+    fn write_down(&self, key: &[u8], offered: &str, log: &Log) -> Verified {
         let settings = &self.gateway.host_key;
         let writable = known_hosts::can_be_written(&self.name);
         let Some(file) = settings.user_files.first().filter(|_| writable) else {
@@ -152,7 +152,7 @@ impl KnownHosts<'_> {
             ));
         };
         let hashed = settings.hash_known_hosts;
-        let added = known_hosts::append(file, &self.name, hashed, key_type, key);
+        let added = known_hosts::append(file, &self.name, hashed, key);
         let (gateway, file) = (self.gateway(), file.display());
         match added {
             Ok(()) => log.note(format_args!("{gateway} is new: added {offered} to {file}")),
@@ -180,7 +180,7 @@ impl KnownHosts<'_> {
     }
 
     /// Why a changed key is refused, and the way out.
-    fn changed(&self, offered: &str, line: &Line) -> String {
+    fn changed(&self, offered: &str, line: &Entry) -> String {
         let way_out = if self.gateway.host_key.global_files.contains(&line.file) {
             "have the administrator of this machine correct that file".to_owned()
         } else {
@@ -197,7 +197,7 @@ impl KnownHosts<'_> {
     }
 
     /// Who certifies the gateway's key.
-    fn authority(&self) -> Option<&Line> {
+    fn authority(&self) -> Option<&Entry> {
         let mut lines = self.named.iter().chain(&self.without_port);
         lines.find(|line| line.marker == Marker::Authority)
     }
@@ -226,12 +226,12 @@ impl KnownHosts<'_> {
     }
 }
 
-fn known(line: &Line, log: &Log) -> Verified {
+fn known(line: &Entry, log: &Log) -> Verified {
     log.detail(format_args!("host key found in {}", line.place()));
     Ok(())
 }
 
-fn revoked(offered: &str, line: &Line) -> String {
+fn revoked(offered: &str, line: &Entry) -> String {
     format!(
         "{offered} is marked @revoked in {}: it may be stolen; ask the gateway's administrator \
          for a new one",
@@ -241,9 +241,9 @@ fn revoked(offered: &str, line: &Line) -> String {
 
 /// `check_hostkeys_by_key_or_type` in hostfile.c. Of several other keys that
 /// of the offered type tells most, so that is the one to name.
-fn judge<'a>(lines: &'a [Line], key_type: &str, key: &[u8]) -> Verdict<'a> {
+fn judge<'a>(lines: &'a [Entry], key_type: &str, key: &[u8]) -> Verdict<'a> {
     // A revoked certificate means its key too (`sshkey_equal_public`).
-    let means_key = |l: &&Line| l.blob == key || public_key::certifies(&l.blob, key);
+    let means_key = |l: &&Entry| l.blob == key || public_key::certifies(&l.blob, key);
     let mut revoked = lines.iter().filter(|l| l.marker == Marker::Revoked);
     if let Some(line) = revoked.find(means_key) {
         return Verdict::Revoked(line);

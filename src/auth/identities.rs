@@ -1,8 +1,8 @@
 //! Holds the keys that can be shown to a gateway.
 
 use super::key_file::{self, Content, Flaw, PrivateKey};
+use super::public_key;
 use crate::config::Gateway;
-use crate::error::Result;
 use crate::log::Log;
 use std::path::{Path, PathBuf};
 
@@ -15,8 +15,9 @@ pub struct Credentials {
     pub flaws: Vec<String>,
     /// An identity that the user named cannot be read.
     pub unreadable: bool,
-    /// A password or a second factor was typed.
-    pub typed: bool,
+    /// The last login needed something typed that must not be sent twice, so that
+    /// no reconnection can log in by itself. A passphrase is not of that kind.
+    pub needs_a_person: bool,
 }
 
 /// One IdentityFile and what belongs to it.
@@ -42,48 +43,38 @@ impl Identity {
 }
 
 impl Credentials {
-    /// Reads the identity files and certificates that `gw` names. Those that are
+    /// Reads the identity files and certificates that `gateway` names. Those that are
     /// missing or of no use are skipped, as ssh skips them, and named when the
-    /// gateway refuses the login.
-    ///
-    /// # Errors
-    /// None today; a login decides whether what was found is enough.
-    pub fn load(gw: &Gateway, log: &Log) -> Result<Credentials> {
+    /// gateway refuses the login: it alone decides whether what was found is enough.
+    pub fn load(gateway: &Gateway, log: &Log) -> Credentials {
         let mut found = Credentials {
             identities: Vec::new(),
             flaws: Vec::new(),
-            unreadable: !gw.login.missing_identities.is_empty(),
-            typed: false,
+            unreadable: !gateway.login.missing_identities.is_empty(),
+            needs_a_person: false,
         };
-        for name in &gw.login.missing_identities {
+        for name in &gateway.login.missing_identities {
             found.flaws.push(format!("key {name}: no such file"));
         }
-        for path in &gw.login.identity_files {
+        for path in &gateway.login.identity_files {
             found.add_identity(path, log);
         }
-        for path in &gw.login.certificate_files {
+        for path in &gateway.login.certificate_files {
             let certificate = key_file::read_public(path);
-            let Some(certificate) = certificate.filter(|c| key_file::certified_key(c).is_some())
+            let Some(certificate) = certificate.filter(|c| public_key::certified_key(c).is_some())
             else {
                 log.detail(format_args!("certificate {}: unusable", path.display()));
                 continue;
             };
             found.add_certificate(certificate, path);
         }
-        Ok(found)
-    }
-
-    /// Whether the last login needed something typed that must not be sent
-    /// twice, so that no reconnection can log in by itself. A passphrase is
-    /// not of that kind.
-    pub fn needs_a_person(&self) -> bool {
-        self.typed
+        found
     }
 
     /// Whether one of the keys is on a FIDO device.
     pub fn on_a_device(&self) -> bool {
         let mut keys = self.identities.iter().filter_map(|i| i.public.as_ref());
-        keys.any(|key| key_file::key_type(key).starts_with("sk-"))
+        keys.any(|key| public_key::key_type(key).starts_with("sk-"))
     }
 
     fn add_identity(&mut self, path: &Path, log: &Log) {
@@ -107,10 +98,10 @@ impl Credentials {
             }
         };
         let certificate = key_file::read_public(&key_file::beside(path, "-cert.pub"));
-        let certificate = certificate.filter(|c| key_file::certified_key(c).is_some());
+        let certificate = certificate.filter(|c| public_key::certified_key(c).is_some());
         let public = public
             .or_else(|| key_file::read_public(&key_file::beside(path, ".pub")))
-            .or_else(|| certificate.as_deref().and_then(key_file::certified_key));
+            .or_else(|| certificate.as_deref().and_then(public_key::certified_key));
         if private.is_some() || public.is_some() {
             self.identities.push(Identity {
                 path: path.to_owned(),
@@ -123,7 +114,7 @@ impl Credentials {
     }
 
     fn add_certificate(&mut self, certificate: Vec<u8>, path: &Path) {
-        let key = key_file::certified_key(&certificate);
+        let key = public_key::certified_key(&certificate);
         let owner = self.identities.iter_mut().find(|identity| {
             identity.public == key || key_file::beside(&identity.path, "-cert.pub") == path
         });
@@ -181,14 +172,14 @@ mod tests {
         let open = line("open", pem, 0o640);
         let text = format!("{key}{key}{open}identityfile {}/none", dir.display());
         let log = Log::new(Verbosity::Quiet, false);
-        let found = Credentials::load(&gateway(&text), &log).unwrap();
+        let found = Credentials::load(&gateway(&text), &log);
         fs::remove_dir_all(&dir).unwrap();
 
         let [key] = found.identities.as_slice() else {
             panic!("one usable key");
         };
         assert!(key.private.as_ref().is_some_and(|k| !k.encrypted));
-        assert!(key.public.is_some() && !found.needs_a_person());
+        assert!(key.public.is_some() && !found.needs_a_person);
         // The open one; a configured file that is missing is no flaw.
         assert_eq!(found.flaws.len(), 1);
         assert!(found.flaws[0].contains("permissions 0640") && found.unreadable);

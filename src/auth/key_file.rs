@@ -1,9 +1,10 @@
-//! Reads key files and tells what they hold; pure but for [`read`].
+//! Reads key files and tells what they hold.
 //!
-//! Formats: openssh-key-v1 (`PROTOCOL.key`), PEM (PKCS#1, PKCS#8, SEC1), public
-//! keys (RFC 4253, section 6.6) and certificates (`PROTOCOL.certkeys`).
+//! Formats: openssh-key-v1 (`PROTOCOL.key`), PEM (PKCS#1, PKCS#8, SEC1), and the
+//! lines of public keys and certificates (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
 
-use super::base64::{base64_decode, base64_encode};
+use super::base64::base64_decode;
+use super::public_key::{key_type, take_string};
 use crate::sys;
 use std::fs::{self, File};
 use std::io::Read;
@@ -135,73 +136,28 @@ fn private(text: &str, encrypted: bool, public: Option<Vec<u8>>) -> Result<Conte
 /// stands outside the encrypted part.
 fn openssh_head(key: &[u8]) -> Option<(bool, Vec<u8>)> {
     let mut rest = key.strip_prefix(b"openssh-key-v1\0")?;
-    let cipher = string(&mut rest)?;
-    let (_kdf, _kdf_options) = (string(&mut rest)?, string(&mut rest)?);
+    let cipher = take_string(&mut rest)?;
+    let (_kdf, _kdf_options) = (take_string(&mut rest)?, take_string(&mut rest)?);
     let (_count, mut rest) = rest.split_at_checked(4)?;
-    Some((cipher != b"none", string(&mut rest)?.to_vec()))
-}
-
-/// The type's name inside a public key, such as `ssh-ed25519`.
-pub fn key_type(mut blob: &[u8]) -> &str {
-    let name = string(&mut blob).unwrap_or_default();
-    std::str::from_utf8(name).unwrap_or_default()
-}
-
-/// The plain public key inside a certificate; `None` for anything else.
-pub fn certified_key(blob: &[u8]) -> Option<Vec<u8>> {
-    let plain = key_type(blob).strip_suffix("-cert-v01@openssh.com")?;
-    let fields = match plain {
-        "ssh-ed25519" => 1,
-        "ssh-rsa" => 2,
-        kind if kind.starts_with("ecdsa-sha2-") => 2,
-        _ => return None,
-    };
-    let mut rest = blob;
-    let (_type, _nonce) = (string(&mut rest)?, string(&mut rest)?);
-    let mut key = Vec::new();
-    let mut add = |field: &[u8]| {
-        key.extend_from_slice(&(field.len() as u32).to_be_bytes());
-        key.extend_from_slice(field);
-    };
-    add(plain.as_bytes());
-    for _ in 0..fields {
-        add(string(&mut rest)?);
-    }
-    Some(key)
-}
-
-/// A public key or certificate as a line of a `.pub` file, for libssh2.
-pub fn public_line(blob: &[u8]) -> String {
-    format!("{} {}", key_type(blob), base64_encode(blob))
-}
-
-/// Takes an SSH string off the front: a length of four bytes, then the bytes.
-pub fn string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let (length, tail) = rest.split_first_chunk()?;
-    let (text, tail) = tail.split_at_checked(u32::from_be_bytes(*length) as usize)?;
-    *rest = tail;
-    Some(text)
+    Some((cipher != b"none", take_string(&mut rest)?.to_vec()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::base64::base64_encode;
+    use crate::auth::public_key::public_line;
+    use crate::auth::public_key::tests::blob;
 
     const ED25519: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS";
 
-    fn ssh_string(text: &[u8]) -> Vec<u8> {
-        [&(text.len() as u32).to_be_bytes(), text].concat()
-    }
-
     fn container(cipher: &[u8], public: &[u8]) -> String {
         let parts = [
             b"openssh-key-v1\0".to_vec(),
-            ssh_string(cipher),
-            ssh_string(b"none"),
-            ssh_string(b""),
+            blob(&[cipher, b"none", b""]),
             vec![0, 0, 0, 1],
-            ssh_string(public),
+            blob(&[public]),
         ];
         let body = base64_encode(&parts.concat());
         let (head, tail) = body.split_at(70);
@@ -223,7 +179,7 @@ mod tests {
 
     #[test]
     fn files_tell_what_they_are() {
-        let public = ssh_string(b"ssh-rsa");
+        let public = blob(&[b"ssh-rsa"]);
         let pem = |kind: &str, head: &str| format!("-----BEGIN {kind} KEY-----\n{head}MII=\n");
         for (text, expected) in [
             (container(b"none", &public), "private ssh-rsa"),
@@ -232,7 +188,7 @@ mod tests {
                 "private encrypted ssh-rsa",
             ),
             (
-                container(b"none", &ssh_string(b"sk-ssh-ed25519@openssh.com")),
+                container(b"none", &blob(&[b"sk-ssh-ed25519@openssh.com"])),
                 "a security key: only an agent can use it here",
             ),
             (pem("RSA PRIVATE", ""), "private"),
@@ -263,28 +219,5 @@ mod tests {
     fn a_blob_and_its_line() {
         let blob = base64_decode(ED25519.split_once(' ').unwrap().1).unwrap();
         assert_eq!(public_line(&blob), ED25519);
-    }
-
-    #[test]
-    fn a_certificate_holds_a_key() {
-        let key = [7; 32];
-        let cert = [
-            ssh_string(b"ssh-ed25519-cert-v01@openssh.com"),
-            ssh_string(b"nonce"),
-            ssh_string(&key),
-            vec![0; 12],
-        ];
-        let plain = [ssh_string(b"ssh-ed25519"), ssh_string(&key)].concat();
-        assert_eq!(certified_key(&cert.concat()), Some(plain.clone()));
-        assert_eq!(certified_key(&plain), None);
-        assert_eq!(certified_key(&cert.concat()[..50]), None);
-        assert_eq!(certified_key(&[]), None);
-    }
-
-    #[test]
-    fn no_length_goes_past_the_end() {
-        assert_eq!(string(&mut &[0, 0, 0][..]), None);
-        assert_eq!(string(&mut &[0xff, 0xff, 0xff, 0xff, 1][..]), None);
-        assert_eq!(key_type(&[0, 0, 0, 1, 0xff]), "");
     }
 }

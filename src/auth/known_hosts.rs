@@ -6,7 +6,7 @@
 //! its whole file.
 
 use super::base64::{base64_decode, base64_encode};
-use super::public_key::{key_type, type_of_blob};
+use super::public_key::{public_line, sound_type, type_for};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -26,7 +26,7 @@ pub enum Marker {
 
 /// A well-formed line.
 #[derive(Debug)]
-pub struct Line {
+pub struct Entry {
     /// `@cert-authority`, `@revoked` or nothing.
     pub marker: Marker,
     /// The name inside the blob, such as `ssh-rsa`.
@@ -39,7 +39,7 @@ pub struct Line {
     pub number: usize,
 }
 
-impl Line {
+impl Entry {
     /// `file:line`, for messages.
     pub fn place(&self) -> String {
         format!("{}:{}", self.file.display(), self.number)
@@ -50,7 +50,7 @@ const BLANK: [u8; 2] = [b' ', b'\t'];
 
 /// The lines that name `name`, which is lower case. Files that cannot be read
 /// and malformed lines are skipped.
-pub fn read_files<'a>(files: impl Iterator<Item = &'a PathBuf>, name: &str) -> Vec<Line> {
+pub fn read_files<'a>(files: impl Iterator<Item = &'a PathBuf>, name: &str) -> Vec<Entry> {
     let mut lines = Vec::new();
     for file in files {
         // Bytes, not text: one name in Latin-1 must not hide the file.
@@ -58,7 +58,7 @@ pub fn read_files<'a>(files: impl Iterator<Item = &'a PathBuf>, name: &str) -> V
         for (index, line) in text.split(|b| *b == b'\n').enumerate() {
             if let Some((marker, key_type, blob)) = parse(line, name) {
                 let (file, number) = (file.clone(), index + 1);
-                lines.push(Line {
+                lines.push(Entry {
                     marker,
                     key_type,
                     blob,
@@ -85,8 +85,8 @@ fn parse(line: &[u8], name: &str) -> Option<(Marker, String, Vec<u8>)> {
     }
     let (label, rest) = split_word(rest);
     let blob = base64_decode(str::from_utf8(split_word(rest).0).ok()?)?;
-    let found = type_of_blob(&blob)?;
-    (found == key_type(str::from_utf8(label).ok()?)).then_some((marker, found, blob))
+    let found = sound_type(&blob)?.to_owned();
+    (found == type_for(str::from_utf8(label).ok()?)).then_some((marker, found, blob))
 }
 
 fn split_marker(line: &[u8]) -> Option<(Marker, &[u8])> {
@@ -182,10 +182,10 @@ pub fn can_be_written(name: &str) -> bool {
 ///
 /// # Errors
 /// Those of opening and writing the file.
-pub fn append(file: &Path, name: &str, hashed: bool, key_type: &str, key: &[u8]) -> io::Result<()> {
+pub fn append(file: &Path, name: &str, hashed: bool, key: &[u8]) -> io::Result<()> {
     let hashed = hashed.then(|| hash_name(&rand::random(), name));
     let name = hashed.as_deref().unwrap_or(name);
-    let line = format!("{name} {key_type} {}\n", base64_encode(key));
+    let line = format!("{name} {}\n", public_line(key));
 
     let directory = file.parent().filter(|d| *d != OsStr::new(""));
     if let Some(directory) = directory.filter(|d| !d.exists()) {
@@ -281,6 +281,7 @@ fn sha1(message: &[u8]) -> [u8; 20] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::public_key::tests::blob;
     use std::os::unix::fs::PermissionsExt;
 
     const HASHED: &str = "|1|AAECAwQFBgcICQoLDA0ODxAREhM=|MCG+v+7iG2Atuuy6MI/AzlkP0Wc=";
@@ -395,15 +396,16 @@ mod tests {
     fn lines_are_added_to_private_files() {
         let dir = std::env::temp_dir().join(format!("licfwd-append-{}", std::process::id()));
         let file = dir.join("known_hosts");
-        append(&file, "a", false, "type", b"foo").expect("create");
+        let key = blob(&[b"type"]);
+        append(&file, "a", false, &key).expect("create");
         let mode = |path: &Path| fs::metadata(path).expect("made").permissions().mode() & 0o777;
         assert_eq!((mode(&dir), mode(&file)), (0o700, 0o600));
-        append(&file, "b", false, "type", b"foo").expect("append");
+        append(&file, "b", false, &key).expect("append");
         fs::write(&file, "a line without end").expect("write");
-        append(&file, "c", false, "type", b"foo").expect("append");
+        append(&file, "c", false, &key).expect("append");
         let text = fs::read_to_string(&file).expect("read");
-        assert_eq!(text, "a line without end\nc type Zm9v\n");
-        append(Path::new("/dev/null"), "d", true, "type", b"foo").expect("ssh writes there too");
+        assert_eq!(text, "a line without end\nc type AAAABHR5cGU=\n");
+        append(Path::new("/dev/null"), "d", true, &key).expect("ssh writes there too");
         fs::remove_dir_all(&dir).expect("remove");
         for (name, expected) in [
             ("gate", true),

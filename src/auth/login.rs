@@ -1,21 +1,16 @@
-//! Proves who the user is.
-//!
-//! The order is ssh's (`sshconnect2.c`, `pubkey_prepare`): certificates, then
-//! agent keys that are also identity files, then other agent keys, then
-//! identity files. What libssh2 cannot do: a certificate file whose private key
-//! only the agent holds, and RSA certificates inside an agent (it asks the
-//! agent for a SHA-1 signature then).
+//! Proves who the user is, to a gateway that has proved who it is.
 
-use super::agent::{Agent, AgentKey};
-pub use super::identities::Credentials;
-use super::key_file;
+use super::agent::Agent;
+use super::identities::Credentials;
 use super::libssh2_error::{
     AUTHENTICATION_FAILED, PUBLICKEY_UNVERIFIED, SOCKET_DISCONNECT, SOCKET_RECV, SOCKET_SEND,
     TIMEOUT,
 };
 use super::login_error::LoginError;
+use super::offer::{Offer, offers};
 use super::prompt::{Dialogue, Prompter};
-use super::refusal::Failure;
+use super::public_key;
+use super::refusal::Refusal;
 use crate::config::Gateway;
 use crate::log::Log;
 use ssh2::Session;
@@ -32,17 +27,17 @@ type Result<T> = std::result::Result<T, LoginError>;
 /// [`Code::GatewayDown`](crate::error::Code): no answer in time.
 pub fn login(
     session: &Session,
-    gw: &Gateway,
-    creds: &mut Credentials,
+    gateway: &Gateway,
+    credentials: &mut Credentials,
     log: &Log,
     prompter: Option<&mut dyn Prompter>,
 ) -> Result<()> {
     let mut login = Login {
         session,
-        gw,
-        creds,
+        gateway,
+        credentials,
         log,
-        prompter: prompter.filter(|_| !gw.login.batch_mode),
+        prompter: prompter.filter(|_| !gateway.login.batch_mode),
         offered: Vec::new(),
         used: HashSet::new(),
         tried: Vec::new(),
@@ -52,12 +47,12 @@ pub fn login(
     };
     login.run()?;
     // Only a login that succeeded tells what the next one will need.
-    login.creds.typed = login.typed;
+    login.credentials.needs_a_person = login.typed;
     Ok(())
 }
 
 /// What became of one attempt.
-enum Outcome {
+enum Reply {
     /// Logged in.
     In,
     /// The gateway does not want it.
@@ -82,8 +77,8 @@ enum Step {
 /// One login, from the first request to the verdict.
 struct Login<'a, 'p> {
     session: &'a Session,
-    gw: &'a Gateway,
-    creds: &'a mut Credentials,
+    gateway: &'a Gateway,
+    credentials: &'a mut Credentials,
     log: &'a Log,
     prompter: Option<&'p mut (dyn Prompter + 'p)>,
     /// The methods that the gateway offers now.
@@ -103,14 +98,6 @@ const METHODS: [&str; 3] = ["publickey", "keyboard-interactive", "password"];
 const MOST_STEPS: usize = 5;
 /// How often a passphrase may be typed, as in ssh.
 const PASSPHRASE_TRIES: usize = 3;
-
-/// A key to show to the gateway.
-enum Offer {
-    /// The identity at this place in the credentials, or a certificate of it.
-    File(usize, Option<Vec<u8>>),
-    /// A key or certificate that the agent holds.
-    Agent(AgentKey),
-}
 
 impl Login<'_, '_> {
     fn run(&mut self) -> Result<()> {
@@ -138,12 +125,12 @@ impl Login<'_, '_> {
                 Step::Partial | Step::Refused => {}
             }
         }
-        Err(self.failure().refused())
+        Err(self.refusal().refused())
     }
 
     /// The methods in PreferredAuthentications' order, else in ssh's.
     fn order(&self) -> Vec<&'static str> {
-        let wished = &self.gw.login.preferred_methods;
+        let wished = &self.gateway.login.preferred_methods;
         let mut order = METHODS.to_vec();
         if !wished.is_empty() {
             let place = |method: &str| wished.iter().position(|w| w == method);
@@ -155,9 +142,9 @@ impl Login<'_, '_> {
 
     fn may_try(&self, method: &str) -> bool {
         let (enabled, needs_person) = match method {
-            "publickey" => (self.gw.login.pubkey, false),
-            "password" => (self.gw.login.password, true),
-            _ => (self.gw.login.keyboard_interactive, true),
+            "publickey" => (self.gateway.login.pubkey, false),
+            "password" => (self.gateway.login.password, true),
+            _ => (self.gateway.login.keyboard_interactive, true),
         };
         let offered = self.offered.iter().any(|o| o == method);
         offered && enabled && (self.prompter.is_some() || !needs_person)
@@ -166,12 +153,12 @@ impl Login<'_, '_> {
     /// Asks the gateway which methods it takes now; true when that already was
     /// the login.
     fn refresh_methods(&mut self) -> Result<bool> {
-        match self.session.auth_methods(&self.gw.user) {
+        match self.session.auth_methods(&self.gateway.user) {
             Ok(methods) => {
                 let methods = methods.split(',').filter(|m| !m.is_empty());
                 self.offered = methods.map(str::to_owned).collect();
             }
-            Err(e) => drop(self.outcome(Err(e))?),
+            Err(e) => drop(self.reply(Err(e))?),
         }
         Ok(self.session.authenticated())
     }
@@ -186,22 +173,24 @@ impl Login<'_, '_> {
 
     fn try_keys(&mut self) -> Result<Step> {
         let agent = self.open_agent();
-        for offer in self.offers(agent.as_ref()) {
-            let name = self.name(&offer);
+        let held = agent.as_ref().map_or(&[][..], |agent| &agent.keys);
+        let identities_only = self.gateway.login.identities_only;
+        for offer in offers(self.credentials, held, identities_only) {
+            let name = offer.name(self.credentials);
             // Named before it is shown: the gateway may close the connection.
             self.tried.push(name.clone());
-            let outcome = match (offer, &agent) {
+            let reply = match (offer, &agent) {
                 (Offer::Agent(key), Some(agent)) if !self.used.contains(&key.blob) => {
-                    let outcome = self.outcome(agent.login(&self.gw.user, &key.blob))?;
-                    self.note_used(Some(key.blob), outcome)
+                    let reply = self.reply(agent.login(&self.gateway.user, &key.blob))?;
+                    self.note_used(Some(key.blob), reply)
                 }
                 (Offer::File(at, certificate), _) => self.offer_file(at, certificate)?,
-                (Offer::Agent(..), _) => Outcome::Skipped,
+                (Offer::Agent(..), _) => Reply::Skipped,
             };
-            match outcome {
-                Outcome::In => return Ok(Step::In),
-                Outcome::Refused => {}
-                Outcome::NotEnough => {
+            match reply {
+                Reply::In => return Ok(Step::In),
+                Reply::Refused => {}
+                Reply::NotEnough => {
                     if self.was_partial()? {
                         return Ok(Step::Partial);
                     }
@@ -212,11 +201,11 @@ impl Login<'_, '_> {
                     self.tried.pop();
                     self.tried.push(format!("{name} [{why}]"));
                 }
-                Outcome::Unusable(why) => {
+                Reply::Unusable(why) => {
                     self.tried.pop();
                     self.flaws.push(format!("{name}: {why}"));
                 }
-                Outcome::Skipped => drop(self.tried.pop()),
+                Reply::Skipped => drop(self.tried.pop()),
             }
         }
         Ok(Step::Refused)
@@ -225,7 +214,7 @@ impl Login<'_, '_> {
     /// The agent, if there is one that answers. SSH_AUTH_SOCK often comes along
     /// from another machine, so that a missing socket is no news.
     fn open_agent(&mut self) -> Option<Agent> {
-        let path = self.gw.login.identity_agent.as_ref()?;
+        let path = self.gateway.login.identity_agent.as_ref()?;
         let why = match Agent::open(self.session, path) {
             Ok(agent) => return Some(agent),
             Err(e) => format!("agent {}: {e}", path.display()),
@@ -238,121 +227,73 @@ impl Login<'_, '_> {
         None
     }
 
-    /// What to show, in order.
-    fn offers(&self, agent: Option<&Agent>) -> Vec<Offer> {
-        let identities = &self.creds.identities;
-        let mut offers = Vec::new();
-        // A locked certificate comes after the agent, which may hold it unlocked.
-        let (locked, open): (Vec<usize>, Vec<usize>) = (0..identities.len())
-            .filter(|&at| identities[at].private.is_some())
-            .partition(|&at| identities[at].is_locked());
-        let certificates = |at: usize| {
-            let certificates = identities[at].certificates.iter();
-            certificates.map(move |c| Offer::File(at, Some(c.clone())))
-        };
-        offers.extend(open.into_iter().flat_map(certificates));
-        let held = agent.map_or(&[][..], |agent| &agent.keys);
-        // An agent's certificate belongs to the identity whose key it certifies.
-        let place = |blob: &[u8]| {
-            let plain = key_file::certified_key(blob).unwrap_or_else(|| blob.to_vec());
-            let mine = |i: &super::identities::Identity| i.public.as_ref() == Some(&plain);
-            identities.iter().position(mine)
-        };
-        let mut held: Vec<_> = held.iter().map(|key| (place(&key.blob), key)).collect();
-        held.retain(|(place, _)| place.is_some() || !self.gw.login.identities_only);
-        held.sort_by_key(|(place, _)| place.unwrap_or(usize::MAX));
-        offers.extend(held.into_iter().map(|(_, key)| Offer::Agent(key.clone())));
-        offers.extend(locked.into_iter().flat_map(certificates));
-        offers.extend((0..identities.len()).map(|at| Offer::File(at, None)));
-        offers
-    }
-
     /// Remembers a key that the gateway has judged, so that its other form
     /// (agent or file) is not shown again: each costs one of MaxAuthTries.
-    fn note_used(&mut self, blob: Option<Vec<u8>>, outcome: Outcome) -> Outcome {
-        if !matches!(outcome, Outcome::Unusable(_) | Outcome::Skipped) {
+    fn note_used(&mut self, blob: Option<Vec<u8>>, reply: Reply) -> Reply {
+        if !matches!(reply, Reply::Unusable(_) | Reply::Skipped) {
             self.used.extend(blob);
         }
-        outcome
+        reply
     }
 
-    fn name(&self, offer: &Offer) -> String {
-        match offer {
-            Offer::File(at, certificate) => {
-                let path = self.creds.identities[*at].path.display();
-                match certificate {
-                    Some(_) => format!("certificate of {path}"),
-                    None => format!("key {path}"),
-                }
-            }
-            Offer::Agent(key) => {
-                format!(
-                    "agent key {} ({})",
-                    key.comment,
-                    key_file::key_type(&key.blob)
-                )
-            }
-        }
-    }
-
-    fn offer_file(&mut self, at: usize, cert: Option<Vec<u8>>) -> Result<Outcome> {
-        let identity = &self.creds.identities[at];
+    fn offer_file(&mut self, at: usize, cert: Option<Vec<u8>>) -> Result<Reply> {
+        let identity = &self.credentials.identities[at];
         let certified = cert.is_some();
         let blob = cert.or_else(|| identity.public.clone());
         if blob.as_ref().is_some_and(|blob| self.used.contains(blob)) {
-            return Ok(Outcome::Skipped);
+            return Ok(Reply::Skipped);
         }
-        let line = blob.as_deref().map(key_file::public_line);
-        let outcome = if identity.is_locked() {
+        let line = blob.as_deref().map(public_key::public_line);
+        let reply = if identity.is_locked() {
             self.unlock(at, line.as_deref())?
         } else {
             // libssh2 derives the public key itself, whatever the .pub file says.
             self.show(at, line.as_deref().filter(|_| certified), None)?
         };
-        Ok(self.note_used(blob, outcome))
+        Ok(self.note_used(blob, reply))
     }
 
     /// Shows an encrypted key. The passphrase is asked for only when the gateway
     /// takes the key, as ssh does it: the first call can send the public part and
     /// then fails to sign.
-    fn unlock(&mut self, at: usize, line: Option<&str>) -> Result<Outcome> {
+    fn unlock(&mut self, at: usize, line: Option<&str>) -> Result<Reply> {
         if self.prompter.is_none() {
             let way = "ssh-add it, or name a key without passphrase";
             let why = format!("encrypted, and no agent holds it: {way}");
-            return Ok(Outcome::Unusable(why));
+            return Ok(Reply::Unusable(why));
         }
         if line.is_some() {
             match self.show(at, line, None)? {
-                Outcome::Unusable(_) => {}
+                Reply::Unusable(_) => {}
                 judged => return Ok(judged),
             }
         }
-        let path = self.creds.identities[at].path.display();
+        let path = self.credentials.identities[at].path.display();
         let prompt = format!("Enter passphrase for key '{path}': ");
         for _ in 0..PASSPHRASE_TRIES {
             let asked = self.prompter.as_mut().and_then(|p| p.ask(&prompt, false));
             let Some(passphrase) = asked else {
-                return Ok(Outcome::Unusable("no passphrase given".into()));
+                return Ok(Reply::Unusable("no passphrase given".into()));
             };
             match self.show(at, line, Some(&passphrase))? {
-                Outcome::Unusable(_) => {}
+                Reply::Unusable(_) => {}
                 judged => {
-                    self.creds.identities[at].passphrase = Some(passphrase);
+                    self.credentials.identities[at].passphrase = Some(passphrase);
                     return Ok(judged);
                 }
             }
         }
-        Ok(Outcome::Unusable("wrong passphrase".into()))
+        Ok(Reply::Unusable("wrong passphrase".into()))
     }
 
-    fn show(&self, at: usize, line: Option<&str>, passphrase: Option<&str>) -> Result<Outcome> {
-        let identity = &self.creds.identities[at];
+    fn show(&self, at: usize, line: Option<&str>, passphrase: Option<&str>) -> Result<Reply> {
+        let identity = &self.credentials.identities[at];
         let Some(key) = &identity.private else {
-            return Ok(Outcome::Skipped);
+            return Ok(Reply::Skipped);
         };
         let passphrase = passphrase.or(identity.passphrase.as_deref());
-        let user = &self.gw.user;
-        self.outcome(
+        let user = &self.gateway.user;
+        self.reply(
             self.session
                 .userauth_pubkey_memory(user, line, &key.text, passphrase),
         )
@@ -361,11 +302,11 @@ impl Login<'_, '_> {
     /// Password or keyboard-interactive: what is typed goes out once.
     fn try_typed(&mut self, method: &'static str) -> Result<Step> {
         let mut tried = false;
-        for _ in 0..self.gw.login.password_prompts {
+        for _ in 0..self.gateway.login.password_prompts {
             let Some(prompter) = self.prompter.as_deref_mut() else {
                 break;
             };
-            let (user, host) = (&self.gw.user, &self.gw.host);
+            let (user, host) = (&self.gateway.user, &self.gateway.host);
             let mut dialogue = Dialogue::new(prompter, format!("{user}@{host}"));
             let result = if method == "password" {
                 let prompt = format!("{user}@{host}'s password: ");
@@ -388,12 +329,12 @@ impl Login<'_, '_> {
                 self.tried.push(method.to_owned());
                 tried = true;
             }
-            match self.outcome(result)? {
-                Outcome::In => {
+            match self.reply(result)? {
+                Reply::In => {
                     self.typed |= asked;
                     return Ok(Step::In);
                 }
-                Outcome::Unusable(why) => {
+                Reply::Unusable(why) => {
                     self.flaws.push(format!("{method}: {why}"));
                     break;
                 }
@@ -414,36 +355,36 @@ impl Login<'_, '_> {
 
     /// Sorts libssh2's verdict on an attempt. It hides a lost connection behind
     /// the codes of a refusal; only the text tells (`userauth.c`).
-    fn outcome(&self, result: std::result::Result<(), ssh2::Error>) -> Result<Outcome> {
+    fn reply(&self, result: std::result::Result<(), ssh2::Error>) -> Result<Reply> {
         let error = match result {
-            _ if self.session.authenticated() => return Ok(Outcome::In),
-            Ok(()) => return Ok(Outcome::Refused),
+            _ if self.session.authenticated() => return Ok(Reply::In),
+            Ok(()) => return Ok(Reply::Refused),
             Err(error) => error,
         };
         let text = error.message();
         let silent = text.starts_with("Waiting for");
         match error.code() {
-            TIMEOUT => Err(self.failure().timed_out(self.session.timeout())),
-            SOCKET_SEND | SOCKET_DISCONNECT | SOCKET_RECV => Err(self.failure().closed()),
-            AUTHENTICATION_FAILED | PUBLICKEY_UNVERIFIED if silent => Err(self.failure().closed()),
-            AUTHENTICATION_FAILED => Ok(Outcome::Refused),
-            PUBLICKEY_UNVERIFIED if text.starts_with("Invalid signature") => Ok(Outcome::NotEnough),
-            PUBLICKEY_UNVERIFIED => Ok(Outcome::Unusable("cannot sign".into())),
-            _ => Ok(Outcome::Unusable(text.to_lowercase())),
+            TIMEOUT => Err(self.refusal().timed_out(self.session.timeout())),
+            SOCKET_SEND | SOCKET_DISCONNECT | SOCKET_RECV => Err(self.refusal().closed()),
+            AUTHENTICATION_FAILED | PUBLICKEY_UNVERIFIED if silent => Err(self.refusal().closed()),
+            AUTHENTICATION_FAILED => Ok(Reply::Refused),
+            PUBLICKEY_UNVERIFIED if text.starts_with("Invalid signature") => Ok(Reply::NotEnough),
+            PUBLICKEY_UNVERIFIED => Ok(Reply::Unusable("cannot sign".into())),
+            _ => Ok(Reply::Unusable(text.to_lowercase())),
         }
     }
 
     /// What the words of a failure are made from.
-    fn failure(&self) -> Failure<'_> {
-        Failure {
-            gw: self.gw,
+    fn refusal(&self) -> Refusal<'_> {
+        Refusal {
+            gateway: self.gateway,
             offered: &self.offered,
             tried: &self.tried,
             accepted: &self.accepted,
-            flaws: self.creds.flaws.iter().chain(&self.flaws).collect(),
-            unreadable: self.creds.unreadable,
+            flaws: self.credentials.flaws.iter().chain(&self.flaws).collect(),
+            unreadable: self.credentials.unreadable,
             attended: self.prompter.is_some(),
-            untouchable: self.gw.login.token || self.creds.on_a_device(),
+            untouchable: self.gateway.login.token || self.credentials.on_a_device(),
         }
     }
 }

@@ -9,6 +9,7 @@ mod known_hosts;
 pub mod libssh2_error;
 mod login;
 mod login_error;
+mod offer;
 mod prompt;
 mod public_key;
 mod refusal;

@@ -1,31 +1,35 @@
-//! Reads public keys as the SSH protocol sends them.
+//! Reads public keys and certificates as the SSH protocol sends them: as blobs,
+//! whose fields are strings of it (RFC 4251, section 5).
+
+use super::base64::base64_encode;
 
 /// How the names of certificate algorithms end.
 pub const CERTIFICATE: &str = "-cert-v01@openssh.com";
 
 /// The key type that goes with a signature algorithm (RFC 8332).
-pub fn key_type(algorithm: &str) -> &str {
+pub fn type_for(algorithm: &str) -> &str {
     match algorithm {
         "rsa-sha2-256" | "rsa-sha2-512" => "ssh-rsa",
         other => other,
     }
 }
 
+/// The type that a blob says it has, such as `ssh-ed25519`; empty where it is none.
+pub fn key_type(mut blob: &[u8]) -> &str {
+    let name = take_string(&mut blob).unwrap_or_default();
+    str::from_utf8(name).unwrap_or_default()
+}
+
 /// The type of a public key blob (RFC 4253, section 6.6; RFC 5656; RFC 8709),
 /// if it is one that ssh would read: a line with any other is malformed.
-pub fn type_of_blob(blob: &[u8]) -> Option<String> {
+pub fn sound_type(blob: &[u8]) -> Option<&str> {
     let mut rest = blob;
-    let mut next = || {
-        let (field, tail) = split_field(rest)?;
-        rest = tail;
-        Some(field)
-    };
-    let name = str::from_utf8(next()?).ok()?;
+    let name = str::from_utf8(take_string(&mut rest)?).ok()?;
     if name.ends_with(CERTIFICATE) {
         // Never equal to a plain key, so what is inside does not matter.
-        return Some(name.to_owned());
+        return Some(name);
     }
-    let fields: Vec<&[u8]> = std::iter::from_fn(next).collect();
+    let fields: Vec<&[u8]> = std::iter::from_fn(|| take_string(&mut rest)).collect();
     let positive = |number: &[u8]| number.first().is_none_or(|b| *b < 0x80);
     let bits = |number: &[u8]| {
         let zeros = number.iter().take_while(|b| **b == 0).count();
@@ -48,26 +52,57 @@ pub fn type_of_blob(blob: &[u8]) -> Option<String> {
         (_, [curve, at]) => name.starts_with("ecdsa-sha2-") && point(curve, at),
         _ => false,
     };
-    (sound && rest.is_empty()).then(|| name.to_owned())
+    (sound && rest.is_empty()).then_some(name)
 }
 
-/// Whether `certificate` is one for `key`, a plain key. In a certificate a nonce
-/// stands between the type and the fields of the key (PROTOCOL.certkeys).
-pub fn certifies(certificate: &[u8], key: &[u8]) -> bool {
-    let fields_certified = || {
-        let (certificate_type, rest) = split_field(certificate)?;
-        let (_nonce, rest) = split_field(rest)?;
-        let (key_type, fields) = split_field(key)?;
-        let plain = certificate_type.strip_suffix(CERTIFICATE.as_bytes())?;
-        Some(plain == key_type && rest.starts_with(fields))
+/// Whether `certificate` is one for `key`, a plain key.
+pub fn certifies(certificate: &[u8], mut key: &[u8]) -> bool {
+    opened(certificate).is_some_and(|(plain, rest)| {
+        take_string(&mut key) == Some(plain.as_bytes()) && rest.starts_with(key)
+    })
+}
+
+/// The plain public key inside a certificate; `None` for anything else, and for
+/// a type that libssh2 cannot log in with.
+pub fn certified_key(certificate: &[u8]) -> Option<Vec<u8>> {
+    let (plain, fields) = opened(certificate)?;
+    let count = match plain {
+        "ssh-ed25519" => 1,
+        "ssh-rsa" => 2,
+        kind if kind.starts_with("ecdsa-sha2-") => 2,
+        _ => return None,
     };
-    fields_certified().unwrap_or(false)
+    let mut rest = fields;
+    for _ in 0..count {
+        take_string(&mut rest)?;
+    }
+    let fields = &fields[..fields.len() - rest.len()];
+    let length = (plain.len() as u32).to_be_bytes();
+    Some([&length, plain.as_bytes(), fields].concat())
 }
 
-/// A `string` of the SSH protocol (RFC 4251, section 5), and what follows it.
-fn split_field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, tail) = bytes.split_first_chunk()?;
-    tail.split_at_checked(u32::from_be_bytes(*length) as usize)
+/// The type of the key that a certificate is for, and what follows the nonce:
+/// the fields of that key first (PROTOCOL.certkeys).
+fn opened(mut certificate: &[u8]) -> Option<(&str, &[u8])> {
+    let plain = key_type(certificate).strip_suffix(CERTIFICATE)?;
+    let (_type, _nonce) = (
+        take_string(&mut certificate)?,
+        take_string(&mut certificate)?,
+    );
+    Some((plain, certificate))
+}
+
+/// A key or certificate as files have it: the type, then the blob in base64.
+pub fn public_line(blob: &[u8]) -> String {
+    format!("{} {}", key_type(blob), base64_encode(blob))
+}
+
+/// Takes a string off the front: a length of four bytes, then the bytes.
+pub fn take_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, tail) = rest.split_first_chunk()?;
+    let (text, tail) = tail.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+    *rest = tail;
+    Some(text)
 }
 
 #[cfg(test)]
@@ -99,7 +134,7 @@ pub mod tests {
             (false, &[b"ssh-ed25519", &[1; 31]]),
             (false, &[b"ssh-ed448", &[1; 57]]),
         ] {
-            assert_eq!(type_of_blob(&blob(fields)).is_some(), sound, "{fields:?}");
+            assert_eq!(sound_type(&blob(fields)).is_some(), sound, "{fields:?}");
         }
     }
 
@@ -112,5 +147,24 @@ pub mod tests {
         assert!(!certifies(&cert, &blob(&[b"ssh-rsa", b"key"])));
         cert.truncate(40);
         assert!(!certifies(&cert, &blob(&[b"ssh-ed25519", b"key"])));
+    }
+
+    #[test]
+    fn a_certificate_holds_a_key() {
+        let cert = b"ssh-ed25519-cert-v01@openssh.com".as_slice();
+        let cert = blob(&[cert, b"nonce", &[7; 32], b"serial", b"more"]);
+        let plain = blob(&[b"ssh-ed25519", &[7; 32]]);
+        assert_eq!(certified_key(&cert), Some(plain.clone()));
+        assert_eq!(certified_key(&plain), None);
+        assert_eq!(certified_key(&cert[..50]), None);
+        assert_eq!(certified_key(&[]), None);
+        assert_eq!(key_type(&cert), "ssh-ed25519-cert-v01@openssh.com");
+    }
+
+    #[test]
+    fn no_length_goes_past_the_end() {
+        assert_eq!(take_string(&mut &[0, 0, 0][..]), None);
+        assert_eq!(take_string(&mut &[0xff, 0xff, 0xff, 0xff, 1][..]), None);
+        assert_eq!(key_type(&[0, 0, 0, 1, 0xff]), "");
     }
 }

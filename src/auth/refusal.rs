@@ -6,9 +6,9 @@ use crate::error::Code;
 use crate::log::one_line;
 
 /// What a login came to.
-pub struct Failure<'a> {
+pub struct Refusal<'a> {
     /// Where.
-    pub gw: &'a Gateway,
+    pub gateway: &'a Gateway,
     /// The methods that the gateway offered last.
     pub offered: &'a [String],
     /// Keys and methods that the gateway has judged, by name.
@@ -30,10 +30,10 @@ const KEY_FOR_THE_CLUSTER: &str = "; make a key for use inside the cluster: \
     ssh-keygen -t ed25519 -N '' -f ~/.ssh/id_licfwd && \
     cat ~/.ssh/id_licfwd.pub >> ~/.ssh/authorized_keys, then add -i ~/.ssh/id_licfwd";
 
-impl Failure<'_> {
+impl Refusal<'_> {
     fn step(&self) -> String {
-        let gw = self.gw;
-        let (name, user, host, port) = (&gw.name, &gw.user, &gw.host, gw.port);
+        let gateway = self.gateway;
+        let (name, user, host, port) = (&gateway.name, &gateway.user, &gateway.host, gateway.port);
         format!("login at {name} ({user}@{host}, port {port})")
     }
 
@@ -66,13 +66,13 @@ impl Failure<'_> {
 
     /// Whether ssh itself would try a way that libssh2 has not.
     fn is_for_ssh(&self) -> bool {
-        let wished = &self.gw.login.preferred_methods;
+        let wished = &self.gateway.login.preferred_methods;
         let may = |method: &str| {
             self.offers(method)
                 && (wished.is_empty() || wished.iter().any(|w| w.starts_with(method)))
         };
-        (may("hostbased") && self.gw.login.hostbased)
-            || (may("gssapi") && self.gw.login.gssapi)
+        (may("hostbased") && self.gateway.login.hostbased)
+            || (may("gssapi") && self.gateway.login.gssapi)
             || (may("publickey") && self.untouchable)
     }
 
@@ -113,7 +113,7 @@ impl Failure<'_> {
     /// Nothing was offered: names the files that are not there, which on a
     /// compute node can be the whole home directory.
     fn no_key(&self) -> String {
-        let files = &self.gw.login.identity_files;
+        let files = &self.gateway.login.identity_files;
         if files.is_empty() || files.iter().any(|file| file.exists()) {
             return "no usable key".to_owned();
         }
@@ -147,7 +147,7 @@ impl Failure<'_> {
     /// ssh users with a living master connection never notice that their login
     /// without it does not work.
     fn master(&self) -> String {
-        self.gw
+        self.gateway
             .control_path
             .as_ref()
             .map_or_else(String::new, |path| {
@@ -182,8 +182,8 @@ mod tests {
             ("", "publickey", true, true),
             ("", "password", true, false),
         ] {
-            let failure = Failure {
-                gw: &gateway(config),
+            let refusal = Refusal {
+                gateway: &gateway(config),
                 offered: &owned(&[offered]),
                 tried: &[],
                 accepted: &[],
@@ -192,19 +192,19 @@ mod tests {
                 attended: false,
                 untouchable,
             };
-            assert_eq!(failure.refused().ssh_may, may, "{config}, {offered}");
-            assert_eq!(failure.closed().ssh_may, may, "{config}, {offered}");
+            assert_eq!(refusal.refused().ssh_may, may, "{config}, {offered}");
+            assert_eq!(refusal.closed().ssh_may, may, "{config}, {offered}");
         }
     }
 
     #[test]
     fn a_refusal_says_what_and_how() {
-        let mut gw = gateway("");
+        let mut gateway = gateway("");
         let offered = owned(&["publickey", "hostbased", "password"]);
         let tried = owned(&["key /a", "agent key b\n (ssh-rsa)"]);
         let flaw = "key /c: encrypted".to_owned();
-        let mut failure = Failure {
-            gw: &gw,
+        let mut refusal = Refusal {
+            gateway: &gateway,
             offered: &offered,
             tried: &tried,
             accepted: &[],
@@ -213,7 +213,7 @@ mod tests {
             attended: false,
             untouchable: false,
         };
-        let error = failure.refused();
+        let error = refusal.refused();
         assert_eq!(error.error.code, Code::Refused);
         // ssh itself would not try hostbased here either.
         assert!(!error.ssh_may);
@@ -228,25 +228,25 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(failure.closed().error.to_string().contains("MaxAuthTries"));
-        failure.unreadable = true;
-        assert_eq!(failure.refused().error.code, Code::Config);
-        assert_eq!(failure.closed().error.code, Code::Refused);
-        assert_eq!(failure.timed_out(1500).error.code, Code::GatewayDown);
-        failure.tried = &tried[..1];
-        assert!(!failure.closed().error.to_string().contains("MaxAuthTries"));
-        failure.tried = &[];
+        assert!(refusal.closed().error.to_string().contains("MaxAuthTries"));
+        refusal.unreadable = true;
+        assert_eq!(refusal.refused().error.code, Code::Config);
+        assert_eq!(refusal.closed().error.code, Code::Refused);
+        assert_eq!(refusal.timed_out(1500).error.code, Code::GatewayDown);
+        refusal.tried = &tried[..1];
+        assert!(!refusal.closed().error.to_string().contains("MaxAuthTries"));
+        refusal.tried = &[];
         assert!(
-            failure
+            refusal
                 .refused()
                 .error
                 .to_string()
                 .contains("no usable key")
         );
 
-        gw.control_path = Some("/run/mux".into());
-        let failure = Failure {
-            gw: &gw,
+        gateway.control_path = Some("/run/mux".into());
+        let refusal = Refusal {
+            gateway: &gateway,
             offered: &offered[2..],
             tried: &[],
             accepted: &["publickey"],
@@ -255,7 +255,7 @@ mod tests {
             attended: true,
             untouchable: false,
         };
-        let text = failure.refused().error.to_string();
+        let text = refusal.refused().error.to_string();
         assert!(text.contains("the gateway took publickey and wants more"));
         assert!(
             text.ends_with("; ssh itself would reuse the connection at /run/mux, licfwd cannot")

@@ -10,7 +10,7 @@ use std::process::{self, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 /// A gateway waits that long for a login by default (sshd's LoginGraceTime).
-const PATIENCE: Duration = Duration::from_secs(120);
+const TYPING_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What control-C sends while the terminal does not turn it into a signal.
 const INTERRUPT: u8 = 3;
@@ -103,11 +103,11 @@ pub fn answer_ssh(caller: &str, tty: &str) -> ExitCode {
         .and_then(|mut tty| converse(&mut tty, &prompt, yes_or_no));
     eprintln!("{ANSWERED}");
     match answer {
-        Some(Line::Text(text)) => {
+        Some(Typed::Text(text)) => {
             println!("{text}");
             return ExitCode::SUCCESS;
         }
-        Some(Line::Interrupted) => sys::interrupt(caller.parse().unwrap_or(0)),
+        Some(Typed::Interrupted) => sys::interrupt(caller.parse().unwrap_or(0)),
         None => eprintln!("{NO_ANSWER}: {}", one_line(&prompt)),
     }
     // Without an answer ssh would send an empty one.
@@ -117,15 +117,15 @@ pub fn answer_ssh(caller: &str, tty: &str) -> ExitCode {
 
 fn ask_on_tty(tty: &mut File, prompt: &str, echo: bool) -> Option<String> {
     match converse(tty, prompt, echo)? {
-        Line::Text(text) => Some(text),
-        Line::Interrupted => {
+        Typed::Text(text) => Some(text),
+        Typed::Interrupted => {
             sys::interrupt(process::id());
             None
         }
     }
 }
 
-fn converse(tty: &mut File, prompt: &str, echo: bool) -> Option<Line> {
+fn converse(tty: &mut File, prompt: &str, echo: bool) -> Option<Typed> {
     // A signal must not leave the terminal silent: it waits until the end.
     sys::hold_signals(true);
     let raw = RawMode::enter(tty);
@@ -142,16 +142,16 @@ fn converse(tty: &mut File, prompt: &str, echo: bool) -> Option<Line> {
     answer
 }
 
-enum Line {
+enum Typed {
     Text(String),
     Interrupted,
 }
 
 /// Reads one line by itself, with the two editing keys that a password needs.
-fn read_line(tty: &mut File, echo: bool) -> Option<Line> {
+fn read_line(tty: &mut File, echo: bool) -> Option<Typed> {
     let mut typed = Vec::new();
     loop {
-        if !sys::poll_readable(&*tty, PATIENCE).ok()? {
+        if !sys::poll_readable(&*tty, TYPING_TIMEOUT).ok()? {
             return None;
         }
         let mut byte = [0];
@@ -159,8 +159,8 @@ fn read_line(tty: &mut File, echo: bool) -> Option<Line> {
             return None;
         }
         match byte[0] {
-            b'\n' | b'\r' => return Some(Line::Text(String::from_utf8(typed).ok()?)),
-            INTERRUPT => return Some(Line::Interrupted),
+            b'\n' | b'\r' => return Some(Typed::Text(String::from_utf8(typed).ok()?)),
+            INTERRUPT => return Some(Typed::Interrupted),
             END if typed.is_empty() => return None,
             8 | 127 => {
                 if typed.pop().is_some() && echo {

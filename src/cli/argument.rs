@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 pub type Checked = std::result::Result<(), String>;
 
 /// The longest argument taken, in bytes; only `--allow` may be longer.
-pub const LONGEST: usize = 4096;
+pub const MAX_ARGUMENT_BYTES: usize = 4096;
 
 /// Refuses an empty argument and one of more than `limit` bytes.
 pub fn check_length(value: &str, limit: usize) -> Checked {
@@ -34,7 +34,7 @@ pub fn plain(value: &str) -> Checked {
 /// The rules of ssh's `ssh_valid_ruser` and `ssh_valid_hostname` (readconf.c), and
 /// no blanks: a name may come to stand in somebody's ProxyCommand.
 pub fn check_gateway(text: &str) -> Checked {
-    check_length(text, LONGEST)?;
+    check_length(text, MAX_ARGUMENT_BYTES)?;
     plain(text)?;
     let host = match text.rsplit_once('@') {
         Some((user, host)) => {

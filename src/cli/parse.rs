@@ -1,6 +1,6 @@
 //! Turns argv into an invocation; owns every option's text; pure.
 
-use super::argument::{self, LONGEST, check_length, decode, encode, plain, shown};
+use super::argument::{self, MAX_ARGUMENT_BYTES, check_length, decode, encode, plain, shown};
 use super::invocation::{Generated, Invocation, Request, Shell, Watch};
 use super::options::{self, Kind, OPTIONS, Opt, dashed};
 use super::value_format::Template;
@@ -27,63 +27,12 @@ const DEADLINE: Duration = Duration::from_secs(300);
 /// break or another control character in the message.
 pub fn parse(args: &[OsString]) -> Result<Request> {
     let words: Vec<String> = args.iter().map(|arg| encode(arg)).collect();
-    let line = Line::read(&words)?;
-    // By themselves only: a script that evaluates what stands on stdout must
-    // not get a page of text because of a slip such as `gw -host:1`.
-    for (name, request) in [("help", Request::Help), ("version", Request::Version)] {
-        if line.has(name) {
-            return match args.len() {
-                1 => Ok(request),
-                _ => Err(usage(format!("--{name} stands alone"))),
-            };
-        }
+    let arguments = Arguments::read(&words)?;
+    if let Some(request) = arguments.for_itself(args.len())? {
+        return Ok(request);
     }
-    if let Some(what) = line.last("generate", parse_generated)? {
-        return match args.len() {
-            1 | 2 => Ok(Request::Generate(what)),
-            _ => Err(usage("--generate stands alone")),
-        };
-    }
-    line.refuse(&words)?;
-    let (gateway, targets) = line.operands()?;
-    let forwards: Vec<Forward> = line
-        .texts("L")?
-        .iter()
-        .map(|spec| target::parse_forward(spec))
-        .collect::<Result<_>>()?;
-    let check = line.has("check");
-    if targets.is_empty() && forwards.is_empty() && !check {
-        return Err(nothing_to_forward(&gateway));
-    }
-    let (listen, allow) = line.access()?;
-    let mut format = Template::default();
-    for text in line.texts("format")? {
-        format = Template::parse(&text)?;
-    }
-    Ok(Request::Run(Box::new(Invocation {
-        ssh_options: line.ssh_options()?,
-        background: line.background(!targets.is_empty())?,
-        check,
-        compress: line.has("C"),
-        // Who checks wants to hear at once; a job can wait.
-        tries: (line.number("tries", 1..=1000)?).unwrap_or(if check { 1 } else { 10 }),
-        via: line.last("via", parse_via)?.unwrap_or_default(),
-        timeout: line.seconds("timeout")?,
-        deadline: line.seconds("deadline")?.unwrap_or(DEADLINE),
-        probe: !line.has("no-probe"),
-        watch: line.watch()?,
-        listen,
-        allow,
-        allow_any_user: line.has("allow-any-user"),
-        format,
-        shell: line.last("shell", parse_shell)?.unwrap_or_default(),
-        pid_var: line.pid_var(&targets)?,
-        log: line.values("log")?.pop().map(|file| decode(&file).into()),
-        verbosity: line.verbosity(),
-        gateway,
-        targets,
-        forwards,
-    })))
+    arguments.refuse(&words)?;
+    Ok(Request::Run(Box::new(arguments.invocation()?)))
 }
 
 /// Whose syntax was asked for, as far as can be told from arguments that may not
@@ -108,12 +57,12 @@ pub fn shell_hint(args: &[OsString]) -> Shell {
 }
 
 /// What getopts made of the arguments, and typed access to it.
-struct Line(Matches);
+struct Arguments(Matches);
 
-impl Line {
-    fn read(words: &[String]) -> Result<Line> {
+impl Arguments {
+    fn read(words: &[String]) -> Result<Arguments> {
         let parser = options::parser();
-        parser.parse(words).map(Line).map_err(|fail| {
+        parser.parse(words).map(Arguments).map_err(|fail| {
             usage(match fail {
                 Fail::UnrecognizedOption(name) => unknown(&parser, words, &name),
                 Fail::ArgumentMissing(name) => {
@@ -124,6 +73,59 @@ impl Line {
                 Fail::UnexpectedArgument(name) => format!("{}: takes no value", dashed(&name)),
                 other => shown(&other.to_string()),
             })
+        })
+    }
+
+    /// What is asked for by itself only: a script that evaluates what stands on
+    /// stdout must not get a page of text because of a slip such as `gw -host:1`.
+    fn for_itself(&self, count: usize) -> Result<Option<Request>> {
+        for (name, request) in [("help", Request::Help), ("version", Request::Version)] {
+            if self.has(name) {
+                return match count {
+                    1 => Ok(Some(request)),
+                    _ => Err(usage(format!("--{name} stands alone"))),
+                };
+            }
+        }
+        match self.last("generate", parse_generated)? {
+            Some(_) if count > 2 => Err(usage("--generate stands alone")),
+            what => Ok(what.map(Request::Generate)),
+        }
+    }
+
+    fn invocation(&self) -> Result<Invocation> {
+        let (gateway, targets) = self.operands()?;
+        let forwards = self.texts("L")?;
+        let forwards = forwards.iter().map(|spec| target::parse_forward(spec));
+        let forwards: Vec<Forward> = forwards.collect::<Result<_>>()?;
+        let check = self.has("check");
+        if targets.is_empty() && forwards.is_empty() && !check {
+            return Err(nothing_to_forward(&gateway));
+        }
+        let (listen, allow) = self.access()?;
+        Ok(Invocation {
+            format: self.last("format", Template::parse)?.unwrap_or_default(),
+            ssh_options: self.ssh_options()?,
+            background: self.background(!targets.is_empty())?,
+            check,
+            compress: self.has("C"),
+            // Who checks wants to hear at once; a job can wait.
+            tries: (self.number("tries", 1..=1000)?).unwrap_or(if check { 1 } else { 10 }),
+            via: self.last("via", parse_via)?.unwrap_or_default(),
+            timeout: self.seconds("timeout")?,
+            deadline: self.seconds("deadline")?.unwrap_or(DEADLINE),
+            probe: !self.has("no-probe"),
+            watch: self.watch()?,
+            listen,
+            allow,
+            allow_any_user: self.has("allow-any-user"),
+            shell: self.last("shell", parse_shell)?.unwrap_or_default(),
+            pid_var: self.pid_var(&targets)?,
+            log: self.values("log")?.pop().map(|file| decode(&file).into()),
+            verbosity: self.verbosity(),
+            gateway,
+            targets,
+            forwards,
         })
     }
 
@@ -140,7 +142,11 @@ impl Line {
     fn values(&self, key: &str) -> Result<Vec<String>> {
         let values = self.0.opt_strs(key);
         // The names of a thousand nodes are long.
-        let limit = if key == "allow" { usize::MAX } else { LONGEST };
+        let limit = if key == "allow" {
+            usize::MAX
+        } else {
+            MAX_ARGUMENT_BYTES
+        };
         for value in &values {
             check_length(value, limit).context(Code::Usage, || dashed(key))?;
         }
@@ -164,10 +170,8 @@ impl Line {
     ) -> Result<Option<T>> {
         let mut last = None;
         for value in self.texts(key)? {
-            last = Some(
-                read(&value)
-                    .context(Code::Usage, || format!("{} {}", dashed(key), shown(&value)))?,
-            );
+            let what = || format!("{} {}", dashed(key), shown(&value));
+            last = Some(read(&value).context(Code::Usage, what)?);
         }
         Ok(last)
     }
@@ -202,39 +206,20 @@ impl Line {
     }
 
     fn operands(&self) -> Result<(String, Vec<Target>)> {
-        let Some((gateway, targets)) = self.0.free.split_first() else {
+        let Some((gateway, words)) = self.0.free.split_first() else {
             return Err(usage(format!("no gateway: {FORM} (see licfwd --help)")));
         };
         argument::check_gateway(gateway)
             .context(Code::Usage, || format!("gateway {}", shown(gateway)))?;
-        let mut read = Vec::new();
-        for word in targets {
-            check_length(word, LONGEST)
-                .and_then(|()| plain(word))
-                .context(Code::Usage, || format!("target {}", shown(word)))?;
-            if target_like(word) {
-                read.push(target::parse_target(word)?);
-            } else if target::parse_target(gateway).is_ok() {
-                return Err(usage(format!(
-                    "{} stands before the gateway: {FORM}",
-                    shown(gateway)
-                )));
-            } else {
-                return Err(usage(no_target(word)));
-            }
-        }
-        if let Some((_, number)) = gateway.rsplit_once(':')
-            && !gateway.starts_with("ssh://")
-            && gateway.matches(':').count() == 1
-            && target::port(number).is_ok()
-            && !targets.is_empty()
-        {
-            return Err(usage(format!(
+        let targets = words.iter().map(|word| parse_target(word, gateway));
+        let targets: Vec<Target> = targets.collect::<Result<_>>()?;
+        match port_in(gateway) {
+            Some(number) if !targets.is_empty() => Err(usage(format!(
                 "gateway {}: a port is given with -p {number}",
                 shown(gateway)
-            )));
+            ))),
+            _ => Ok((gateway.clone(), targets)),
         }
-        Ok((gateway.clone(), read))
     }
 
     fn ssh_options(&self) -> Result<Vec<OsString>> {
@@ -280,27 +265,7 @@ impl Line {
     }
 
     fn access(&self) -> Result<(Option<IpAddr>, Vec<String>)> {
-        let listen = self.last("listen", |value| {
-            let inside = target::without_brackets(value);
-            match inside.parse::<IpAddr>() {
-                // Brackets are for IPv6.
-                Ok(ip) if ip.is_ipv6() || inside == value => Ok(ip.to_canonical()),
-                _ => Err("expected an address of this machine".to_owned()),
-            }
-        })?;
-        let mut allow = Vec::new();
-        for list in self.values("allow")? {
-            let hosts = list.split(|c: char| c == ',' || c.is_ascii_whitespace());
-            let before = allow.len();
-            for host in hosts.filter(|host| !host.is_empty()) {
-                let host = target::without_brackets(host);
-                target::check_host(host).context(Code::Usage, || "--allow".to_owned())?;
-                allow.push(host.to_owned());
-            }
-            if allow.len() == before {
-                return Err(usage("--allow: names no host"));
-            }
-        }
+        let (listen, allow) = (self.last("listen", parse_listen)?, self.allow()?);
         match listen {
             None if !allow.is_empty() => {
                 Err(usage("--allow: needs --listen ADDR, the address to serve"))
@@ -310,6 +275,23 @@ impl Line {
             ))),
             _ => Ok((listen, allow)),
         }
+    }
+
+    fn allow(&self) -> Result<Vec<String>> {
+        let mut allow = Vec::new();
+        for list in self.values("allow")? {
+            let before = allow.len();
+            let hosts = list.split(|c: char| c == ',' || c.is_ascii_whitespace());
+            for host in hosts.filter(|host| !host.is_empty()) {
+                let host = target::without_brackets(host);
+                target::check_host(host).context(Code::Usage, || "--allow".to_owned())?;
+                allow.push(host.to_owned());
+            }
+            if allow.len() == before {
+                return Err(usage("--allow: names no host"));
+            }
+        }
+        Ok(allow)
     }
 
     fn pid_var(&self, targets: &[Target]) -> Result<Option<String>> {
@@ -343,6 +325,38 @@ fn nothing_to_forward(gateway: &str) -> Error {
         Ok(_) => format!("no gateway before target {}: {FORM}", shown(gateway)),
         Err(_) => format!("nothing to forward: {FORM}, or -L SPEC (see licfwd --help)"),
     })
+}
+
+/// One operand after the gateway, which may stand in the wrong place.
+fn parse_target(word: &str, gateway: &str) -> Result<Target> {
+    check_length(word, MAX_ARGUMENT_BYTES)
+        .and_then(|()| plain(word))
+        .context(Code::Usage, || format!("target {}", shown(word)))?;
+    if target_like(word) {
+        target::parse_target(word)
+    } else if target::parse_target(gateway).is_ok() {
+        let gateway = shown(gateway);
+        Err(usage(format!(
+            "{gateway} stands before the gateway: {FORM}"
+        )))
+    } else {
+        Err(usage(no_target(word)))
+    }
+}
+
+/// What looks like the port in `host:port`.
+fn port_in(gateway: &str) -> Option<&str> {
+    let (_, number) = gateway.split_once(':')?;
+    target::port(number).is_ok().then_some(number)
+}
+
+fn parse_listen(value: &str) -> std::result::Result<IpAddr, String> {
+    let inside = target::without_brackets(value);
+    match inside.parse::<IpAddr>() {
+        // Brackets are for IPv6.
+        Ok(ip) if ip.is_ipv6() || inside == value => Ok(ip.to_canonical()),
+        _ => Err("expected an address of this machine".to_owned()),
+    }
 }
 
 fn target_like(word: &str) -> bool {
@@ -394,7 +408,7 @@ fn unknown(parser: &Options, words: &[String], name: &str) -> String {
     let before = lengths.partition_point(|n| !meets_it(n)).saturating_sub(1);
     let taken = parser
         .parse(&words[..before])
-        .map_or(Vec::new(), |line| line.free);
+        .map_or(Vec::new(), |arguments| arguments.free);
     if let Some(command) = taken.iter().skip(1).find(|word| !target_like(word)) {
         return no_target(command);
     }

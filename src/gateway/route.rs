@@ -84,7 +84,7 @@ impl Route {
 
     /// Whether a login needs nobody at a keyboard.
     pub fn can_log_in_alone(&self) -> bool {
-        self.via == Via::Ssh || !self.credentials.needs_a_person()
+        self.via == Via::Ssh || !self.credentials.needs_a_person
     }
 }
 

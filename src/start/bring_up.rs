@@ -88,7 +88,7 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     let step = step.unwrap_or(STEP_LIMIT);
     let limits = Limits { step, deadline };
     gateway::check(invocation.via, &gateway)?;
-    let credentials = Credentials::load(&gateway, log)?;
+    let credentials = Credentials::load(&gateway, log);
     let bound = bind_ports(invocation, &gateway, log)?;
     log.step("identities read, local ports bound");
     let mut route = route(invocation, gateway, credentials);

@@ -16,9 +16,7 @@ fn rsa(seed: u8) -> Vec<u8> {
 }
 
 fn line(names: &str, key: &[u8]) -> String {
-    let length = usize::from(key[3]);
-    let key_type = str::from_utf8(&key[4..4 + length]).expect("a type");
-    format!("{names} {key_type} {}\n", base64_encode(key))
+    format!("{names} {}\n", public_key::public_line(key))
 }
 
 /// A private directory that goes away with the test.
