@@ -12,6 +12,7 @@ use crate::gateway::Channel;
 use crate::local::Local;
 use crate::sys::Interest;
 use std::io::{self, ErrorKind};
+use std::mem;
 
 /// How far one direction of a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +25,11 @@ enum Flow {
     Closed,
 }
 
-#[derive(Debug)]
 struct Direction {
     flow: Flow,
+    /// Read, and not delivered yet. Without memory while it is empty: most relays
+    /// never hold anything again.
     held: Vec<u8>,
-    /// How much of `held` has been delivered.
-    sent: usize,
 }
 
 impl Direction {
@@ -37,27 +37,12 @@ impl Direction {
         Direction {
             flow: Flow::Open,
             held: Vec::new(),
-            sent: 0,
-        }
-    }
-
-    fn waiting(&self) -> &[u8] {
-        &self.held[self.sent..]
-    }
-
-    fn delivered(&mut self, count: usize) {
-        self.sent += count;
-        if self.sent == self.held.len() {
-            // Gives the memory back: most relays never hold anything again.
-            self.held = Vec::new();
-            self.sent = 0;
         }
     }
 
     fn close(&mut self) {
         self.flow = Flow::Closed;
         self.held = Vec::new();
-        self.sent = 0;
     }
 }
 
@@ -125,22 +110,18 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
     pub fn carry_up(&mut self, mut readable: bool, buffer: &mut [u8]) -> io::Result<bool> {
         let mut moved = false;
         for _ in 0..BUFFERS_PER_TURN {
-            if !self.up.held.is_empty() {
-                if self.remote.room() == 0 {
-                    break;
-                }
-                match self.remote.write(self.up.waiting()) {
-                    Ok(count) => {
-                        self.up.delivered(count);
-                        self.bytes_up += count as u64;
-                    }
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                    Err(e) => return Err(e),
-                }
-                moved = true;
-                continue;
-            }
             match self.up.flow {
+                _ if !self.up.held.is_empty() => {
+                    let mut held = mem::take(&mut self.up.held);
+                    let sent = self.write_up(&held)?;
+                    if sent < held.len() {
+                        held.drain(..sent);
+                        self.up.held = held;
+                    }
+                    if sent == 0 {
+                        break;
+                    }
+                }
                 Flow::Closed => break,
                 Flow::Draining => match self.remote.send_eof() {
                     Ok(()) => self.up.close(),
@@ -154,7 +135,6 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
                     Ok(count) => {
                         readable = count >= HELD_WITHOUT_ROOM.min(buffer.len());
                         let sent = self.write_up(&buffer[..count])?;
-                        self.bytes_up += sent as u64;
                         self.up.held.extend_from_slice(&buffer[sent..count]);
                     }
                     Err(e) if e.kind() == ErrorKind::WouldBlock => break,
@@ -167,6 +147,7 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
         Ok(moved)
     }
 
+    /// Returns how many of the bytes the channel has taken.
     fn write_up(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut sent = 0;
         while sent < bytes.len() && self.remote.room() > 0 {
@@ -176,6 +157,7 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
                 Err(e) => return Err(e),
             }
         }
+        self.bytes_up += sent as u64;
         Ok(sent)
     }
 
@@ -188,39 +170,44 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
         let mut moved = false;
         for _ in 0..BUFFERS_PER_TURN {
             if !self.down.held.is_empty() {
-                match self.local.write(self.down.waiting()) {
-                    Ok(count) => {
-                        self.down.delivered(count);
-                        self.bytes_down += count as u64;
-                    }
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                    Err(_) => self.abandon(),
+                let mut held = mem::take(&mut self.down.held);
+                let sent = self.write_down(&held);
+                if sent < held.len() {
+                    held.drain(..sent);
+                    self.down.held = held;
+                }
+                if sent == 0 {
+                    break;
                 }
             } else if !self.down_is_due() {
                 break;
-            } else if self.remote.available() > 0 {
-                match self.remote.read(buffer) {
-                    // What is there belongs to another stream of the channel.
+            } else {
+                let arrived = match self.remote.available() {
+                    0 => Ok(0),
+                    _ => self.remote.read(buffer),
+                };
+                match arrived {
+                    // The end; or what is there belongs to another stream of the channel.
                     Ok(0) => {
                         self.down.close();
                         self.local.end_of_output();
                     }
-                    Ok(count) => self.write_down(&buffer[..count]),
+                    // The client's socket first, so that nothing is copied while it keeps up.
+                    Ok(count) => {
+                        let sent = self.write_down(&buffer[..count]);
+                        self.down.held.extend_from_slice(&buffer[sent..count]);
+                    }
                     Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                     Err(e) => return Err(e),
                 }
-            } else {
-                self.down.close();
-                self.local.end_of_output();
             }
             moved = true;
         }
         Ok(moved)
     }
 
-    /// Tries the client's socket first, so that nothing is copied while it keeps up.
-    fn write_down(&mut self, bytes: &[u8]) {
+    /// Returns how many of the bytes need not be held. One that is broken takes all.
+    fn write_down(&mut self, bytes: &[u8]) -> usize {
         let mut sent = 0;
         while sent < bytes.len() {
             match self.local.write(&bytes[sent..]) {
@@ -229,12 +216,12 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
                     self.abandon();
-                    return;
+                    return bytes.len();
                 }
             }
         }
         self.bytes_down += sent as u64;
-        self.down.held.extend_from_slice(&bytes[sent..]);
+        sent
     }
 
     /// Where the license server has ended its output, finds out whether it is

@@ -5,11 +5,11 @@
 //! ends. So licfwd starts itself once more, in between:
 //!
 //! ```text
-//! tunnel <------- wire -------> keeper, stdin       the tunnel goes: the keeper reads
+//! tunnel <------ socket ------> keeper, stdin       the tunnel goes: the keeper reads
 //!        <--- words, the end -- ssh, stdout+stderr  the end, and kills ssh
 //! ```
 //! The other way round ssh dies with the keeper (PR_SET_PDEATHSIG), and the
-//! tunnel reads the end of the wire.
+//! tunnel reads the end of the socket.
 
 use super::control_dir::ControlDir;
 use crate::error::cause;
@@ -23,7 +23,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::{env, fs, thread};
 
-/// Starts an ssh with those arguments and its keeper; the wire brings what ssh
+/// Starts an ssh with those arguments and its keeper; the socket brings what ssh
 /// says, and its end is ssh's.
 ///
 /// # Errors
@@ -73,9 +73,9 @@ pub fn keep_ssh(directory: &str) -> ExitCode {
     };
     let kept = &*dir;
     thread::spawn(move || {
-        let mut wire = io::stdin();
+        let mut tunnel = io::stdin();
         // Nobody writes there: what comes is the end.
-        while wire.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
+        while tunnel.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
         leave(kept);
     });
     let _ = ssh.wait();
@@ -83,7 +83,7 @@ pub fn keep_ssh(directory: &str) -> ExitCode {
 }
 
 /// Nobody of this group stays: a program that carries ssh's connection would
-/// hold the wire.
+/// hold the socket.
 fn leave(dir: &ControlDir) -> ! {
     dir.clear();
     sys::end_own_group();
