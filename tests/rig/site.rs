@@ -29,19 +29,20 @@ impl Site {
 
     /// The same behind a gateway of one's own.
     pub fn behind(gateway: Gateway) -> Site {
-        Site {
-            job: Job::new(),
-            gateway,
-            server: LicenseServer::start(Service::CheckOut),
-            options: Vec::new(),
-        }
+        Site::of(gateway, Service::CheckOut)
     }
 
     /// With another license server.
     pub fn serving(service: Service) -> Site {
+        Site::of(Gateway::start(), service)
+    }
+
+    fn of(gateway: Gateway, service: Service) -> Site {
         Site {
+            job: Job::new(),
+            gateway,
             server: LicenseServer::start(service),
-            ..Site::new()
+            options: Vec::new(),
         }
     }
 
