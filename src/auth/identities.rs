@@ -132,18 +132,8 @@ impl Credentials {
 
 /// Whether ssh looks for this file without being told to.
 fn is_default(path: &Path) -> bool {
-    let kinds = [
-        "rsa",
-        "dsa",
-        "ecdsa",
-        "ecdsa_sk",
-        "ed25519",
-        "ed25519_sk",
-        "xmss",
-    ];
-    kinds
-        .iter()
-        .any(|kind| path.ends_with(format!(".ssh/id_{kind}")))
+    let mut kinds = "rsa dsa ecdsa ecdsa_sk ed25519 ed25519_sk xmss".split(' ');
+    kinds.any(|kind| path.ends_with(format!(".ssh/id_{kind}")))
 }
 
 #[cfg(test)]

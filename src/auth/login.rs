@@ -381,7 +381,9 @@ impl Login<'_, '_> {
             offered: &self.offered,
             tried: &self.tried,
             accepted: &self.accepted,
-            flaws: self.credentials.flaws.iter().chain(&self.flaws).collect(),
+            flaws: (self.credentials.flaws.iter().chain(&self.flaws))
+                .map(String::as_str)
+                .collect(),
             unreadable: self.credentials.unreadable,
             attended: self.prompter.is_some(),
             untouchable: self.gateway.login.token || self.credentials.on_a_device(),

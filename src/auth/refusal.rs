@@ -4,6 +4,7 @@ use super::login_error::LoginError;
 use crate::config::Gateway;
 use crate::error::Code;
 use crate::log::one_line;
+use std::path::PathBuf;
 
 /// What a login came to.
 pub struct Refusal<'a> {
@@ -16,7 +17,7 @@ pub struct Refusal<'a> {
     /// Methods that succeeded as one step of several.
     pub accepted: &'a [&'static str],
     /// What could not be used, as `name: why`.
-    pub flaws: Vec<&'a String>,
+    pub flaws: Vec<&'a str>,
     /// An identity that the user named cannot be read.
     pub unreadable: bool,
     /// Somebody was there to be asked.
@@ -48,8 +49,7 @@ impl Refusal<'_> {
     pub fn closed(&self) -> LoginError {
         let mut text = format!("{}: the gateway closed the connection", self.step());
         if !self.tried.is_empty() {
-            let tried = self.tried.join(", ");
-            text += &format!(" after {tried}");
+            text += &format!(" after {}", self.tried.join(", "));
             // Several keys and nothing typed (a method's name has no blank).
             if self.tried.len() > 1 && self.tried.iter().all(|name| name.contains(' ')) {
                 text += "; if those were too many for it (MaxAuthTries), ";
@@ -78,7 +78,6 @@ impl Refusal<'_> {
 
     /// No method worked.
     pub fn refused(&self) -> LoginError {
-        let offers = |method: &str| self.offers(method);
         let mut text = format!("{}: refused: ", self.step());
         text += &match self.tried {
             [] => self.no_key(),
@@ -93,21 +92,25 @@ impl Refusal<'_> {
             offered => format!("; the gateway offers {}", offered.join(", ")),
         };
         text += &self.flaws();
-        if !self.attended && (offers("password") || offers("keyboard-interactive")) {
+        if !self.attended && (self.offers("password") || self.offers("keyboard-interactive")) {
             text += "; nobody is here to type a password or a second factor";
         }
         let only_ssh = self.is_for_ssh();
-        if offers("hostbased") || offers("gssapi") {
+        if self.offers("hostbased") || self.offers("gssapi") {
             text += "; libssh2 cannot log in by hostbased or gssapi";
             if !only_ssh {
                 text += ", ssh itself not without HostbasedAuthentication or GSSAPIAuthentication in its configuration";
             }
-            if offers("publickey") {
+            if self.offers("publickey") {
                 text += KEY_FOR_THE_CLUSTER;
             }
         }
         text += &self.master();
-        LoginError::new(self.code(), one_line(&text), only_ssh)
+        let code = match self.unreadable {
+            true => Code::Config,
+            false => Code::Refused,
+        };
+        LoginError::new(code, one_line(&text), only_ssh)
     }
 
     /// Nothing was offered: names the files that are not there, which on a
@@ -117,43 +120,29 @@ impl Refusal<'_> {
         if files.is_empty() || files.iter().any(|file| file.exists()) {
             return "no usable key".to_owned();
         }
-        let shown: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
-        format!(
-            "no usable key: none of these files exists on this node: {}",
-            shown.join(", ")
-        )
-    }
-
-    fn code(&self) -> Code {
-        match self.unreadable {
-            true => Code::Config,
-            false => Code::Refused,
-        }
+        let files: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+        let files = files.join(", ");
+        format!("no usable key: none of these files exists on this node: {files}")
     }
 
     fn flaws(&self) -> String {
-        let mut text = String::new();
-        for flaw in &self.flaws {
-            text += if text.is_empty() {
-                "; unusable: "
-            } else {
-                ", "
-            };
-            text += flaw;
+        match self.flaws.as_slice() {
+            [] => String::new(),
+            flaws => format!("; unusable: {}", flaws.join(", ")),
         }
-        text
     }
 
     /// ssh users with a living master connection never notice that their login
     /// without it does not work.
     fn master(&self) -> String {
+        let tell = |path: &PathBuf| {
+            let path = path.display();
+            format!("; ssh itself would reuse the connection at {path}, licfwd cannot")
+        };
         self.gateway
             .control_path
             .as_ref()
-            .map_or_else(String::new, |path| {
-                let path = path.display();
-                format!("; ssh itself would reuse the connection at {path}, licfwd cannot")
-            })
+            .map_or_else(String::new, tell)
     }
 }
 
@@ -202,13 +191,13 @@ mod tests {
         let mut gateway = gateway("");
         let offered = owned(&["publickey", "hostbased", "password"]);
         let tried = owned(&["key /a", "agent key b\n (ssh-rsa)"]);
-        let flaw = "key /c: encrypted".to_owned();
+        let flaw = "key /c: encrypted";
         let mut refusal = Refusal {
             gateway: &gateway,
             offered: &offered,
             tried: &tried,
             accepted: &[],
-            flaws: vec![&flaw],
+            flaws: vec![flaw],
             unreadable: false,
             attended: false,
             untouchable: false,

@@ -73,17 +73,12 @@ fn check_user(user: &str) -> Checked {
 /// else is for `ssh -G` to judge.
 pub fn check_ssh_value(option: &str, value: &str) -> Checked {
     const FORWARDS: [&str; 3] = ["localforward", "remoteforward", "dynamicforward"];
-    let keyword = || {
-        value
-            .trim_start()
-            .split(['=', ' '])
-            .next()
-            .unwrap_or_default()
-    };
+    let keyword = value.trim_start().split(['=', ' ']).next();
+    let keyword = keyword.unwrap_or_default().to_ascii_lowercase();
     match option {
         "p" => target::port(value).map(|_| ()),
         "l" => check_user(value),
-        "o" if FORWARDS.contains(&keyword().to_ascii_lowercase().as_str()) => {
+        "o" if FORWARDS.contains(&keyword.as_str()) => {
             Err("forwards of ssh_config are ignored; write it with -L".to_owned())
         }
         "J" | "b" | "B" if value.starts_with('-') => {
@@ -114,22 +109,15 @@ fn is_escape(c: char) -> bool {
 /// Any bytes as text; UTF-8 stays as it is.
 pub fn encode(arg: &OsStr) -> String {
     let mut text = String::new();
-    let escape = |text: &mut String, bytes: &[u8]| {
-        text.extend(
-            bytes
-                .iter()
-                .filter_map(|b| char::from_u32(0x10_ff00 + u32::from(*b))),
-        );
-    };
+    let escape = |byte: &u8| char::from_u32(0x10_ff00 + u32::from(*byte));
     for chunk in arg.as_bytes().utf8_chunks() {
         for c in chunk.valid().chars() {
-            if is_escape(c) {
-                escape(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes());
-            } else {
-                text.push(c);
+            match c.encode_utf8(&mut [0; 4]).as_bytes() {
+                bytes if is_escape(c) => text.extend(bytes.iter().filter_map(escape)),
+                _ => text.push(c),
             }
         }
-        escape(&mut text, chunk.invalid());
+        text.extend(chunk.invalid().iter().filter_map(escape));
     }
     text
 }

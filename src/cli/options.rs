@@ -36,26 +36,13 @@ pub struct Opt {
     pub text: &'static str,
 }
 
-const fn opt(
-    kind: Kind,
-    short: &'static str,
-    long: &'static str,
-    arg: &'static str,
-    text: &'static str,
-) -> Opt {
-    Opt {
-        kind,
-        short,
-        long,
-        arg,
-        text,
-    }
-}
-
 /// Every option, in the order in which help shows them.
 #[rustfmt::skip]
 pub const OPTIONS: &[Opt] = {
     use Kind::*;
+    const fn opt(kind: Kind, short: &'static str, long: &'static str, arg: &'static str, text: &'static str) -> Opt {
+        Opt { kind, short, long, arg, text }
+    }
     &[
         opt(Tunnel, "L", "", "SPEC", "a fixed local port: [bind:]port:host:hostport"),
         opt(Tunnel, "C", "", "", "compress what passes through the gateway"),
@@ -139,19 +126,18 @@ impl Opt {
 pub fn parser() -> Options {
     let mut options = Options::new();
     for row in OPTIONS {
-        let has_arg = if row.arg.is_empty() {
-            HasArg::No
-        } else {
-            HasArg::Yes
+        let has_arg = match row.arg {
+            "" => HasArg::No,
+            _ => HasArg::Yes,
         };
-        options.opt(
-            row.short,
-            row.long,
-            row.text,
-            row.arg,
-            has_arg,
-            Occur::Multi,
-        );
+        let Opt {
+            short,
+            long,
+            arg,
+            text,
+            ..
+        } = row;
+        options.opt(short, long, text, arg, has_arg, Occur::Multi);
     }
     options
 }
@@ -181,39 +167,32 @@ target: [NAME=]host:port[+port...][,host:port[+port...]...]
             let _ = writeln!(text, "  {:<24} {}", synopsis(row), row.text);
         }
     }
-    text += "\nAs in ssh:";
-    let mut column = usize::MAX;
-    for row in OPTIONS.iter().filter(|row| row.kind == Kind::Ssh) {
-        let item = synopsis(row);
-        if column > 72 - item.len() {
-            text += "\n ";
-            column = 0;
-        }
-        column += item.len() + 2;
-        let _ = write!(text, " {item} ");
-    }
+    let in_ssh = OPTIONS.iter().filter(|row| row.kind == Kind::Ssh);
+    let in_ssh = wrapped(in_ssh.map(synopsis), "  ", 74);
     let accepted = OPTIONS.iter().filter(|row| row.kind == Kind::Accepted);
-    let letters: String = accepted.map(|row| row.short).collect();
-    let _ = writeln!(text, "\n  -{letters} have no effect");
-    text += "\n";
+    let accepted: String = accepted.map(|row| row.short).collect();
     let codes = EXITS
         .iter()
         .map(|exit| format!("{} {}", exit.code, exit.short));
-    let codes: Vec<String> = codes.collect();
-    let sentence = format!("Exit codes: {}.", codes.join(", "));
-    let mut column = 0;
-    for word in sentence.split(' ') {
-        let gap = match column {
-            0 => "",
-            _ if column + word.len() > 79 => "\n",
-            _ => " ",
-        };
-        column = if gap == " " { column + 1 } else { 0 } + word.len();
-        text += gap;
-        text += word;
+    let codes = format!("Exit codes: {}.", codes.collect::<Vec<_>>().join(", "));
+    let codes = wrapped(codes.split(' ').map(str::to_owned), "", 80);
+    text + &format!("\nAs in ssh:\n{in_ssh}\n  -{accepted} have no effect\n\n{codes}\n")
+}
+
+/// The items in lines of at most `width` columns, with `indent` before each line
+/// and, after a blank where that is nothing, between two items.
+fn wrapped(items: impl Iterator<Item = String>, indent: &str, width: usize) -> String {
+    let gap = if indent.is_empty() { " " } else { indent };
+    let mut lines: Vec<String> = Vec::new();
+    for item in items {
+        match lines.last_mut() {
+            Some(line) if line.len() + gap.len() + item.len() <= width => {
+                *line += &(gap.to_owned() + &item)
+            }
+            _ => lines.push(indent.to_owned() + &item),
+        }
     }
-    text += "\n";
-    text.replace(" \n", "\n")
+    lines.join("\n")
 }
 
 /// `-E, --log FILE`

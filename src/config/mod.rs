@@ -4,6 +4,7 @@ mod gateway;
 mod parse;
 mod ssh_g;
 mod tokens;
+mod without_ssh;
 
 pub use gateway::{Family, Gateway, Proxy, Silence, Strict, TcpSettings, Via, gateway_down};
 #[cfg(test)]

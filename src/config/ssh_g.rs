@@ -1,13 +1,12 @@
-//! Asks `ssh -G` how to reach the gateway, or makes its answer up where no ssh is
-//! installed.
+//! Asks `ssh -G` how to reach the gateway.
 
 use super::gateway::{Gateway, Proxy};
 use super::parse::parse;
 use super::tokens::Here;
+use super::without_ssh::without_ssh;
 use crate::error::{Code, Context, Error, Result};
 use crate::log::Log;
 use crate::sys::{self, hear_out};
-use crate::target::without_brackets;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -42,8 +41,7 @@ pub fn resolve(
     };
     let mut found = parse(&text, gateway, &here)?;
     found.has_ssh = has_ssh;
-    found.login.missing_identities = missing_identities(&remarks);
-    pass_on(&remarks, log);
+    found.login.missing_identities = hear_remarks(&remarks, log);
     // Only a listening master counts: a stale socket file stays for ever.
     found.control_path = found
         .control_path
@@ -57,43 +55,36 @@ pub fn resolve(
     Ok(found)
 }
 
-/// The lines of ssh's remarks, without what stands before each warning.
-fn remarks_of(stderr: &str) -> impl Iterator<Item = &str> {
-    let lines = stderr.lines().map(str::trim);
-    lines.map(|line| line.strip_prefix("Warning: ").unwrap_or(line))
-}
-
-/// The files of `-i` that ssh did not find: its answer leaves them out.
-fn missing_identities(stderr: &str) -> Vec<String> {
-    let missing = remarks_of(stderr).filter_map(|line| {
-        let rest = line.strip_prefix("Identity file ")?;
-        let (file, _) = rest.split_once(" not accessible")?;
-        Some(file.to_owned())
-    });
-    missing.collect()
-}
-
-/// Tells what ssh remarked. A debug log level in ssh_config tells its steps there, too.
-fn pass_on(stderr: &str, log: &Log) {
-    let steps = ["debug", "OpenSSH_"];
-    for line in remarks_of(stderr).filter(|line| !line.is_empty()) {
-        if !steps.iter().any(|step| line.starts_with(step)) {
+/// Passes on what ssh remarked on stderr. Returns the files of `-i` that it did
+/// not find: its answer leaves them out.
+fn hear_remarks(stderr: &str, log: &Log) -> Vec<String> {
+    let mut missing = Vec::new();
+    for line in stderr.lines().map(str::trim) {
+        let line = line.strip_prefix("Warning: ").unwrap_or(line);
+        let file = line.strip_prefix("Identity file ");
+        if let Some((file, _)) = file.and_then(|rest| rest.split_once(" not accessible")) {
+            missing.push(file.to_owned());
+        }
+        // A debug log level in ssh_config tells its steps here.
+        if !line.is_empty() && !line.starts_with("debug") && !line.starts_with("OpenSSH_") {
             log.note(format_args!("ssh: {}", line.trim_end_matches('.')));
         }
     }
+    missing
 }
 
-/// The two outputs of `ssh -G`, or nothing where there is no ssh.
+/// The two outputs of `ssh -G`, or nothing where there is no ssh. It can take its
+/// time, because `Match exec` runs programs, and leave one of them behind with
+/// its stderr open: hence a limit, and no waiting for that stderr's end.
 fn ask_ssh(
     gateway: &str,
     options: &[OsString],
     timeout: Duration,
 ) -> Result<Option<(String, String)>> {
-    // -T: no remark about the missing terminal. `--` ends ssh's options.
     let mut command = Command::new("ssh");
+    // -T: no remark about the missing terminal. `--` ends ssh's options.
     command.args(["-G", "-T"]).args(options);
-    command.args(["--", gateway]);
-    command.stdin(Stdio::null());
+    command.args(["--", gateway]).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut ssh = match sys::detached_short(&mut command).spawn() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -101,7 +92,6 @@ fn ask_ssh(
     };
     let answer = hear_out(&mut ssh, timeout);
     if answer.is_err() {
-        // `Match exec` may have left the hanging process behind ssh.
         sys::kill_group(ssh.id());
         let _ = ssh.wait();
     }
@@ -110,20 +100,12 @@ fn ask_ssh(
     if status.success() {
         return Ok(Some((text, remarks)));
     }
-    let words: Vec<&str> = remarks
-        .lines()
-        .map(str::trim)
-        .filter(|l| !l.is_empty())
-        .collect();
-    let words = if words.is_empty() {
-        status.to_string()
-    } else {
-        words.join("; ")
+    let words = remarks.lines().map(str::trim).filter(|l| !l.is_empty());
+    let why = match words.collect::<Vec<_>>().join("; ") {
+        words if words.is_empty() => status.to_string(),
+        words => words,
     };
-    Err(Error::new(
-        Code::Config,
-        format!("ssh -G {gateway}: {words}"),
-    ))
+    Err(Error::new(Code::Config, format!("ssh -G {gateway}: {why}")))
 }
 
 /// ssh's options with the files of `-F`, `-i` and `-o ...File=` made absolute: the
@@ -161,85 +143,6 @@ fn names_a_file(key: &str) -> bool {
 fn plain(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     !name.starts_with(b"~") && !name.iter().any(|c| b"%$\" \t".contains(c))
-}
-
-/// What `ssh -G` would print for this command line, were there an ssh without
-/// configuration files. The first value counts, hence the defaults come last.
-///
-/// # Errors
-/// [`Code::Config`]: an option that needs a real ssh.
-pub(super) fn without_ssh(gateway: &str, options: &[OsString], here: &Here) -> Result<String> {
-    let mut text = String::new();
-    let mut add = |key: &str, value: &str| {
-        text.push_str(&format!("{key} {}\n", value.replace(['\n', '\r'], " ")));
-    };
-    let needs_ssh = |what: &str| {
-        let way = "needs the ssh program, which is not installed here";
-        Err(Error::new(Code::Config, format!("{what}: {way}")))
-    };
-    let mut identities = 0;
-    let mut words = options.iter().map(|word| word.to_string_lossy());
-    while let Some(word) = words.next() {
-        let mut letters = word.strip_prefix('-').unwrap_or_default().chars();
-        let Some(letter) = letters.next() else {
-            continue;
-        };
-        let attached = letters.as_str().to_owned();
-        let key = match letter {
-            '4' => {
-                add("addressfamily", "inet");
-                continue;
-            }
-            '6' => {
-                add("addressfamily", "inet6");
-                continue;
-            }
-            'C' => {
-                add("compression", "yes");
-                continue;
-            }
-            'p' => "port",
-            'l' => "user",
-            'i' => "identityfile",
-            'b' => "bindaddress",
-            'B' => "bindinterface",
-            'c' => "ciphers",
-            'm' => "macs",
-            'o' => "-o",
-            'F' | 'J' => return needs_ssh(&format!("option -{letter}")),
-            _ => continue,
-        };
-        let value = match attached.is_empty() {
-            true => words.next().unwrap_or_default().into_owned(),
-            false => attached,
-        };
-        let (key, value) = match key {
-            "-o" => value.split_once(['=', ' ', '\t']).unwrap_or((&value, "")),
-            key => (key, value.as_str()),
-        };
-        let (key, value) = (key.trim().to_ascii_lowercase(), value.trim());
-        let value = value.trim_start_matches('=').trim().trim_matches('"');
-        match key.as_str() {
-            "proxyjump" if value != "none" => return needs_ssh("ProxyJump"),
-            "identityfile" => identities += 1,
-            _ => {}
-        }
-        add(&key, value);
-    }
-    let (user, host) = gateway
-        .rsplit_once('@')
-        .unwrap_or((here.user.as_str(), gateway));
-    add("user", user);
-    add("hostname", without_brackets(host));
-    if identities == 0 {
-        for kind in ["rsa", "ecdsa", "ed25519"] {
-            add("identityfile", &format!("~/.ssh/id_{kind}"));
-        }
-    }
-    let (own, all) = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts");
-    add("userknownhostsfile", &format!("{own} {own}2"));
-    add("globalknownhostsfile", &format!("{all} {all}2"));
-    Ok(text)
 }
 
 #[cfg(test)]

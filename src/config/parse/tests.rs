@@ -1,7 +1,7 @@
 //! Tables of what ssh prints, and what it means.
 
 use super::*;
-use crate::config::ssh_g::without_ssh;
+use crate::config::without_ssh::without_ssh;
 
 fn here() -> Here {
     Here {
@@ -147,7 +147,17 @@ fn file_lists_may_hold_blanks() {
 
 #[test]
 fn the_command_line_stands_in_for_ssh() {
-    let options = ["-p22", "-o", "User=eve", "-i", "k", "-oCiphers x,y", "-4"];
+    let options = [
+        "-p",
+        "22",
+        "-o",
+        "User=eve",
+        "-i",
+        "k",
+        "-o",
+        "Ciphers x,y",
+        "-4",
+    ];
     let options = options.map(Into::into);
     let text = without_ssh("bob@[::1]", &options, &here()).unwrap();
     let g = parse(&text, "bob@[::1]", &here()).unwrap();
@@ -161,8 +171,8 @@ fn the_command_line_stands_in_for_ssh() {
     let g = parse(&text, "gw", &here()).unwrap();
     assert_eq!((g.user.as_str(), g.login.identity_files.len()), ("ann", 3));
     assert_eq!(g.host_key.user_files.len(), 2);
-    for needs_ssh in ["-Fx", "-J", "-oProxyJump=j"] {
-        let error = without_ssh("gw", &[needs_ssh.into()], &here()).unwrap_err();
+    for needs_ssh in [["-F", "x"], ["-J", "j"], ["-o", "ProxyJump=j"]] {
+        let error = without_ssh("gw", &needs_ssh.map(Into::into), &here()).unwrap_err();
         assert_eq!(error.code, Code::Config);
     }
 }
