@@ -14,4 +14,4 @@ mod ssh_stderr;
 pub use openssh::keep_ssh;
 pub use probe::{Answer, probe};
 pub use route::{Route, check};
-pub use session::{Channel, End, HandedOver, Opened, OwnSocket, Session};
+pub use session::{Channel, End, HandOver, Opened, OwnSocket, Session};

@@ -91,7 +91,7 @@ pub enum Opened {
     /// The gateway has connected it, or will say so in it.
     Channel(Box<dyn Channel>),
     /// Somebody else has the client's socket and carries its bytes.
-    HandedOver(Box<dyn HandedOver>),
+    HandedOver(Box<dyn HandOver>),
     /// The gateway says no, in its words.
     Refused(String),
 }
@@ -136,7 +136,7 @@ pub trait OwnSocket {
 }
 
 /// A client in somebody else's hands.
-pub trait HandedOver {
+pub trait HandOver {
     /// What to wait on for something to hear; until the end.
     fn fd(&self) -> BorrowedFd<'_>;
     /// Reads what there is to hear of it: whether and how it has ended.

@@ -26,7 +26,7 @@ enum Served {
     /// Through this process.
     Relayed(Relay<Client, dyn Channel>),
     /// Without it.
-    HandedOver(HandedOver<Client, dyn gateway::HandedOver>),
+    HandedOver(HandedOver<Client, dyn gateway::HandOver>),
 }
 
 /// A connected client in its slot.

@@ -23,7 +23,7 @@ pub struct HandedOver<L, H: ?Sized> {
     client_ended: bool,
 }
 
-impl<L: Local, H: gateway::HandedOver + ?Sized> HandedOver<L, H> {
+impl<L: Local, H: gateway::HandOver + ?Sized> HandedOver<L, H> {
     /// Watches over a client that has been handed over.
     pub fn new(client: L, channel: Box<H>) -> Self {
         HandedOver {
@@ -98,7 +98,7 @@ mod tests {
 
     struct Ssh(std::fs::File, Option<End>);
 
-    impl gateway::HandedOver for Ssh {
+    impl gateway::HandOver for Ssh {
         fn fd(&self) -> BorrowedFd<'_> {
             self.0.as_fd()
         }

@@ -27,11 +27,11 @@ pub struct Driver {
     pub socket: Arc<OwnedFd>,
     /// How long a packet may take to leave until a daemon says otherwise.
     packet_limit: Duration,
-    served: OnceLock<Served>,
+    daemon: OnceLock<Daemon>,
 }
 
 /// What the daemon adds.
-struct Served {
+struct Daemon {
     /// Readable when it should look up from a stuck gateway: the job has ended, or a
     /// signal has come.
     urgent: Arc<Epoll>,
@@ -45,17 +45,17 @@ impl Driver {
             session,
             socket,
             packet_limit,
-            served: OnceLock::new(),
+            daemon: OnceLock::new(),
         }
     }
 
     /// From now on for a daemon.
     pub fn serve(&self, urgent: Arc<Epoll>, packet_limit: Duration) {
-        let served = Served {
+        let daemon = Daemon {
             urgent,
             packet_limit,
         };
-        let _ = self.served.set(served);
+        let _ = self.daemon.set(daemon);
     }
 
     /// Repeats a call until it has left no half-sent packet behind, waiting on
@@ -102,11 +102,11 @@ impl Driver {
     fn wait_for_room(&self, since: Instant, read: bool) -> io::Result<()> {
         let room = (self.socket.as_fd(), Interest { read, write: true });
         let left = |limit: Duration| Some(limit.saturating_sub(since.elapsed()));
-        let ready = match self.served.get() {
+        let ready = match self.daemon.get() {
             None => sys::wait_any([room], left(self.packet_limit))?[0],
-            Some(served) => {
-                let event = (served.urgent.as_fd(), Interest::READ);
-                let limit = served.packet_limit;
+            Some(daemon) => {
+                let event = (daemon.urgent.as_fd(), Interest::READ);
+                let limit = daemon.packet_limit;
                 let [ready, urgent] = sys::wait_any([room, event], left(limit))?;
                 let limit = limit.min(URGENT_PACKET_LIMIT);
                 ready || (urgent && sys::wait_any([room], left(limit))?[0])

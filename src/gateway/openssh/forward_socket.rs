@@ -10,15 +10,15 @@ use std::os::unix::net::UnixStream;
 /// The socket, and what is known of it since the last event.
 pub struct ForwardSocket {
     stream: UnixStream,
-    input: Input,
-    output: Output,
+    reading: Reading,
+    writing: Writing,
     /// ssh has closed its side altogether. There may be something left to read,
     /// but no event tells more.
     cut: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Input {
+enum Reading {
     /// Nothing until the next event.
     Empty,
     /// Something, or the end.
@@ -28,7 +28,7 @@ enum Input {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Output {
+enum Writing {
     /// Nothing until the next event.
     Full,
     Room,
@@ -42,8 +42,8 @@ impl ForwardSocket {
     pub fn new(stream: UnixStream) -> ForwardSocket {
         ForwardSocket {
             stream,
-            input: Input::Empty,
-            output: Output::Room,
+            reading: Reading::Empty,
+            writing: Writing::Room,
             cut: false,
         }
     }
@@ -52,17 +52,17 @@ impl ForwardSocket {
 /// No error of this socket is one of the session: what breaks here is one channel.
 impl Channel for ForwardSocket {
     fn available(&self) -> usize {
-        usize::from(self.input == Input::Ready)
+        usize::from(self.reading == Reading::Ready)
     }
 
     fn at_end(&self) -> bool {
-        self.input == Input::Ended
+        self.reading == Reading::Ended
     }
 
     fn room(&self) -> usize {
-        match self.output {
-            Output::Full => 0,
-            Output::Room | Output::Deaf => usize::MAX,
+        match self.writing {
+            Writing::Full => 0,
+            Writing::Room | Writing::Deaf => usize::MAX,
         }
     }
 
@@ -70,35 +70,35 @@ impl Channel for ForwardSocket {
         match self.stream.read(buffer) {
             Ok(count) if count > 0 => {
                 if !self.cut && count < buffer.len() {
-                    self.input = Input::Empty;
+                    self.reading = Reading::Empty;
                 }
                 Ok(count)
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                self.input = Input::Empty;
+                self.reading = Reading::Empty;
                 Err(ErrorKind::WouldBlock.into())
             }
             Ok(_) | Err(_) => {
-                self.input = Input::Ended;
+                self.reading = Reading::Ended;
                 Ok(0)
             }
         }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.output == Output::Deaf {
+        if self.writing == Writing::Deaf {
             return Ok(bytes.len());
         }
         match self.stream.write(bytes) {
             Ok(count) => Ok(count),
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                self.output = Output::Full;
+                self.writing = Writing::Full;
                 Err(ErrorKind::WouldBlock.into())
             }
             // As ssh does with its own clients: nobody is there to hear it, but
             // the other direction goes on to its end, of which an event will tell.
             Err(_) => {
-                self.output = Output::Deaf;
+                self.writing = Writing::Deaf;
                 Ok(bytes.len())
             }
         }
@@ -130,11 +130,11 @@ impl OwnSocket for ForwardSocket {
 
     fn is_ready(&mut self, event: &Event) {
         self.cut |= event.hung_up();
-        if event.readable() && self.input == Input::Empty {
-            self.input = Input::Ready;
+        if event.readable() && self.reading == Reading::Empty {
+            self.reading = Reading::Ready;
         }
-        if event.writable() && self.output == Output::Full && !self.cut {
-            self.output = Output::Room;
+        if event.writable() && self.writing == Writing::Full && !self.cut {
+            self.writing = Writing::Room;
         }
     }
 
@@ -156,14 +156,14 @@ mod tests {
         theirs.shutdown(Shutdown::Read).unwrap();
         assert_eq!(socket.write(b"anybody there").unwrap(), 13);
         assert!(!socket.is_cut() && socket.room() > 0);
-        socket.input = Input::Ready;
+        socket.reading = Reading::Ready;
         let none = socket.read(&mut [0; 9]).unwrap_err();
         assert_eq!(none.kind(), ErrorKind::WouldBlock);
         theirs.write_all(b"the rest").unwrap();
         drop(theirs);
-        socket.input = Input::Ready;
+        socket.reading = Reading::Ready;
         assert_eq!(socket.read(&mut [0; 9]).unwrap(), 8);
-        socket.input = Input::Ready;
+        socket.reading = Reading::Ready;
         assert_eq!(socket.read(&mut [0; 9]).unwrap(), 0);
         assert!(socket.at_end());
     }

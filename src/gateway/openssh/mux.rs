@@ -6,7 +6,7 @@
 //! the channel, which ends as one of `ssh -W`: altogether when the license server
 //! has ended its output.
 
-use crate::gateway::{End, HandedOver};
+use crate::gateway::{End, HandOver};
 use crate::sys;
 use crate::target::Destination;
 use std::fs;
@@ -160,7 +160,7 @@ impl HandedClient {
     }
 }
 
-impl HandedOver for HandedClient {
+impl HandOver for HandedClient {
     fn fd(&self) -> BorrowedFd<'_> {
         self.control.stream.as_fd()
     }
