@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// What is wrong with an argument; the caller says which argument.
-pub type Checked = std::result::Result<(), String>;
+pub type Checked<T = ()> = std::result::Result<T, String>;
 
 /// The longest argument taken, in bytes; only `--allow` may be longer.
 pub const MAX_ARGUMENT_BYTES: usize = 4096;

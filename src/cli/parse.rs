@@ -1,6 +1,8 @@
 //! Turns argv into an invocation; owns every option's text; pure.
 
-use super::argument::{self, MAX_ARGUMENT_BYTES, check_length, decode, encode, plain, shown};
+use super::argument::{
+    self, Checked, MAX_ARGUMENT_BYTES, check_length, decode, encode, plain, shown,
+};
 use super::invocation::{Generated, Invocation, Request, Shell, Watch};
 use super::options::{self, Kind, OPTIONS, Opt, dashed};
 use super::value_format::Template;
@@ -41,10 +43,9 @@ pub fn shell_hint(args: &[OsString]) -> Shell {
     let mut hint = Shell::Sh;
     let mut follows = false;
     for word in args.iter().map(|arg| arg.to_string_lossy()) {
-        let name = if follows {
-            Some(&*word)
-        } else {
-            word.strip_prefix("--shell=")
+        let name = match follows {
+            true => Some(&*word),
+            false => word.strip_prefix("--shell="),
         };
         if let Some(Ok(shell)) = name.map(parse_shell) {
             hint = shell;
@@ -142,10 +143,9 @@ impl Arguments {
     fn values(&self, key: &str) -> Result<Vec<String>> {
         let values = self.0.opt_strs(key);
         // The names of a thousand nodes are long.
-        let limit = if key == "allow" {
-            usize::MAX
-        } else {
-            MAX_ARGUMENT_BYTES
+        let limit = match key {
+            "allow" => usize::MAX,
+            _ => MAX_ARGUMENT_BYTES,
         };
         for value in &values {
             check_length(value, limit).context(Code::Usage, || dashed(key))?;
@@ -163,11 +163,7 @@ impl Arguments {
     }
 
     /// Checks every value of an option; the last one counts.
-    fn last<T>(
-        &self,
-        key: &str,
-        read: impl Fn(&str) -> std::result::Result<T, String>,
-    ) -> Result<Option<T>> {
+    fn last<T>(&self, key: &str, read: impl Fn(&str) -> Checked<T>) -> Result<Option<T>> {
         let mut last = None;
         for value in self.texts(key)? {
             let what = || format!("{} {}", dashed(key), shown(&value));
@@ -350,7 +346,7 @@ fn port_in(gateway: &str) -> Option<&str> {
     target::port(number).is_ok().then_some(number)
 }
 
-fn parse_listen(value: &str) -> std::result::Result<IpAddr, String> {
+fn parse_listen(value: &str) -> Checked<IpAddr> {
     let inside = target::without_brackets(value);
     match inside.parse::<IpAddr>() {
         // Brackets are for IPv6.
@@ -364,25 +360,20 @@ fn target_like(word: &str) -> bool {
 }
 
 fn no_target(word: &str) -> String {
-    format!(
-        "{}: expected a target, {}; licfwd runs no remote command, ssh does",
-        shown(word),
-        target::TARGET_FORM
-    )
+    let (word, form) = (shown(word), target::TARGET_FORM);
+    format!("{word}: expected a target, {form}; licfwd runs no remote command, ssh does")
 }
 
-fn parse_shell(name: &str) -> std::result::Result<Shell, String> {
+fn parse_shell(name: &str) -> Checked<Shell> {
     match name {
         "sh" => Ok(Shell::Sh),
         "csh" => Ok(Shell::Csh),
         "fish" => Ok(Shell::Fish),
-        _ => {
-            Err("expected sh (also for bash, ksh and zsh), csh (also for tcsh) or fish".to_owned())
-        }
+        _ => Err("expected sh (also for bash, ksh and zsh), csh (also for tcsh) or fish".into()),
     }
 }
 
-fn parse_via(name: &str) -> std::result::Result<Via, String> {
+fn parse_via(name: &str) -> Checked<Via> {
     match name {
         "libssh2" => Ok(Via::Libssh2),
         "ssh" => Ok(Via::Ssh),
@@ -391,7 +382,7 @@ fn parse_via(name: &str) -> std::result::Result<Via, String> {
     }
 }
 
-fn parse_generated(name: &str) -> std::result::Result<Generated, String> {
+fn parse_generated(name: &str) -> Checked<Generated> {
     let found = Generated::ALL.iter().find(|(known, _)| *known == name);
     found.map(|(_, what)| *what).ok_or_else(|| {
         let names = Generated::ALL.map(|(name, _)| name).join(", ");
@@ -413,13 +404,11 @@ fn unknown(parser: &Options, words: &[String], name: &str) -> String {
         return no_target(command);
     }
     let name = dashed(name);
-    match options::single_dash(words).or_else(|| options::nearest(&name)) {
-        Some(long) => format!("unknown option {}: did you mean --{long}?", shown(&name)),
-        None => format!(
-            "unknown option {}: licfwd --help lists them all",
-            shown(&name)
-        ),
-    }
+    let advice = match options::single_dash(words).or_else(|| options::nearest(&name)) {
+        Some(long) => format!("did you mean --{long}?"),
+        None => "licfwd --help lists them all".to_owned(),
+    };
+    format!("unknown option {}: {advice}", shown(&name))
 }
 
 #[cfg(test)]

@@ -98,12 +98,10 @@ fn be_nonblocking(set: io::Result<()>) -> Result<()> {
 
 /// Tries each address in the resolver's order, with the limit of a step for each.
 fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream> {
-    let TcpSettings {
-        bind_address,
-        bind_interface,
-        ..
-    } = &gateway.tcp;
-    let source = bind_address.as_deref().map(source_address).transpose()?;
+    let tcp = &gateway.tcp;
+    let source = tcp.bind_address.as_deref().map(source_address);
+    let source = source.transpose()?;
+    let interface = tcp.bind_interface.as_deref();
     let name = &gateway.name;
     let addresses = resolve(gateway)?;
     log.step(format_args!("gateway {name}: resolved to {addresses:?}"));
@@ -112,22 +110,15 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
         if source.is_some_and(|source| source.is_ipv4() != address.is_ipv4()) {
             continue;
         }
-        match sys::connect_from(
-            source,
-            bind_interface.as_deref(),
-            address,
-            limits.next_step(),
-        ) {
+        match sys::connect_from(source, interface, address, limits.next_step()) {
             Ok(stream) => {
                 log.step(format_args!("gateway {name}: connected to {address}"));
                 return Ok(stream);
             }
-            Err(e) => last = Some((address, e)),
-        }
-        if let Some((_, e)) = &last
-            && let Some(error) = not_of_this_node(&gateway.tcp, e)
-        {
-            return Err(error);
+            Err(e) => match not_of_this_node(tcp, &e) {
+                Some(error) => return Err(error),
+                None => last = Some((address, e)),
+            },
         }
     }
     Err(match last {
