@@ -1,15 +1,13 @@
 //! Turns argv into an invocation; owns every option's text; pure.
 
-use super::argument::{
-    self, Checked, MAX_ARGUMENT_BYTES, check_length, decode, encode, plain, shown,
-};
+use super::argument::{self, MAX_ARGUMENT_BYTES, check_length, decode, encode, plain, shown};
 use super::invocation::{Generated, Invocation, Request, Shell, Watch};
 use super::options::{self, Kind, OPTIONS, Opt, dashed};
 use super::value_format::Template;
 use crate::config::Via;
 use crate::error::{Code, Context, Error, Result};
 use crate::log::Verbosity;
-use crate::target::{self, Forward, Target};
+use crate::target::{self, Forward, Parsed, Target};
 use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -163,7 +161,7 @@ impl Arguments {
     }
 
     /// Checks every value of an option; the last one counts.
-    fn last<T>(&self, key: &str, read: impl Fn(&str) -> Checked<T>) -> Result<Option<T>> {
+    fn last<T>(&self, key: &str, read: impl Fn(&str) -> Parsed<T>) -> Result<Option<T>> {
         let mut last = None;
         for value in self.texts(key)? {
             let what = || format!("{} {}", dashed(key), shown(&value));
@@ -235,10 +233,14 @@ impl Arguments {
             }
         }
         found.sort_by_key(|(position, ..)| *position);
-        let words = found
+        let pairs = found
             .into_iter()
-            .flat_map(|(_, name, value)| [Some(name), value]);
-        Ok(words.flatten().map(|word| decode(&word)).collect())
+            .map(|(_, name, value)| [Some(name), value]);
+        Ok(pairs
+            .flatten()
+            .flatten()
+            .map(|word| decode(&word))
+            .collect())
     }
 
     fn background(&self, with_targets: bool) -> Result<bool> {
@@ -346,7 +348,7 @@ fn port_in(gateway: &str) -> Option<&str> {
     target::port(number).is_ok().then_some(number)
 }
 
-fn parse_listen(value: &str) -> Checked<IpAddr> {
+fn parse_listen(value: &str) -> Parsed<IpAddr> {
     let inside = target::without_brackets(value);
     match inside.parse::<IpAddr>() {
         // Brackets are for IPv6.
@@ -364,7 +366,7 @@ fn no_target(word: &str) -> String {
     format!("{word}: expected a target, {form}; licfwd runs no remote command, ssh does")
 }
 
-fn parse_shell(name: &str) -> Checked<Shell> {
+fn parse_shell(name: &str) -> Parsed<Shell> {
     match name {
         "sh" => Ok(Shell::Sh),
         "csh" => Ok(Shell::Csh),
@@ -373,7 +375,7 @@ fn parse_shell(name: &str) -> Checked<Shell> {
     }
 }
 
-fn parse_via(name: &str) -> Checked<Via> {
+fn parse_via(name: &str) -> Parsed<Via> {
     match name {
         "libssh2" => Ok(Via::Libssh2),
         "ssh" => Ok(Via::Ssh),
@@ -382,7 +384,7 @@ fn parse_via(name: &str) -> Checked<Via> {
     }
 }
 
-fn parse_generated(name: &str) -> Checked<Generated> {
+fn parse_generated(name: &str) -> Parsed<Generated> {
     let found = Generated::ALL.iter().find(|(known, _)| *known == name);
     found.map(|(_, what)| *what).ok_or_else(|| {
         let names = Generated::ALL.map(|(name, _)| name).join(", ");
