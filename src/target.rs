@@ -346,6 +346,14 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
+/// Takes `[user@]host` apart, at the last `@` as ssh does.
+pub fn split_user(text: &str) -> (Option<&str>, &str) {
+    match text.rsplit_once('@') {
+        Some((user, host)) => (Some(user), host),
+        None => (None, text),
+    }
+}
+
 /// Takes `host`, `[host]`, `host:port` and `[host]:port` apart. Several colons
 /// without brackets are an IPv6 address, and whatever else is a host.
 pub fn split_port(text: &str) -> (&str, Option<&str>) {

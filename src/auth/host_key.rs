@@ -105,23 +105,29 @@ impl KnownHosts<'_> {
         match (judge(&self.named, key), judge(&self.without_port, key)) {
             (Verdict::Known(entry), _) | (Verdict::Unknown, Verdict::Known(entry)) => {
                 log.detail(format_args!("host key found in {}", entry.place()));
-                return Ok(());
+                Ok(())
             }
             // The second is refused here, where ssh with accept-new would trust it.
             (Verdict::Revoked(entry), _) | (Verdict::Unknown, Verdict::Revoked(entry)) => {
-                return self.refuse(&revoked(&offered, entry));
+                self.refuse(&revoked(&offered, entry))
             }
-            (Verdict::Changed(entry), _) => return self.refuse(&self.changed(&offered, entry)),
+            (Verdict::Changed(entry), _) => self.refuse(&self.changed(&offered, entry)),
             // As ssh does: a changed key under the name without port says nothing,
             // because another sshd may listen there.
-            (Verdict::Unknown, Verdict::Changed(_) | Verdict::Unknown) => {}
+            (Verdict::Unknown, Verdict::Changed(_) | Verdict::Unknown) => {
+                self.verify_unknown(key, &offered, log)
+            }
         }
+    }
+
+    /// What [`Strict`] makes of a key that no file knows.
+    fn verify_unknown(&self, key: &[u8], offered: &str, log: &Log) -> Verified {
         let gateway = self.gateway();
         match self.gateway.host_key.strict {
             Strict::Yes => {
                 // ssh can check a certificate.
                 let ssh_may = self.authority().is_some();
-                let refused = self.refuse(&self.unknown(&offered));
+                let refused = self.refuse(&self.unknown(offered));
                 return refused.map_err(|e| LoginError { ssh_may, ..e });
             }
             Strict::No => log.note(format_args!(
@@ -131,7 +137,7 @@ impl KnownHosts<'_> {
             Strict::AcceptUnwritten => log.note(format_args!(
                 "{gateway} is new: {offered} would be added to known_hosts"
             )),
-            Strict::AcceptNew => return self.write_down(key, &offered, log),
+            Strict::AcceptNew => return self.write_down(key, offered, log),
         }
         Ok(())
     }

@@ -33,13 +33,8 @@ pub fn plain(value: &str) -> Parsed<()> {
 pub fn check_gateway(text: &str) -> Parsed<()> {
     check_length(text, MAX_ARGUMENT_BYTES)?;
     plain(text)?;
-    let host = match text.rsplit_once('@') {
-        Some((user, host)) => {
-            check_user(user)?;
-            host
-        }
-        None => text,
-    };
+    let (user, host) = target::split_user(text);
+    user.map_or(Ok(()), check_user)?;
     let allowed = |c: char| {
         c.is_alphanumeric() || (c.is_ascii_graphic() && !"'`\"$\\;&<>|(){},@".contains(c))
     };

@@ -132,11 +132,6 @@ impl Arguments {
         self.0.opt_present(key)
     }
 
-    /// Where an option stands last. Bundled flags share one position.
-    fn position(&self, key: &str) -> Option<usize> {
-        self.0.opt_positions(key).into_iter().max()
-    }
-
     /// The values of an option in order, still encoded: file names may be any bytes.
     fn values(&self, key: &str) -> Result<Vec<String>> {
         let values = self.0.opt_strs(key);
@@ -304,9 +299,10 @@ impl Arguments {
         }
     }
 
-    /// The later of `-q` and `-v` counts.
+    /// The later of `-q` and `-v` counts, in one bundle `-v`.
     fn verbosity(&self) -> Verbosity {
-        match (self.position("q"), self.position("v")) {
+        let last = |key| self.0.opt_positions(key).into_iter().max();
+        match (last("q"), last("v")) {
             (None, None) => Verbosity::Normal,
             (quiet, verbose) if quiet > verbose => Verbosity::Quiet,
             _ => Verbosity::Verbose,

@@ -10,7 +10,7 @@ use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
 use crate::retry::Limits;
 use crate::sys::{self, Helper, errno};
-use crate::target::{host_port, split_port};
+use crate::target::{host_port, split_port, split_user};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -204,10 +204,7 @@ fn command(gateway: &Gateway, proxy: &Proxy, person: Option<&dyn Prompter>) -> C
         None => (None, hosts.as_str()),
     };
     let last = last.strip_prefix("ssh://").unwrap_or(last);
-    let (user, host) = match last.rsplit_once('@') {
-        Some((user, host)) => (Some(user), host),
-        None => (None, last),
-    };
+    let (user, host) = split_user(last);
     let (host, port) = split_port(host);
     let mut ssh = Command::new("ssh");
     for (option, value) in [("-l", user), ("-p", port), ("-J", before)] {
