@@ -172,8 +172,9 @@ impl Login<'_, '_> {
         Ok(self.session.authenticated())
     }
 
-    /// Whether the gateway's wishes have changed, which is how a partial
-    /// success shows. Asking costs one of the gateway's MaxAuthTries.
+    /// Whether the gateway's wishes have changed. Its reply to a step that was
+    /// right and not enough says so (RFC 4252, section 5.1), but libssh2 shows a
+    /// refusal. Asking costs one of the gateway's MaxAuthTries.
     fn was_partial(&mut self) -> Result<bool> {
         let before = self.offered.clone();
         self.refresh_methods()?;

@@ -22,9 +22,9 @@ use std::sync::Arc;
 
 /// A socket on which the gateway is to be spoken to, and who carries it there.
 ///
-/// While this lives, the helper ends with the process, however that ends. Then
-/// somebody has a session with the gateway, has taken the helper, and ends it by
-/// dropping it; or nobody has, and it is dropped here.
+/// While this lives, the helper ends with the process, also where a signal ends
+/// that. Then somebody has a session with the gateway, has taken the helper, and
+/// ends it by dropping it; or nobody has, and it is dropped here.
 pub struct GatewaySocket {
     /// Non-blocking: libssh2 as ssh2 builds it does not do this itself, and
     /// without it none of its time-outs holds.
@@ -121,21 +121,27 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
             },
         }
     }
-    Err(match last {
-        Some((address, e)) if e.kind() == ErrorKind::TimedOut => {
+    Err(why_not_connected(gateway, last, limits))
+}
+
+fn why_not_connected(
+    gateway: &Gateway,
+    last: Option<(SocketAddr, io::Error)>,
+    limits: Limits,
+) -> Error {
+    let Some((address, e)) = last else {
+        let (name, host) = (&gateway.name, &gateway.host);
+        let what = format!("gateway {name}: {host} has no address of the wanted family");
+        return Error::new(Code::Config, what);
+    };
+    let what = match e.kind() {
+        ErrorKind::TimedOut => {
             let seconds = limits.step.as_secs();
-            let what = format!("connecting to {address} timed out after {seconds} s");
-            gateway_down(gateway, what)
+            format!("connecting to {address} timed out after {seconds} s")
         }
-        Some((address, e)) => gateway_down(
-            gateway,
-            format!("cannot connect to {address}: {}", cause(&e)),
-        ),
-        None => {
-            let what = format!("{} has no address of the wanted family", gateway.host);
-            Error::new(Code::Config, format!("gateway {name}: {what}"))
-        }
-    })
+        _ => format!("cannot connect to {address}: {}", cause(&e)),
+    };
+    gateway_down(gateway, what)
 }
 
 fn source_address(text: &str) -> Result<SocketAddr> {
