@@ -75,7 +75,7 @@ pub struct Forward {
 }
 
 /// What went wrong inside one argument; the caller says which argument.
-type Parsed<T> = std::result::Result<T, String>;
+pub type Parsed<T> = std::result::Result<T, String>;
 
 /// Reads `[NAME=]host:port[+port...][,host:port[+port...]...]`.
 ///
@@ -197,9 +197,8 @@ fn bracketed_field(inside: &str) -> Parsed<(Field, &str)> {
         is_path: text.contains('/'),
     };
     match rest.strip_prefix(':') {
-        Some(rest) => Ok((field, rest)),
-        None if rest.is_empty() => Ok((field, rest)),
-        None => Err("expected a colon after ]".to_owned()),
+        None if !rest.is_empty() => Err("expected a colon after ]".to_owned()),
+        after => Ok((field, after.unwrap_or_default())),
     }
 }
 
@@ -222,16 +221,11 @@ fn plain_field(rest: &str) -> Parsed<(Field, &str)> {
 fn local_port(bind: Option<&Field>, number: &Field) -> Parsed<ForwardSide> {
     let bind = match bind.map(|field| field.text.as_str()) {
         Some("" | "*") => Some("*".to_owned()),
-        Some(address) => {
-            check_host(address)?;
-            Some(address.to_owned())
-        }
+        Some(address) => check_host(address).map(|()| Some(address.to_owned()))?,
         None => None,
     };
-    Ok(ForwardSide::Tcp {
-        bind,
-        port: port(&number.text)?,
-    })
+    let port = port(&number.text)?;
+    Ok(ForwardSide::Tcp { bind, port })
 }
 
 fn local_path(field: &Field) -> Parsed<ForwardSide> {
@@ -240,10 +234,8 @@ fn local_path(field: &Field) -> Parsed<ForwardSide> {
 
 fn remote(host: &Field, number: &Field) -> Parsed<Destination> {
     check_host(&host.text)?;
-    Ok(Destination::Tcp {
-        host: host.text.clone(),
-        port: port(&number.text)?,
-    })
+    let (host, port) = (host.text.clone(), port(&number.text)?);
+    Ok(Destination::Tcp { host, port })
 }
 
 fn remote_path(field: &Field) -> Parsed<Destination> {
@@ -268,13 +260,11 @@ fn socket_path(path: &str) -> Parsed<String> {
 ///
 /// # Errors
 /// The text and what was expected.
-pub fn port(text: &str) -> std::result::Result<u16, String> {
+pub fn port(text: &str) -> Parsed<u16> {
+    let what = || format!("port {}: expected a number from 1 to 65535", quoted(text));
     match text.parse() {
         Ok(port) if port > 0 && !text.starts_with('+') => Ok(port),
-        _ => Err(format!(
-            "port {}: expected a number from 1 to 65535",
-            quoted(text)
-        )),
+        _ => Err(what()),
     }
 }
 
@@ -283,7 +273,7 @@ pub fn port(text: &str) -> std::result::Result<u16, String> {
 ///
 /// # Errors
 /// The text and what was expected.
-pub fn check_host(host: &str) -> std::result::Result<(), String> {
+pub fn check_host(host: &str) -> Parsed<()> {
     let (address, zone) = host.split_once('%').unwrap_or((host, "0"));
     // 253: RFC 1035 section 2.3.4, in its text form.
     let good = if address.contains(':') {
@@ -324,17 +314,15 @@ const RESERVED: &str = "\
 const RESERVED_PREFIXES: &str = "BASH COMP_ DYLD_ EPOCH HISTFILE LC_ LD_ fish_";
 
 fn is_reserved(name: &str) -> bool {
-    RESERVED.split(' ').any(|word| word == name)
-        || RESERVED_PREFIXES
-            .split(' ')
-            .any(|prefix| name.starts_with(prefix))
+    let mut prefixes = RESERVED_PREFIXES.split(' ');
+    RESERVED.split(' ').any(|word| word == name) || prefixes.any(|p| name.starts_with(p))
 }
 
 /// Whether `name` may be exported: a shell identifier without a meaning of its own.
 ///
 /// # Errors
 /// The name and what was expected.
-pub fn check_name(name: &str) -> std::result::Result<(), String> {
+pub fn check_name(name: &str) -> Parsed<()> {
     let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.bytes().all(inner)
     {
@@ -355,6 +343,14 @@ pub fn quoted(text: &str) -> String {
     match text.char_indices().nth(LIMIT) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
         None => format!("{text:?}"),
+    }
+}
+
+/// Takes `[user@]host` apart, at the last `@` as ssh does.
+pub fn split_user(text: &str) -> (Option<&str>, &str) {
+    match text.rsplit_once('@') {
+        Some((user, host)) => (Some(user), host),
+        None => (None, text),
     }
 }
 
@@ -383,10 +379,9 @@ pub fn without_brackets(text: &str) -> &str {
 
 /// `host:port`, an IPv6 host in brackets.
 pub fn host_port(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
     }
 }
 
@@ -414,11 +409,10 @@ impl fmt::Display for Target {
 impl fmt::Display for ForwardSide {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ForwardSide::Tcp { bind: None, port } => write!(f, "{port}"),
-            ForwardSide::Tcp {
-                bind: Some(bind),
-                port,
-            } => f.write_str(&host_port(bind, *port)),
+            ForwardSide::Tcp { bind, port } => match bind {
+                Some(bind) => f.write_str(&host_port(bind, *port)),
+                None => write!(f, "{port}"),
+            },
             ForwardSide::Unix(path) => write!(f, "{}", path.display()),
         }
     }

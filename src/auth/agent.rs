@@ -39,7 +39,10 @@ impl Agent {
     /// Those of the socket; TimedOut and InvalidData for an agent that hangs or
     /// answers nonsense.
     pub fn open(session: &Session, path: &Path) -> io::Result<Agent> {
-        let keys = list(&mut connect(path)?)?;
+        let mut socket = UnixStream::connect(path)?;
+        socket.set_read_timeout(Some(LIST_TIMEOUT))?;
+        socket.set_write_timeout(Some(LIST_TIMEOUT))?;
+        let keys = list(&mut socket)?;
         let mut inner = session.agent()?;
         inner.set_identity_path(path)?;
         inner.connect()?;
@@ -60,16 +63,9 @@ impl Agent {
     }
 }
 
-fn connect(path: &Path) -> io::Result<UnixStream> {
-    let socket = UnixStream::connect(path)?;
-    socket.set_read_timeout(Some(LIST_TIMEOUT))?;
-    socket.set_write_timeout(Some(LIST_TIMEOUT))?;
-    Ok(socket)
-}
-
 /// SSH_AGENTC_REQUEST_IDENTITIES and its answer (draft-ietf-sshm-ssh-agent).
 fn list(agent: &mut (impl Read + Write)) -> io::Result<Vec<AgentKey>> {
-    let patient = |e: io::Error| match e.kind() {
+    let in_time = |e: io::Error| match e.kind() {
         io::ErrorKind::WouldBlock => {
             let text = format!("no answer within {} s", LIST_TIMEOUT.as_secs());
             io::Error::new(io::ErrorKind::TimedOut, text)
@@ -77,15 +73,15 @@ fn list(agent: &mut (impl Read + Write)) -> io::Result<Vec<AgentKey>> {
         _ => e,
     };
     let nonsense = || io::Error::new(io::ErrorKind::InvalidData, "unexpected answer");
-    agent.write_all(&[0, 0, 0, 1, 11]).map_err(patient)?;
+    agent.write_all(&[0, 0, 0, 1, 11]).map_err(in_time)?;
     let mut length = [0; 4];
-    agent.read_exact(&mut length).map_err(patient)?;
+    agent.read_exact(&mut length).map_err(in_time)?;
     let length = u32::from_be_bytes(length) as usize;
     if length > MAX_REPLY_BYTES {
         return Err(nonsense());
     }
     let mut answer = vec![0; length];
-    agent.read_exact(&mut answer).map_err(patient)?;
+    agent.read_exact(&mut answer).map_err(in_time)?;
     parse(&answer).ok_or_else(nonsense)
 }
 

@@ -11,12 +11,8 @@ pub fn base64_encode(bytes: &[u8]) -> String {
             .enumerate()
             .fold(0, |bits, (i, b)| bits | u32::from(*b) << (16 - 8 * i));
         for i in 0..4 {
-            let digit = BASE64[(bits >> (18 - 6 * i)) as usize & 63];
-            text.push(if i <= chunk.len() {
-                char::from(digit)
-            } else {
-                '='
-            });
+            let digit = char::from(BASE64[(bits >> (18 - 6 * i)) as usize & 63]);
+            text.push(if i <= chunk.len() { digit } else { '=' });
         }
     }
     text

@@ -6,7 +6,7 @@
 use super::base64::base64_encode;
 use super::known_hosts::{self, Entry, Marker};
 use super::login_error::LoginError;
-use super::public_key::{self, CERTIFICATE};
+use super::public_key::{self, CERTIFICATE, key_type};
 use crate::config::{Gateway, Strict};
 use crate::error::Code;
 use crate::log::Log;
@@ -78,16 +78,10 @@ impl KnownHosts<'_> {
 
     /// Whether the first key of this algorithm's type is there and not revoked.
     fn holds(&self, algorithm: &str) -> bool {
-        let key_type = public_key::type_for(algorithm);
-        self.named
-            .iter()
-            .find(|l| l.marker == Marker::None && l.key_type == key_type)
-            .is_some_and(|l| {
-                !matches!(
-                    judge(&self.named, &l.key_type, &l.blob),
-                    Verdict::Revoked(_)
-                )
-            })
+        let wanted = public_key::type_for(algorithm);
+        let mut own = self.named.iter().filter(|e| e.marker == Marker::None);
+        own.find(|entry| key_type(&entry.blob) == wanted)
+            .is_some_and(|entry| matches!(judge(&self.named, &entry.blob), Verdict::Known(_)))
     }
 
     /// Whether `key`, the public key blob that the gateway proved to own, may
@@ -101,33 +95,39 @@ impl KnownHosts<'_> {
     /// unknown and not to be accepted.
     pub fn verify(&self, key: &[u8], sha256: &[u8], log: &Log) -> Verified {
         let fingerprint = fingerprint(sha256);
-        let Some(key_type) = public_key::sound_type(key) else {
+        let Some(kind) = public_key::sound_type(key) else {
             return self.refuse(&format!(
                 "it offers a key that ssh does not accept ({fingerprint}): malformed, \
                  of an unknown type, or rsa with less than 1024 bits; it needs a new host key"
             ));
         };
-        let offered = format!("the {key_type} key {fingerprint} that it offers");
-        match judge(&self.named, key_type, key) {
-            Verdict::Known(line) => return known(line, log),
-            Verdict::Revoked(line) => return self.refuse(&revoked(&offered, line)),
-            Verdict::Changed(line) => return self.refuse(&self.changed(&offered, line)),
-            Verdict::Unknown => {}
+        let offered = format!("the {kind} key {fingerprint} that it offers");
+        match (judge(&self.named, key), judge(&self.without_port, key)) {
+            (Verdict::Known(entry), _) | (Verdict::Unknown, Verdict::Known(entry)) => {
+                log.detail(format_args!("host key found in {}", entry.place()));
+                Ok(())
+            }
+            // The second is refused here, where ssh with accept-new would trust it.
+            (Verdict::Revoked(entry), _) | (Verdict::Unknown, Verdict::Revoked(entry)) => {
+                self.refuse(&revoked(&offered, entry))
+            }
+            (Verdict::Changed(entry), _) => self.refuse(&self.changed(&offered, entry)),
+            // As ssh does: a changed key under the name without port says nothing,
+            // because another sshd may listen there.
+            (Verdict::Unknown, Verdict::Changed(_) | Verdict::Unknown) => {
+                self.verify_unknown(key, &offered, log)
+            }
         }
-        // As ssh does: a changed key under the name without port says nothing,
-        // because another sshd may listen there. A revoked one is refused here,
-        // where ssh with accept-new would trust it.
-        match judge(&self.without_port, key_type, key) {
-            Verdict::Known(line) => return known(line, log),
-            Verdict::Revoked(line) => return self.refuse(&revoked(&offered, line)),
-            Verdict::Changed(_) | Verdict::Unknown => {}
-        }
+    }
+
+    /// What [`Strict`] makes of a key that no file knows.
+    fn verify_unknown(&self, key: &[u8], offered: &str, log: &Log) -> Verified {
         let gateway = self.gateway();
         match self.gateway.host_key.strict {
             Strict::Yes => {
                 // ssh can check a certificate.
                 let ssh_may = self.authority().is_some();
-                let refused = self.refuse(&self.unknown(&offered));
+                let refused = self.refuse(&self.unknown(offered));
                 return refused.map_err(|e| LoginError { ssh_may, ..e });
             }
             Strict::No => log.note(format_args!(
@@ -137,7 +137,7 @@ impl KnownHosts<'_> {
             Strict::AcceptUnwritten => log.note(format_args!(
                 "{gateway} is new: {offered} would be added to known_hosts"
             )),
-            Strict::AcceptNew => return self.write_down(key, &offered, log),
+            Strict::AcceptNew => return self.write_down(key, offered, log),
         }
         Ok(())
     }
@@ -180,26 +180,26 @@ impl KnownHosts<'_> {
     }
 
     /// Why a changed key is refused, and the way out.
-    fn changed(&self, offered: &str, line: &Entry) -> String {
-        let way_out = if self.gateway.host_key.global_files.contains(&line.file) {
+    fn changed(&self, offered: &str, entry: &Entry) -> String {
+        let way_out = if self.gateway.host_key.global_files.contains(&entry.file) {
             "have the administrator of this machine correct that file".to_owned()
         } else {
-            let file = line.file.display();
+            let file = entry.file.display();
             format!("run: ssh-keygen -f '{file}' -R '{}'", self.name)
         };
         format!(
             "{offered} is not the {} key in {}: the gateway was set up anew, or somebody \
              is in between; compare the fingerprint with the gateway's administrator, \
              then {way_out}",
-            line.key_type,
-            line.place()
+            key_type(&entry.blob),
+            entry.place()
         )
     }
 
     /// Who certifies the gateway's key.
     fn authority(&self) -> Option<&Entry> {
-        let mut lines = self.named.iter().chain(&self.without_port);
-        lines.find(|line| line.marker == Marker::Authority)
+        let mut entries = self.named.iter().chain(&self.without_port);
+        entries.find(|entry| entry.marker == Marker::Authority)
     }
 
     /// Why an unknown key is refused, and the way out.
@@ -207,10 +207,10 @@ impl KnownHosts<'_> {
         let files = self.gateway.host_key.files();
         let files: Vec<_> = files.map(|f| f.display().to_string()).collect();
         let why = match self.authority() {
-            Some(line) => format!(
+            Some(entry) => format!(
                 "the files trust this gateway through a certificate authority ({}), which libssh2 \
                  cannot check, and {offered} is in none of them",
-                line.place()
+                entry.place()
             ),
             None if files.is_empty() => format!("{offered} is unknown: no known_hosts file is set"),
             None => format!("{offered} is unknown: it is not in {}", files.join(", ")),
@@ -226,34 +226,29 @@ impl KnownHosts<'_> {
     }
 }
 
-fn known(line: &Entry, log: &Log) -> Verified {
-    log.detail(format_args!("host key found in {}", line.place()));
-    Ok(())
-}
-
-fn revoked(offered: &str, line: &Entry) -> String {
+fn revoked(offered: &str, entry: &Entry) -> String {
     format!(
         "{offered} is marked @revoked in {}: it may be stolen; ask the gateway's administrator \
          for a new one",
-        line.place()
+        entry.place()
     )
 }
 
 /// `check_hostkeys_by_key_or_type` in hostfile.c. Of several other keys that
 /// of the offered type tells most, so that is the one to name.
-fn judge<'a>(lines: &'a [Entry], key_type: &str, key: &[u8]) -> Verdict<'a> {
+fn judge<'a>(entries: &'a [Entry], key: &[u8]) -> Verdict<'a> {
     // A revoked certificate means its key too (`sshkey_equal_public`).
-    let means_key = |l: &&Entry| l.blob == key || public_key::certifies(&l.blob, key);
-    let mut revoked = lines.iter().filter(|l| l.marker == Marker::Revoked);
-    if let Some(line) = revoked.find(means_key) {
-        return Verdict::Revoked(line);
+    let means_key = |e: &&Entry| e.blob == key || public_key::certifies(&e.blob, key);
+    let mut revoked = entries.iter().filter(|e| e.marker == Marker::Revoked);
+    if let Some(entry) = revoked.find(means_key) {
+        return Verdict::Revoked(entry);
     }
     let mut verdict = Verdict::Unknown;
-    for line in lines.iter().filter(|l| l.marker == Marker::None) {
+    for entry in entries.iter().filter(|e| e.marker == Marker::None) {
         match verdict {
-            _ if line.blob == key => return Verdict::Known(line),
-            Verdict::Changed(seen) if seen.key_type == key_type => {}
-            _ => verdict = Verdict::Changed(line),
+            _ if entry.blob == key => return Verdict::Known(entry),
+            Verdict::Changed(seen) if key_type(&seen.blob) == key_type(key) => {}
+            _ => verdict = Verdict::Changed(entry),
         }
     }
     verdict

@@ -47,26 +47,22 @@ impl Credentials {
     /// missing or of no use are skipped, as ssh skips them, and named when the
     /// gateway refuses the login: it alone decides whether what was found is enough.
     pub fn load(gateway: &Gateway, log: &Log) -> Credentials {
+        let login = &gateway.login;
+        let missing = login.missing_identities.iter();
         let mut found = Credentials {
             identities: Vec::new(),
-            flaws: Vec::new(),
-            unreadable: !gateway.login.missing_identities.is_empty(),
+            flaws: (missing.map(|name| format!("key {name}: no such file"))).collect(),
+            unreadable: !login.missing_identities.is_empty(),
             needs_a_person: false,
         };
-        for name in &gateway.login.missing_identities {
-            found.flaws.push(format!("key {name}: no such file"));
-        }
-        for path in &gateway.login.identity_files {
+        for path in &login.identity_files {
             found.add_identity(path, log);
         }
-        for path in &gateway.login.certificate_files {
-            let certificate = key_file::read_public(path);
-            let Some(certificate) = certificate.filter(|c| public_key::certified_key(c).is_some())
-            else {
-                log.detail(format_args!("certificate {}: unusable", path.display()));
-                continue;
-            };
-            found.add_certificate(certificate, path);
+        for path in &login.certificate_files {
+            match read_certificate(path) {
+                Some(certificate) => found.add_certificate(certificate, path),
+                None => log.detail(format_args!("certificate {}: unusable", path.display())),
+            }
         }
         found
     }
@@ -97,8 +93,7 @@ impl Credentials {
                 (None, None)
             }
         };
-        let certificate = key_file::read_public(&key_file::beside(path, "-cert.pub"));
-        let certificate = certificate.filter(|c| public_key::certified_key(c).is_some());
+        let certificate = read_certificate(&key_file::beside(path, "-cert.pub"));
         let public = public
             .or_else(|| key_file::read_public(&key_file::beside(path, ".pub")))
             .or_else(|| certificate.as_deref().and_then(public_key::certified_key));
@@ -121,13 +116,17 @@ impl Credentials {
         match owner {
             Some(identity) if identity.certificates.contains(&certificate) => {}
             Some(identity) => identity.certificates.insert(0, certificate),
-            None => {
-                let name = path.display();
-                let why = "none of the identity files is its key";
-                self.flaws.push(format!("certificate {name}: {why}"));
-            }
+            None => self.flaws.push(format!(
+                "certificate {}: none of the identity files is its key",
+                path.display()
+            )),
         }
     }
+}
+
+fn read_certificate(path: &Path) -> Option<Vec<u8>> {
+    let blob = key_file::read_public(path);
+    blob.filter(|blob| public_key::certified_key(blob).is_some())
 }
 
 /// Whether ssh looks for this file without being told to.

@@ -74,7 +74,7 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn read_text(path: &Path) -> Result<String, Flaw> {
-    const LIMIT: u64 = 1 << 20;
+    const MAX_BYTES: u64 = 1 << 20;
     let unusable = |why: &str| Flaw::Unusable(why.to_owned());
     // Asked first, because opening a named pipe would hang.
     let about = fs::metadata(path).map_err(|e| match e.kind() {
@@ -86,7 +86,7 @@ fn read_text(path: &Path) -> Result<String, Flaw> {
     }
     let mut text = String::new();
     let file = File::open(path).map_err(|e| unusable(&e.to_string()))?;
-    file.take(LIMIT)
+    file.take(MAX_BYTES)
         .read_to_string(&mut text)
         .map_err(|_| unusable("not a private key"))?;
     // libssh2 takes neither foreign line ends nor a missing last one.
@@ -104,8 +104,7 @@ fn parse(text: &str) -> Result<Content, String> {
     }
     if let Some((_, body)) = text.split_once(&format!("-----BEGIN {OPENSSH}")) {
         let body = body.split("-----END").next().unwrap_or_default();
-        let body: String = body.split_whitespace().collect();
-        let key = base64_decode(&body).ok_or("damaged: not base64")?;
+        let key = base64_decode(body).ok_or("damaged: not base64")?;
         let (encrypted, public) = openssh_head(&key).ok_or("damaged: cut short")?;
         return private(text, encrypted, Some(public));
     }

@@ -29,8 +29,6 @@ pub enum Marker {
 pub struct Entry {
     /// `@cert-authority`, `@revoked` or nothing.
     pub marker: Marker,
-    /// The name inside the blob, such as `ssh-rsa`.
-    pub key_type: String,
     /// The public key as the SSH protocol sends it.
     pub blob: Vec<u8>,
     /// Where the line stands.
@@ -56,11 +54,10 @@ pub fn read_files<'a>(files: impl Iterator<Item = &'a PathBuf>, name: &str) -> V
         // Bytes, not text: one name in Latin-1 must not hide the file.
         let text = fs::read(file).unwrap_or_default();
         for (index, line) in text.split(|b| *b == b'\n').enumerate() {
-            if let Some((marker, key_type, blob)) = parse(line, name) {
+            if let Some((marker, blob)) = parse(line, name) {
                 let (file, number) = (file.clone(), index + 1);
                 lines.push(Entry {
                     marker,
-                    key_type,
                     blob,
                     file,
                     number,
@@ -71,9 +68,9 @@ pub fn read_files<'a>(files: impl Iterator<Item = &'a PathBuf>, name: &str) -> V
     lines
 }
 
-/// Marker, key type and blob of a line that is well formed and names `name`
+/// Marker and blob of a line that is well formed and names `name`
 /// (`hostkeys_foreach_file` in hostfile.c, `sshkey_read` in sshkey.c).
-fn parse(line: &[u8], name: &str) -> Option<(Marker, String, Vec<u8>)> {
+fn parse(line: &[u8], name: &str) -> Option<(Marker, Vec<u8>)> {
     let line = trim_blanks(line);
     if line.first() == Some(&b'#') {
         return None;
@@ -85,8 +82,8 @@ fn parse(line: &[u8], name: &str) -> Option<(Marker, String, Vec<u8>)> {
     }
     let (label, rest) = split_word(rest);
     let blob = base64_decode(str::from_utf8(split_word(rest).0).ok()?)?;
-    let found = sound_type(&blob)?.to_owned();
-    (found == type_for(str::from_utf8(label).ok()?)).then_some((marker, found, blob))
+    let sound = sound_type(&blob)? == type_for(str::from_utf8(label).ok()?);
+    sound.then_some((marker, blob))
 }
 
 fn split_marker(line: &[u8]) -> Option<(Marker, &[u8])> {
@@ -192,12 +189,8 @@ pub fn append(file: &Path, name: &str, hashed: bool, key: &[u8]) -> io::Result<(
         DirBuilder::new().mode(0o700).create(directory)?;
     }
     let mut options = OpenOptions::new();
-    let mut to = options
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(file)?;
+    options.read(true).append(true).create(true).mode(0o600);
+    let mut to = options.open(file)?;
     let mut last = [b'\n'];
     if to.seek(SeekFrom::End(-1)).is_ok() {
         // A line without its end must not swallow ours. /dev/null reads nothing.
@@ -237,13 +230,7 @@ fn sha1(message: &[u8]) -> [u8; 20] {
     padded.resize((message.len() + 9).next_multiple_of(64) - 8, 0);
     padded.extend((message.len() as u64 * 8).to_be_bytes());
 
-    let mut state: [u32; 5] = [
-        0x6745_2301,
-        0xefcd_ab89,
-        0x98ba_dcfe,
-        0x1032_5476,
-        0xc3d2_e1f0,
-    ];
+    let mut state: [u32; 5] = [0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0];
     for block in padded.as_chunks::<64>().0 {
         let mut words = [0u32; 80];
         for (word, bytes) in words.iter_mut().zip(block.as_chunks().0) {
@@ -269,13 +256,7 @@ fn sha1(message: &[u8]) -> [u8; 20] {
             *old = old.wrapping_add(new);
         }
     }
-    let mut hash = [0; 20];
-    hash.as_chunks_mut()
-        .0
-        .iter_mut()
-        .zip(state)
-        .for_each(|(to, word)| *to = word.to_be_bytes());
-    hash
+    std::array::from_fn(|i| state[i / 4].to_be_bytes()[i % 4])
 }
 
 #[cfg(test)]

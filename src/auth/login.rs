@@ -74,6 +74,13 @@ enum Step {
     Partial,
 }
 
+/// What a person has typed is on its way.
+struct Sent {
+    result: std::result::Result<(), ssh2::Error>,
+    asked: bool,
+    gave_up: bool,
+}
+
 /// One login, from the first request to the verdict.
 struct Login<'a, 'p> {
     session: &'a Session,
@@ -96,6 +103,8 @@ struct Login<'a, 'p> {
 const METHODS: [&str; 3] = ["publickey", "keyboard-interactive", "password"];
 /// More steps than any gateway asks for.
 const MOST_STEPS: usize = 5;
+/// How long a person may type, in milliseconds: sshd's LoginGraceTime is 120 s.
+const TYPING_TIMEOUT_MS: u32 = 180_000;
 /// How often a passphrase may be typed, as in ssh.
 const PASSPHRASE_TRIES: usize = 3;
 
@@ -163,8 +172,9 @@ impl Login<'_, '_> {
         Ok(self.session.authenticated())
     }
 
-    /// Whether the gateway's wishes have changed, which is how a partial
-    /// success shows. Asking costs one of the gateway's MaxAuthTries.
+    /// Whether the gateway's wishes have changed. Its reply to a step that was
+    /// right and not enough says so (RFC 4252, section 5.1), but libssh2 shows a
+    /// refusal. Asking costs one of the gateway's MaxAuthTries.
     fn was_partial(&mut self) -> Result<bool> {
         let before = self.offered.clone();
         self.refresh_methods()?;
@@ -179,14 +189,7 @@ impl Login<'_, '_> {
             let name = offer.name(self.credentials);
             // Named before it is shown: the gateway may close the connection.
             self.tried.push(name.clone());
-            let reply = match (offer, &agent) {
-                (Offer::Agent(key), Some(agent)) if !self.used.contains(&key.blob) => {
-                    let reply = self.reply(agent.login(&self.gateway.user, &key.blob))?;
-                    self.note_used(Some(key.blob), reply)
-                }
-                (Offer::File(at, certificate), _) => self.offer_file(at, certificate)?,
-                (Offer::Agent(..), _) => Reply::Skipped,
-            };
+            let reply = self.show(offer, agent.as_ref())?;
             match reply {
                 Reply::In => return Ok(Step::In),
                 Reply::Refused => {}
@@ -227,30 +230,30 @@ impl Login<'_, '_> {
         None
     }
 
-    /// Remembers a key that the gateway has judged, so that its other form
-    /// (agent or file) is not shown again: each costs one of MaxAuthTries.
-    fn note_used(&mut self, blob: Option<Vec<u8>>, reply: Reply) -> Reply {
-        if !matches!(reply, Reply::Unusable(_) | Reply::Skipped) {
-            self.used.extend(blob);
-        }
-        reply
-    }
-
-    fn offer_file(&mut self, at: usize, cert: Option<Vec<u8>>) -> Result<Reply> {
-        let identity = &self.credentials.identities[at];
-        let certified = cert.is_some();
-        let blob = cert.or_else(|| identity.public.clone());
+    /// Shows one key, unless the gateway has judged it in its other form (agent or
+    /// file) already: each costs one of MaxAuthTries.
+    fn show(&mut self, offer: Offer, agent: Option<&Agent>) -> Result<Reply> {
+        let blob = offer.blob(self.credentials);
         if blob.as_ref().is_some_and(|blob| self.used.contains(blob)) {
             return Ok(Reply::Skipped);
         }
-        let line = blob.as_deref().map(public_key::public_line);
-        let reply = if identity.is_locked() {
-            self.unlock(at, line.as_deref())?
-        } else {
+        let line = || blob.as_deref().map(public_key::public_line);
+        let reply = match (&offer, agent) {
+            (Offer::Agent(key), Some(agent)) => {
+                self.reply(agent.login(&self.gateway.user, &key.blob))?
+            }
+            (Offer::Agent(_), None) => Reply::Skipped,
+            (Offer::File(at, _), _) if self.credentials.identities[*at].is_locked() => {
+                self.unlock(*at, line().as_deref())?
+            }
+            (Offer::File(at, Some(_)), _) => self.show_file(*at, line().as_deref(), None)?,
             // libssh2 derives the public key itself, whatever the .pub file says.
-            self.show(at, line.as_deref().filter(|_| certified), None)?
+            (Offer::File(at, None), _) => self.show_file(*at, None, None)?,
         };
-        Ok(self.note_used(blob, reply))
+        if !matches!(reply, Reply::Unusable(_) | Reply::Skipped) {
+            self.used.extend(blob);
+        }
+        Ok(reply)
     }
 
     /// Shows an encrypted key. The passphrase is asked for only when the gateway
@@ -263,7 +266,7 @@ impl Login<'_, '_> {
             return Ok(Reply::Unusable(why));
         }
         if line.is_some() {
-            match self.show(at, line, None)? {
+            match self.show_file(at, line, None)? {
                 Reply::Unusable(_) => {}
                 judged => return Ok(judged),
             }
@@ -275,7 +278,7 @@ impl Login<'_, '_> {
             let Some(passphrase) = asked else {
                 return Ok(Reply::Unusable("no passphrase given".into()));
             };
-            match self.show(at, line, Some(&passphrase))? {
+            match self.show_file(at, line, Some(&passphrase))? {
                 Reply::Unusable(_) => {}
                 judged => {
                     self.credentials.identities[at].passphrase = Some(passphrase);
@@ -286,71 +289,71 @@ impl Login<'_, '_> {
         Ok(Reply::Unusable("wrong passphrase".into()))
     }
 
-    fn show(&self, at: usize, line: Option<&str>, passphrase: Option<&str>) -> Result<Reply> {
+    fn show_file(&self, at: usize, line: Option<&str>, passphrase: Option<&str>) -> Result<Reply> {
         let identity = &self.credentials.identities[at];
         let Some(key) = &identity.private else {
             return Ok(Reply::Skipped);
         };
         let passphrase = passphrase.or(identity.passphrase.as_deref());
-        let user = &self.gateway.user;
-        self.reply(
-            self.session
-                .userauth_pubkey_memory(user, line, &key.text, passphrase),
-        )
+        let (session, user) = (self.session, &self.gateway.user);
+        self.reply(session.userauth_pubkey_memory(user, line, &key.text, passphrase))
     }
 
     /// Password or keyboard-interactive: what is typed goes out once.
     fn try_typed(&mut self, method: &'static str) -> Result<Step> {
-        let mut tried = false;
-        for _ in 0..self.gateway.login.password_prompts {
-            let Some(prompter) = self.prompter.as_deref_mut() else {
+        for attempt in 0..self.gateway.login.password_prompts {
+            let Some(sent) = self.send_typed(method) else {
                 break;
             };
-            let (user, host) = (&self.gateway.user, &self.gateway.host);
-            let mut dialogue = Dialogue::new(prompter, format!("{user}@{host}"));
-            let result = if method == "password" {
-                let prompt = format!("{user}@{host}'s password: ");
-                match dialogue.ask(&prompt, false) {
-                    Some(password) => self.session.userauth_password(user, &password),
-                    None => break,
-                }
-            } else {
-                // libssh2 counts the typing into the call's time-out.
-                let limit = self.session.timeout();
-                self.session.set_timeout(limit.saturating_add(TYPING));
-                let result = self
-                    .session
-                    .userauth_keyboard_interactive(user, &mut dialogue);
-                self.session.set_timeout(limit);
-                result
-            };
-            let (asked, gave_up) = (dialogue.asked, dialogue.gave_up);
-            if !tried {
+            if attempt == 0 {
                 self.tried.push(method.to_owned());
-                tried = true;
             }
-            match self.reply(result)? {
+            match self.reply(sent.result)? {
                 Reply::In => {
-                    self.typed |= asked;
+                    self.typed |= sent.asked;
                     return Ok(Step::In);
                 }
                 Reply::Unusable(why) => {
                     self.flaws.push(format!("{method}: {why}"));
                     break;
                 }
-                _ if gave_up => break,
+                _ if sent.gave_up => break,
                 _ => {}
             }
             if self.was_partial()? {
-                self.typed |= asked;
+                self.typed |= sent.asked;
                 return Ok(Step::Partial);
             }
             // Refused without a question: asking again would change nothing.
-            if !asked {
+            if !sent.asked {
                 break;
             }
         }
         Ok(Step::Refused)
+    }
+
+    /// Asks and sends; `None`: there was nothing to send.
+    fn send_typed(&mut self, method: &str) -> Option<Sent> {
+        let prompter = self.prompter.as_deref_mut()?;
+        let (user, host) = (&self.gateway.user, &self.gateway.host);
+        let mut dialogue = Dialogue::new(prompter, format!("{user}@{host}"));
+        let result = if method == "password" {
+            let password = dialogue.ask(&format!("{user}@{host}'s password: "), false)?;
+            self.session.userauth_password(user, &password)
+        } else {
+            // libssh2 counts the typing into the call's time-out.
+            let limit = self.session.timeout();
+            let session = self.session;
+            session.set_timeout(limit.saturating_add(TYPING_TIMEOUT_MS));
+            let result = session.userauth_keyboard_interactive(user, &mut dialogue);
+            session.set_timeout(limit);
+            result
+        };
+        Some(Sent {
+            result,
+            asked: dialogue.asked,
+            gave_up: dialogue.gave_up,
+        })
     }
 
     /// Sorts libssh2's verdict on an attempt. It hides a lost connection behind
@@ -390,6 +393,3 @@ impl Login<'_, '_> {
         }
     }
 }
-
-/// How long a person may type, in milliseconds: sshd's LoginGraceTime is 120 s.
-const TYPING: u32 = 180_000;

@@ -48,6 +48,15 @@ pub fn offers(credentials: &Credentials, held: &[AgentKey], identities_only: boo
 }
 
 impl Offer {
+    /// The public key or certificate, where it is known.
+    pub fn blob(&self, credentials: &Credentials) -> Option<Vec<u8>> {
+        match self {
+            Offer::File(_, Some(certificate)) => Some(certificate.clone()),
+            Offer::File(at, None) => credentials.identities[*at].public.clone(),
+            Offer::Agent(key) => Some(key.blob.clone()),
+        }
+    }
+
     /// How messages call it.
     pub fn name(&self, credentials: &Credentials) -> String {
         let path = |at: &usize| credentials.identities[*at].path.display();

@@ -43,8 +43,7 @@ impl Terminal {
         if !io::stdin().is_terminal() {
             return askpass;
         }
-        let tty = OpenOptions::new().read(true).write(true).open("/dev/tty");
-        tty.ok().map(Terminal::Tty).or(askpass)
+        open_tty("/dev/tty").map(Terminal::Tty).or(askpass)
     }
 }
 
@@ -95,12 +94,10 @@ pub fn answer_ssh(caller: &str, tty: &str) -> ExitCode {
     let Some(prompt) = env::args().nth(1) else {
         return ExitCode::FAILURE;
     };
-    let tty = OpenOptions::new().read(true).write(true).open(tty);
+    let tty = open_tty(tty);
     eprintln!("{ASKING}");
     let yes_or_no = prompt.contains("(yes/no");
-    let answer = tty
-        .ok()
-        .and_then(|mut tty| converse(&mut tty, &prompt, yes_or_no));
+    let answer = tty.and_then(|mut tty| converse(&mut tty, &prompt, yes_or_no));
     eprintln!("{ANSWERED}");
     match answer {
         Some(Typed::Text(text)) => {
@@ -113,6 +110,10 @@ pub fn answer_ssh(caller: &str, tty: &str) -> ExitCode {
     // Without an answer ssh would send an empty one.
     sys::end_own_group();
     ExitCode::FAILURE
+}
+
+fn open_tty(path: &str) -> Option<File> {
+    OpenOptions::new().read(true).write(true).open(path).ok()
 }
 
 fn ask_on_tty(tty: &mut File, prompt: &str, echo: bool) -> Option<String> {
@@ -128,18 +129,16 @@ fn ask_on_tty(tty: &mut File, prompt: &str, echo: bool) -> Option<String> {
 fn converse(tty: &mut File, prompt: &str, echo: bool) -> Option<Typed> {
     // A signal must not leave the terminal silent: it waits until the end.
     sys::hold_signals(true);
-    let raw = RawMode::enter(tty);
-    let answer = raw
-        .is_some()
-        .then(|| {
-            write!(tty, "{}", one_line(prompt)).ok()?;
-            read_line(tty, echo)
-        })
-        .flatten();
+    let typed = converse_raw(tty, prompt, echo);
     let _ = tty.write_all(b"\n");
-    drop(raw);
     sys::hold_signals(false);
-    answer
+    typed
+}
+
+fn converse_raw(tty: &mut File, prompt: &str, echo: bool) -> Option<Typed> {
+    let _raw = RawMode::enter(tty)?;
+    write!(tty, "{}", one_line(prompt)).ok()?;
+    read_line(tty, echo)
 }
 
 enum Typed {
@@ -190,10 +189,8 @@ impl RawMode {
         let tty = tty.try_clone().ok()?;
         let before = stty(&tty, &["-g"])?;
         let raw = RawMode { tty, before };
-        stty(
-            &raw.tty,
-            &["-icanon", "-echo", "-isig", "min", "1", "time", "0"],
-        )?;
+        let settings = ["-icanon", "-echo", "-isig", "min", "1", "time", "0"];
+        stty(&raw.tty, &settings)?;
         Some(raw)
     }
 }

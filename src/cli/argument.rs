@@ -1,18 +1,15 @@
 //! One argument: its bytes, its length, and what it may contain.
 
-use crate::target;
+use crate::target::{self, Parsed};
 use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-
-/// What is wrong with an argument; the caller says which argument.
-pub type Checked = std::result::Result<(), String>;
 
 /// The longest argument taken, in bytes; only `--allow` may be longer.
 pub const MAX_ARGUMENT_BYTES: usize = 4096;
 
 /// Refuses an empty argument and one of more than `limit` bytes.
-pub fn check_length(value: &str, limit: usize) -> Checked {
+pub fn check_length(value: &str, limit: usize) -> Parsed<()> {
     match value.len() {
         0 => Err("expected something, got an empty argument".to_owned()),
         n if n > limit => Err(format!("longer than {limit} bytes")),
@@ -21,7 +18,7 @@ pub fn check_length(value: &str, limit: usize) -> Checked {
 }
 
 /// Refuses what only a file name may contain.
-pub fn plain(value: &str) -> Checked {
+pub fn plain(value: &str) -> Parsed<()> {
     if value.contains(is_escape) {
         Err("not UTF-8".to_owned())
     } else if value.contains(char::is_control) {
@@ -33,16 +30,11 @@ pub fn plain(value: &str) -> Checked {
 
 /// The rules of ssh's `ssh_valid_ruser` and `ssh_valid_hostname` (readconf.c), and
 /// no blanks: a name may come to stand in somebody's ProxyCommand.
-pub fn check_gateway(text: &str) -> Checked {
+pub fn check_gateway(text: &str) -> Parsed<()> {
     check_length(text, MAX_ARGUMENT_BYTES)?;
     plain(text)?;
-    let host = match text.rsplit_once('@') {
-        Some((user, host)) => {
-            check_user(user)?;
-            host
-        }
-        None => text,
-    };
+    let (user, host) = target::split_user(text);
+    user.map_or(Ok(()), check_user)?;
     let allowed = |c: char| {
         c.is_alphanumeric() || (c.is_ascii_graphic() && !"'`\"$\\;&<>|(){},@".contains(c))
     };
@@ -55,7 +47,7 @@ pub fn check_gateway(text: &str) -> Checked {
     }
 }
 
-fn check_user(user: &str) -> Checked {
+fn check_user(user: &str) -> Parsed<()> {
     let allowed =
         |c: char| c.is_alphanumeric() || (c.is_ascii_graphic() && !"'`\";&<>|(){}".contains(c));
     if user.is_empty()
@@ -71,7 +63,7 @@ fn check_user(user: &str) -> Checked {
 
 /// What ssh would take and do nothing with, or misread, is refused here; all
 /// else is for `ssh -G` to judge.
-pub fn check_ssh_value(option: &str, value: &str) -> Checked {
+pub fn check_ssh_value(option: &str, value: &str) -> Parsed<()> {
     const FORWARDS: [&str; 3] = ["localforward", "remoteforward", "dynamicforward"];
     let keyword = value.trim_start().split(['=', ' ']).next();
     let keyword = keyword.unwrap_or_default().to_ascii_lowercase();

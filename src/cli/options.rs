@@ -197,16 +197,10 @@ fn wrapped(items: impl Iterator<Item = String>, indent: &str, width: usize) -> S
 
 /// `-E, --log FILE`
 fn synopsis(row: &Opt) -> String {
-    let mut names = Vec::new();
-    if !row.short.is_empty() {
-        names.push(dashed(row.short));
-    }
-    if !row.long.is_empty() {
-        names.push(dashed(row.long));
-    }
-    format!("{} {}", names.join(", "), row.arg)
-        .trim_end()
-        .to_owned()
+    let names = [row.short, row.long].into_iter();
+    let names = names.filter(|name| !name.is_empty()).map(dashed);
+    let names = names.collect::<Vec<_>>().join(", ");
+    format!("{names} {}", row.arg).trim_end().to_owned()
 }
 
 /// The long option that was probably meant by `dashed`, an unknown one.
@@ -222,15 +216,11 @@ pub fn nearest(dashed: &str) -> Option<&'static str> {
 pub fn single_dash(words: &[String]) -> Option<&'static str> {
     let named = |word: &String| {
         let name = word.strip_prefix('-')?.split('=').next()?;
-        OPTIONS
-            .iter()
-            .map(|row| row.long)
-            .find(|long| !long.is_empty() && *long == name)
+        let mut long_names = OPTIONS.iter().map(|row| row.long);
+        long_names.find(|long| !long.is_empty() && *long == name)
     };
-    words
-        .iter()
-        .take_while(|word| *word != "--")
-        .find_map(named)
+    let mut options = words.iter().take_while(|word| *word != "--");
+    options.find_map(named)
 }
 
 /// Levenshtein's: insertions, deletions and replacements that turn `a` into `b`.

@@ -7,7 +7,7 @@ use super::value_format::Template;
 use crate::config::Via;
 use crate::error::{Code, Context, Error, Result};
 use crate::log::Verbosity;
-use crate::target::{self, Forward, Target};
+use crate::target::{self, Forward, Parsed, Target};
 use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -41,10 +41,9 @@ pub fn shell_hint(args: &[OsString]) -> Shell {
     let mut hint = Shell::Sh;
     let mut follows = false;
     for word in args.iter().map(|arg| arg.to_string_lossy()) {
-        let name = if follows {
-            Some(&*word)
-        } else {
-            word.strip_prefix("--shell=")
+        let name = match follows {
+            true => Some(&*word),
+            false => word.strip_prefix("--shell="),
         };
         if let Some(Ok(shell)) = name.map(parse_shell) {
             hint = shell;
@@ -133,19 +132,13 @@ impl Arguments {
         self.0.opt_present(key)
     }
 
-    /// Where an option stands last. Bundled flags share one position.
-    fn position(&self, key: &str) -> Option<usize> {
-        self.0.opt_positions(key).into_iter().max()
-    }
-
     /// The values of an option in order, still encoded: file names may be any bytes.
     fn values(&self, key: &str) -> Result<Vec<String>> {
         let values = self.0.opt_strs(key);
         // The names of a thousand nodes are long.
-        let limit = if key == "allow" {
-            usize::MAX
-        } else {
-            MAX_ARGUMENT_BYTES
+        let limit = match key {
+            "allow" => usize::MAX,
+            _ => MAX_ARGUMENT_BYTES,
         };
         for value in &values {
             check_length(value, limit).context(Code::Usage, || dashed(key))?;
@@ -163,11 +156,7 @@ impl Arguments {
     }
 
     /// Checks every value of an option; the last one counts.
-    fn last<T>(
-        &self,
-        key: &str,
-        read: impl Fn(&str) -> std::result::Result<T, String>,
-    ) -> Result<Option<T>> {
+    fn last<T>(&self, key: &str, read: impl Fn(&str) -> Parsed<T>) -> Result<Option<T>> {
         let mut last = None;
         for value in self.texts(key)? {
             let what = || format!("{} {}", dashed(key), shown(&value));
@@ -239,10 +228,14 @@ impl Arguments {
             }
         }
         found.sort_by_key(|(position, ..)| *position);
-        let words = found
+        let pairs = found
             .into_iter()
-            .flat_map(|(_, name, value)| [Some(name), value]);
-        Ok(words.flatten().map(|word| decode(&word)).collect())
+            .map(|(_, name, value)| [Some(name), value]);
+        Ok(pairs
+            .flatten()
+            .flatten()
+            .map(|word| decode(&word))
+            .collect())
     }
 
     fn background(&self, with_targets: bool) -> Result<bool> {
@@ -306,9 +299,10 @@ impl Arguments {
         }
     }
 
-    /// The later of `-q` and `-v` counts.
+    /// The later of `-q` and `-v` counts, in one bundle `-v`.
     fn verbosity(&self) -> Verbosity {
-        match (self.position("q"), self.position("v")) {
+        let last = |key| self.0.opt_positions(key).into_iter().max();
+        match (last("q"), last("v")) {
             (None, None) => Verbosity::Normal,
             (quiet, verbose) if quiet > verbose => Verbosity::Quiet,
             _ => Verbosity::Verbose,
@@ -350,7 +344,7 @@ fn port_in(gateway: &str) -> Option<&str> {
     target::port(number).is_ok().then_some(number)
 }
 
-fn parse_listen(value: &str) -> std::result::Result<IpAddr, String> {
+fn parse_listen(value: &str) -> Parsed<IpAddr> {
     let inside = target::without_brackets(value);
     match inside.parse::<IpAddr>() {
         // Brackets are for IPv6.
@@ -364,25 +358,20 @@ fn target_like(word: &str) -> bool {
 }
 
 fn no_target(word: &str) -> String {
-    format!(
-        "{}: expected a target, {}; licfwd runs no remote command, ssh does",
-        shown(word),
-        target::TARGET_FORM
-    )
+    let (word, form) = (shown(word), target::TARGET_FORM);
+    format!("{word}: expected a target, {form}; licfwd runs no remote command, ssh does")
 }
 
-fn parse_shell(name: &str) -> std::result::Result<Shell, String> {
+fn parse_shell(name: &str) -> Parsed<Shell> {
     match name {
         "sh" => Ok(Shell::Sh),
         "csh" => Ok(Shell::Csh),
         "fish" => Ok(Shell::Fish),
-        _ => {
-            Err("expected sh (also for bash, ksh and zsh), csh (also for tcsh) or fish".to_owned())
-        }
+        _ => Err("expected sh (also for bash, ksh and zsh), csh (also for tcsh) or fish".into()),
     }
 }
 
-fn parse_via(name: &str) -> std::result::Result<Via, String> {
+fn parse_via(name: &str) -> Parsed<Via> {
     match name {
         "libssh2" => Ok(Via::Libssh2),
         "ssh" => Ok(Via::Ssh),
@@ -391,7 +380,7 @@ fn parse_via(name: &str) -> std::result::Result<Via, String> {
     }
 }
 
-fn parse_generated(name: &str) -> std::result::Result<Generated, String> {
+fn parse_generated(name: &str) -> Parsed<Generated> {
     let found = Generated::ALL.iter().find(|(known, _)| *known == name);
     found.map(|(_, what)| *what).ok_or_else(|| {
         let names = Generated::ALL.map(|(name, _)| name).join(", ");
@@ -413,13 +402,11 @@ fn unknown(parser: &Options, words: &[String], name: &str) -> String {
         return no_target(command);
     }
     let name = dashed(name);
-    match options::single_dash(words).or_else(|| options::nearest(&name)) {
-        Some(long) => format!("unknown option {}: did you mean --{long}?", shown(&name)),
-        None => format!(
-            "unknown option {}: licfwd --help lists them all",
-            shown(&name)
-        ),
-    }
+    let advice = match options::single_dash(words).or_else(|| options::nearest(&name)) {
+        Some(long) => format!("did you mean --{long}?"),
+        None => "licfwd --help lists them all".to_owned(),
+    };
+    format!("unknown option {}: {advice}", shown(&name))
 }
 
 #[cfg(test)]

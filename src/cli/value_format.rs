@@ -1,5 +1,7 @@
 //! The form of a variable's value (`--format`); pure.
 
+use crate::target::Parsed;
+
 /// The value of the variable, `{port}@{host}` unless `--format` says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(String);
@@ -16,7 +18,7 @@ impl Template {
     ///
     /// # Errors
     /// What is allowed.
-    pub fn parse(text: &str) -> Result<Template, String> {
+    pub fn parse(text: &str) -> Parsed<Template> {
         // A stand-in instead of nothing: "{ho{port}st}" must not become a field.
         let literal = text.replace("{port}", "0").replace("{host}", "0");
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"@:.,/_-+%=".contains(&b);

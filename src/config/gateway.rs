@@ -1,7 +1,9 @@
 //! What there is to know about a gateway: ssh_config(5), resolved.
 //!
 //! One struct for each part of the way there, so that whoever goes that part
-//! takes its settings and no others.
+//! takes its settings and no others. Where a field is called as ssh_config's
+//! keyword is, that says what it means; a list of algorithms that is empty
+//! stands for no preference.
 
 use crate::error::{Code, Error};
 use std::path::PathBuf;
@@ -14,9 +16,7 @@ pub struct Gateway {
     pub name: String,
     /// HostName.
     pub host: String,
-    /// Port.
     pub port: u16,
-    /// User.
     pub user: String,
     /// ConnectTimeout: a limit for each step on the way.
     pub connect_timeout: Option<Duration>,
@@ -45,22 +45,16 @@ pub struct Gateway {
 /// How to open a TCP connection to the gateway.
 #[derive(Clone, Debug)]
 pub struct TcpSettings {
-    /// AddressFamily.
     pub family: Family,
-    /// BindAddress.
     pub bind_address: Option<String>,
-    /// BindInterface.
     pub bind_interface: Option<String>,
 }
 
 /// Which address family the gateway is reached by (`-4`, `-6`, AddressFamily).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// Either.
     Any,
-    /// IPv4 only.
     V4,
-    /// IPv6 only.
     V6,
 }
 
@@ -78,16 +72,13 @@ pub enum Proxy {
     Command(String),
 }
 
-/// What the key exchange may agree on; an empty list is no preference.
+/// What the key exchange may agree on.
 #[derive(Clone, Debug)]
 pub struct AlgorithmSettings {
-    /// Ciphers.
     pub ciphers: Vec<String>,
-    /// MACs.
     pub macs: Vec<String>,
     /// KexAlgorithms.
     pub kex: Vec<String>,
-    /// Compression.
     pub compression: bool,
 }
 
@@ -104,7 +95,7 @@ pub struct HostKeySettings {
     pub user_files: Vec<PathBuf>,
     /// GlobalKnownHostsFile.
     pub global_files: Vec<PathBuf>,
-    /// HostKeyAlgorithms; empty: no preference.
+    /// HostKeyAlgorithms.
     pub algorithms: Vec<String>,
 }
 
@@ -147,7 +138,6 @@ pub struct LoginSettings {
     pub identity_files: Vec<PathBuf>,
     /// Files named with `-i` that ssh found inaccessible and dropped, as it names them.
     pub missing_identities: Vec<String>,
-    /// CertificateFile.
     pub certificate_files: Vec<PathBuf>,
     /// The agent's socket: IdentityAgent, else SSH_AUTH_SOCK.
     pub identity_agent: Option<PathBuf>,
@@ -161,7 +151,6 @@ pub struct LoginSettings {
     pub preferred_methods: Vec<String>,
     /// PubkeyAuthentication.
     pub pubkey: bool,
-    /// PasswordAuthentication.
     pub password: bool,
     /// KbdInteractiveAuthentication.
     pub keyboard_interactive: bool,

@@ -35,9 +35,10 @@ pub fn parse(text: &str, name: &str, here: &Here) -> Result<Gateway> {
     let host = values.first("hostname").ok_or_else(|| bad("hostname"))?;
     let user = values.first("user").ok_or_else(|| bad("user"))?;
     let port = target::port(values.first("port").unwrap_or("22")).map_err(|_| bad("port"))?;
+    let timeout = values.number("connecttimeout").filter(|&s| s > 0);
     let tokens = Tokens {
         here,
-        name: name.rsplit_once('@').map_or(name, |(_, host)| host),
+        name: target::split_user(name).1,
         host,
         port,
         user,
@@ -49,10 +50,7 @@ pub fn parse(text: &str, name: &str, here: &Here) -> Result<Gateway> {
         host: host.to_owned(),
         port,
         user: user.to_owned(),
-        connect_timeout: (values
-            .number("connecttimeout")
-            .filter(|&seconds| seconds > 0))
-        .map(Duration::from_secs),
+        connect_timeout: timeout.map(Duration::from_secs),
         tcp: tcp(&values),
         proxy: proxy(&values, &tokens),
         algorithms: algorithms(&values),

@@ -6,15 +6,11 @@ use std::path::{self, PathBuf};
 
 /// What a value may refer to besides the configuration itself.
 pub struct Here {
-    /// The home directory.
     pub home: Option<PathBuf>,
-    /// The login name.
     pub user: String,
-    /// The user's number.
     pub uid: u32,
-    /// This machine's name.
+    /// This machine.
     pub host: String,
-    /// The working directory.
     pub cwd: PathBuf,
     /// The environment; a variable that is empty counts as unset.
     pub env: fn(&str) -> Option<String>,
@@ -43,15 +39,11 @@ const IN_COMMANDS: &str = "%hknpr";
 
 /// The values of ssh_config's tokens (section TOKENS of its manual page).
 pub struct Tokens<'a> {
-    /// Where we are.
     pub here: &'a Here,
     /// The gateway as typed, without `user@`.
     pub name: &'a str,
-    /// HostName.
     pub host: &'a str,
-    /// Port.
     pub port: u16,
-    /// User.
     pub user: &'a str,
     /// HostKeyAlias, else HostName.
     pub alias: &'a str,

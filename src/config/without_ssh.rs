@@ -2,7 +2,7 @@
 
 use super::tokens::Here;
 use crate::error::{Code, Error, Result};
-use crate::target::without_brackets;
+use crate::target::{split_user, without_brackets};
 use std::ffi::OsString;
 
 /// ssh's options that have a keyword of ssh_config.
@@ -31,10 +31,8 @@ pub fn without_ssh(gateway: &str, options: &[OsString], here: &Here) -> Result<S
             option => line(option, &words.next().unwrap_or_default())?,
         });
     }
-    let (user, host) = gateway
-        .rsplit_once('@')
-        .unwrap_or((here.user.as_str(), gateway));
-    lines.push(format!("user {user}"));
+    let (user, host) = split_user(gateway);
+    lines.push(format!("user {}", user.unwrap_or(&here.user)));
     lines.push(format!("hostname {}", without_brackets(host)));
     if !lines.iter().any(|line| line.starts_with("identityfile ")) {
         let kinds = ["rsa", "ecdsa", "ed25519"];

@@ -10,7 +10,7 @@ use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
 use crate::retry::Limits;
 use crate::sys::{self, Helper, errno};
-use crate::target::{host_port, split_port};
+use crate::target::{host_port, split_port, split_user};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -22,9 +22,9 @@ use std::sync::Arc;
 
 /// A socket on which the gateway is to be spoken to, and who carries it there.
 ///
-/// While this lives, the helper ends with the process, however that ends. Then
-/// somebody has a session with the gateway, has taken the helper, and ends it by
-/// dropping it; or nobody has, and it is dropped here.
+/// While this lives, the helper ends with the process, also where a signal ends
+/// that. Then somebody has a session with the gateway, has taken the helper, and
+/// ends it by dropping it; or nobody has, and it is dropped here.
 pub struct GatewaySocket {
     /// Non-blocking: libssh2 as ssh2 builds it does not do this itself, and
     /// without it none of its time-outs holds.
@@ -98,12 +98,10 @@ fn be_nonblocking(set: io::Result<()>) -> Result<()> {
 
 /// Tries each address in the resolver's order, with the limit of a step for each.
 fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream> {
-    let TcpSettings {
-        bind_address,
-        bind_interface,
-        ..
-    } = &gateway.tcp;
-    let source = bind_address.as_deref().map(source_address).transpose()?;
+    let tcp = &gateway.tcp;
+    let source = tcp.bind_address.as_deref().map(source_address);
+    let source = source.transpose()?;
+    let interface = tcp.bind_interface.as_deref();
     let name = &gateway.name;
     let addresses = resolve(gateway)?;
     log.step(format_args!("gateway {name}: resolved to {addresses:?}"));
@@ -112,39 +110,38 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
         if source.is_some_and(|source| source.is_ipv4() != address.is_ipv4()) {
             continue;
         }
-        match sys::connect_from(
-            source,
-            bind_interface.as_deref(),
-            address,
-            limits.next_step(),
-        ) {
+        match sys::connect_from(source, interface, address, limits.next_step()) {
             Ok(stream) => {
                 log.step(format_args!("gateway {name}: connected to {address}"));
                 return Ok(stream);
             }
-            Err(e) => last = Some((address, e)),
-        }
-        if let Some((_, e)) = &last
-            && let Some(error) = not_of_this_node(&gateway.tcp, e)
-        {
-            return Err(error);
+            Err(e) => match not_of_this_node(tcp, &e) {
+                Some(error) => return Err(error),
+                None => last = Some((address, e)),
+            },
         }
     }
-    Err(match last {
-        Some((address, e)) if e.kind() == ErrorKind::TimedOut => {
+    Err(why_not_connected(gateway, last, limits))
+}
+
+fn why_not_connected(
+    gateway: &Gateway,
+    last: Option<(SocketAddr, io::Error)>,
+    limits: Limits,
+) -> Error {
+    let Some((address, e)) = last else {
+        let (name, host) = (&gateway.name, &gateway.host);
+        let what = format!("gateway {name}: {host} has no address of the wanted family");
+        return Error::new(Code::Config, what);
+    };
+    let what = match e.kind() {
+        ErrorKind::TimedOut => {
             let seconds = limits.step.as_secs();
-            let what = format!("connecting to {address} timed out after {seconds} s");
-            gateway_down(gateway, what)
+            format!("connecting to {address} timed out after {seconds} s")
         }
-        Some((address, e)) => gateway_down(
-            gateway,
-            format!("cannot connect to {address}: {}", cause(&e)),
-        ),
-        None => {
-            let what = format!("{} has no address of the wanted family", gateway.host);
-            Error::new(Code::Config, format!("gateway {name}: {what}"))
-        }
-    })
+        _ => format!("cannot connect to {address}: {}", cause(&e)),
+    };
+    gateway_down(gateway, what)
 }
 
 fn source_address(text: &str) -> Result<SocketAddr> {
@@ -213,10 +210,7 @@ fn command(gateway: &Gateway, proxy: &Proxy, person: Option<&dyn Prompter>) -> C
         None => (None, hosts.as_str()),
     };
     let last = last.strip_prefix("ssh://").unwrap_or(last);
-    let (user, host) = match last.rsplit_once('@') {
-        Some((user, host)) => (Some(user), host),
-        None => (None, last),
-    };
+    let (user, host) = split_user(last);
     let (host, port) = split_port(host);
     let mut ssh = Command::new("ssh");
     for (option, value) in [("-l", user), ("-p", port), ("-J", before)] {
