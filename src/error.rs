@@ -106,20 +106,53 @@ impl std::error::Error for Error {}
 pub trait Context<T> {
     /// Wraps the cause as `what: cause` with the given exit code.
     fn context(self, code: Code, what: impl FnOnce() -> String) -> Result<T>;
+    /// The same with a way out: `what: cause; way_out`.
+    fn advise(self, code: Code, what: impl FnOnce() -> String, way_out: &str) -> Result<T>;
 }
 
 impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
     fn context(self, code: Code, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|cause| Error::new(code, format!("{}: {cause}", what())))
+        self.map_err(|e| Error::new(code, format!("{}: {}", what(), cause(&e))))
+    }
+
+    fn advise(self, code: Code, what: impl FnOnce() -> String, way_out: &str) -> Result<T> {
+        self.map_err(|e| Error::new(code, format!("{}: {}; {way_out}", what(), cause(&e))))
     }
 }
 
-/// What the system said, without Rust's ` (os error 111)`, which helps nobody
-/// who reads the message.
-pub fn cause(e: &std::io::Error) -> String {
+/// What the system said, without Rust's ` (os error 111)` at the end, which helps
+/// nobody who reads the message.
+pub fn cause(e: &impl fmt::Display) -> String {
     let text = e.to_string();
-    match text.find(" (os error ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
+    match text.rsplit_once(" (os error ") {
+        Some((said, number)) if number.trim_start_matches(char::is_numeric) == ")" => {
+            said.to_owned()
+        }
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    /// The system's number goes, whatever else stands in brackets stays.
+    #[test]
+    fn a_failure_tells_operation_cause_and_way_out() {
+        let refused = || io::Error::from_raw_os_error(111);
+        for (cause, said) in [
+            (refused(), "Connection refused"),
+            (io::Error::other(refused()), "Connection refused"),
+            (
+                io::Error::other("late (os error 5) again"),
+                "late (os error 5) again",
+            ),
+        ] {
+            let told =
+                Err::<(), _>(cause).advise(Code::System, || "cannot do it".into(), "give up");
+            let told = told.expect_err("a failure").to_string();
+            assert_eq!(told, format!("cannot do it: {said}; give up"));
+        }
     }
 }

@@ -92,13 +92,9 @@ impl Acceptor {
                 // This client has gone already.
                 Err(_) => continue,
             };
-            let who = match addresses {
-                Some((peer, _)) => peer.to_string(),
-                None => "a Unix socket".into(),
-            };
-            let admission = match addresses {
-                Some((peer, ours)) => self.access.admit(peer, ours),
-                None => Admission::Welcome,
+            let (who, admission) = match addresses {
+                Some((peer, ours)) => (peer.to_string(), self.access.admit(peer, ours)),
+                None => ("a Unix socket".into(), Admission::Welcome),
             };
             match admission {
                 Admission::Welcome => accepted.push(Waiting {

@@ -3,7 +3,7 @@
 use crate::sys;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
@@ -24,11 +24,25 @@ pub trait Local {
 
 /// A connected client.
 #[derive(Debug)]
-pub enum Client {
-    /// Over TCP.
-    Tcp(TcpStream),
-    /// Over a Unix socket.
-    Unix(UnixStream),
+pub struct Client {
+    /// std's TcpStream does with a Unix socket, too, all that is done here.
+    socket: TcpStream,
+    over_tcp: bool,
+}
+
+impl From<TcpStream> for Client {
+    fn from(socket: TcpStream) -> Client {
+        let over_tcp = true;
+        Client { socket, over_tcp }
+    }
+}
+
+impl From<UnixStream> for Client {
+    fn from(socket: UnixStream) -> Client {
+        let socket = OwnedFd::from(socket).into();
+        let over_tcp = false;
+        Client { socket, over_tcp }
+    }
 }
 
 /// A client that waits for its channel.
@@ -46,20 +60,14 @@ pub struct Waiting {
 
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Client::Tcp(stream) => stream.as_fd(),
-            Client::Unix(stream) => stream.as_fd(),
-        }
+        self.socket.as_fd()
     }
 }
 
 impl Client {
     /// Whether the client has broken off while it waited in the queue.
     pub fn is_broken(&self) -> bool {
-        match self {
-            Client::Tcp(stream) => stream.take_error().is_ok_and(|e| e.is_some()),
-            Client::Unix(stream) => stream.take_error().is_ok_and(|e| e.is_some()),
-        }
+        self.socket.take_error().is_ok_and(|e| e.is_some())
     }
 
     /// Closes with a reset: the client learns at once that its connection broke,
@@ -71,35 +79,23 @@ impl Client {
 
 impl Local for Client {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Client::Tcp(stream) => stream.read(buffer),
-            Client::Unix(stream) => stream.read(buffer),
-        }
+        self.socket.read(buffer)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Client::Tcp(stream) => stream.write(bytes),
-            Client::Unix(stream) => stream.write(bytes),
-        }
+        self.socket.write(bytes)
     }
 
     fn end_of_output(&mut self) {
-        let _ = match self {
-            Client::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Client::Unix(stream) => stream.shutdown(Shutdown::Write),
-        };
+        let _ = self.socket.shutdown(Shutdown::Write);
     }
 
     fn has_it_all(&self) -> bool {
-        match self {
-            // The end of the stream counts as a byte, too.
-            Client::Tcp(stream) => sys::unacknowledged(stream) <= 1,
-            Client::Unix(_) => true,
-        }
+        // The end of the stream counts as a byte, too.
+        !self.over_tcp || sys::unacknowledged(&self.socket) <= 1
     }
 
     fn break_off(&mut self) {
-        let _ = sys::reset_on_close(&*self);
+        let _ = sys::reset_on_close(&self.socket);
     }
 }

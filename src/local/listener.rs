@@ -1,16 +1,16 @@
 //! Binds a server's ports on every loopback family, and accepts clients there.
 
 use super::client::Client;
-use crate::error::{Code, Context, Error, Result, cause};
+use crate::error::{Code, Context, Result};
 use crate::sys::{self, errno};
 use crate::target::{Destination, Forward, ForwardSide};
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One listening socket.
 #[derive(Debug)]
@@ -35,12 +35,7 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    fn at(path: PathBuf) -> SocketFile {
-        let id = SocketFile::stat(&path);
-        SocketFile { path, id }
-    }
-
-    fn stat(path: &std::path::Path) -> Option<(u64, u64)> {
+    fn stat(path: &Path) -> Option<(u64, u64)> {
         let stat = fs::symlink_metadata(path).ok()?;
         Some((stat.dev(), stat.ino()))
     }
@@ -109,53 +104,35 @@ pub fn bind_forward(side: &ForwardSide) -> Result<Vec<ListenSocket>> {
     let sockets = match bind {
         None | Some("localhost") => bind_loopback(port),
         // Takes IPv4 as well, unless net.ipv6.bindv6only is set.
-        Some("" | "*") => match bind_one(Ipv6Addr::UNSPECIFIED.into(), port) {
-            Ok(socket) => Ok(vec![socket]),
-            Err(e) if no_such_family(&e) => {
-                bind_one(Ipv4Addr::UNSPECIFIED.into(), port).map(|socket| vec![socket])
-            }
-            Err(e) => Err(e),
-        },
-        Some(host) => std::net::ToSocketAddrs::to_socket_addrs(&(host, port)).and_then(|all| {
+        Some("" | "*") => bind_one(Ipv6Addr::UNSPECIFIED.into(), port)
+            .or_else(|e| match no_such_family(&e) {
+                true => bind_one(Ipv4Addr::UNSPECIFIED.into(), port),
+                false => Err(e),
+            })
+            .map(|socket| vec![socket]),
+        Some(host) => (host, port).to_socket_addrs().and_then(|all| {
             all.map(|address| bind_one(address.ip(), address.port()))
                 .collect()
         }),
     };
-    sockets.map_err(|e| {
-        let place = bind.filter(|b| !b.is_empty()).unwrap_or("localhost");
-        Error::new(
-            Code::NoPort,
-            format!(
-                "cannot listen on {place} port {port}: {}; choose another local port for -L",
-                cause(&e)
-            ),
-        )
-    })
+    let place = bind.filter(|b| !b.is_empty()).unwrap_or("localhost");
+    let what = || format!("cannot listen on {place} port {port}");
+    sockets.advise(Code::NoPort, what, "choose another local port for -L")
 }
 
-fn bind_unix(path: &std::path::Path) -> Result<ListenSocket> {
+fn bind_unix(path: &Path) -> Result<ListenSocket> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     // ssh's StreamLocalBindMask: the owner alone may connect.
     sys::set_umask(0o177);
     let listener = UnixListener::bind(&path);
     sys::set_umask(0o077);
-    let listener = listener.map_err(|e| {
-        Error::new(
-            Code::NoPort,
-            format!(
-                "cannot listen on the Unix socket {}: {}; choose another file or remove this one",
-                path.display(),
-                cause(&e)
-            ),
-        )
-    })?;
-    listener
-        .set_nonblocking(true)
-        .context(Code::System, || "cannot prepare a Unix socket".into())?;
-    Ok(ListenSocket::Unix {
-        socket: listener,
-        _file: SocketFile::at(path),
-    })
+    let what = || format!("cannot listen on the Unix socket {}", path.display());
+    let socket = listener.advise(Code::NoPort, what, "choose another file or remove this one")?;
+    let nonblocking = socket.set_nonblocking(true);
+    nonblocking.context(Code::System, || "cannot prepare a Unix socket".into())?;
+    let id = SocketFile::stat(&path);
+    let _file = SocketFile { path, id };
+    Ok(ListenSocket::Unix { socket, _file })
 }
 
 impl ListenSocket {
@@ -172,12 +149,12 @@ impl ListenSocket {
                 // License managers speak in small messages, each waited for.
                 stream.set_nodelay(true)?;
                 let ours = stream.local_addr()?;
-                Ok((Client::Tcp(stream), Some((peer, ours))))
+                Ok((stream.into(), Some((peer, ours))))
             }
             ListenSocket::Unix { socket, .. } => {
                 let (stream, _) = socket.accept()?;
                 stream.set_nonblocking(true)?;
-                Ok((Client::Unix(stream), None))
+                Ok((stream.into(), None))
             }
         }
     }

@@ -4,11 +4,11 @@
 //! microseconds, against milliseconds for `/proc/net/tcp` on a busy node. The
 //! tables are the fallback where netlink is not to be had.
 
-use crate::error::{Code, Error, Result, cause};
+use crate::error::{Code, Context, Result};
 use crate::sys::{self, errno};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 
 /// Who may use the ports.
 #[derive(Debug)]
@@ -53,14 +53,10 @@ impl Access {
     pub fn new(any_user: bool, allow: &[String]) -> Result<Access> {
         let mut allowed = Vec::new();
         for host in allow {
-            let addresses = (host.as_str(), 0)
-                .to_socket_addrs()
-                .map_err(|e| Error::new(Code::Usage, format!("--allow {host}: {}", cause(&e))))?;
-            allowed.extend(
-                addresses
-                    .map(|a| a.ip().to_canonical())
-                    .filter(|a| !is_ours(*a)),
-            );
+            let addresses = (host.as_str(), 0).to_socket_addrs();
+            let addresses = addresses.context(Code::Usage, || format!("--allow {host}"))?;
+            let addresses = addresses.map(|a| a.ip().to_canonical());
+            allowed.extend(addresses.filter(|a| !is_ours(*a)));
         }
         let owner = if any_user { None } else { Some(Owner::new()?) };
         Ok(Access { owner, allowed })
@@ -95,30 +91,21 @@ fn is_ours(address: IpAddr) -> bool {
 impl Owner {
     fn new() -> Result<Owner> {
         let uid = sys::user_id();
-        let refuse = |why: String| {
-            let out = "use --allow-any-user if every user of this node may use the license";
-            Error::new(
-                Code::System,
-                format!("cannot tell users apart: {why}; {out}"),
-            )
-        };
-        if uid == overflow_uid() {
-            return Err(refuse(format!(
-                "this user namespace maps everybody to uid {uid}"
-            )));
-        }
         let diag = sys::sock_diag().ok();
-        if diag.is_none() && fs::metadata(SOCKET_TABLES[0]).is_err() {
-            return Err(refuse(format!(
-                "neither netlink nor {} is here",
-                SOCKET_TABLES[0]
-            )));
-        }
-        Ok(Owner {
-            uid,
-            diag,
-            sequence: 0,
-        })
+        let why = if uid == overflow_uid() {
+            format!("this user namespace maps everybody to uid {uid}")
+        } else if diag.is_none() && fs::metadata(SOCKET_TABLES[0]).is_err() {
+            format!("neither netlink nor {} is here", SOCKET_TABLES[0])
+        } else {
+            let sequence = 0;
+            return Ok(Owner {
+                uid,
+                diag,
+                sequence,
+            });
+        };
+        let way_out = "use --allow-any-user if every user of this node may use the license";
+        Err(why).advise(Code::System, || "cannot tell users apart".into(), way_out)
     }
 
     /// The user id of the process that holds the socket `local` connected to `remote`.
@@ -164,25 +151,23 @@ fn ask_kernel(
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
     const NLM_F_REQUEST: u16 = 1;
     const NLMSG_ERROR: u16 = 2;
+    let family = if local.is_ipv4() { 2 } else { 10 };
+    let address = |end: SocketAddr| match end.ip() {
+        IpAddr::V4(v4) => [v4.octets(), [0; 4], [0; 4], [0; 4]].concat(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
     let mut request = Vec::with_capacity(72);
     request.extend(72u32.to_ne_bytes());
     request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     request.extend(NLM_F_REQUEST.to_ne_bytes());
     request.extend(sequence.to_ne_bytes());
     request.extend(0u32.to_ne_bytes());
-    let family = if local.is_ipv4() { 2 } else { 10 };
     request.extend([family, 6, 0, 0]);
     request.extend(u32::MAX.to_ne_bytes());
     request.extend(local.port().to_be_bytes());
     request.extend(remote.port().to_be_bytes());
-    for address in [local.ip(), remote.ip()] {
-        let mut words = [0u8; 16];
-        match address {
-            IpAddr::V4(v4) => words[..4].copy_from_slice(&v4.octets()),
-            IpAddr::V6(v6) => words.copy_from_slice(&v6.octets()),
-        }
-        request.extend(words);
-    }
+    request.extend(address(local));
+    request.extend(address(remote));
     request.extend(0u32.to_ne_bytes());
     request.extend(u64::MAX.to_ne_bytes());
     diag.write_all(&request)?;
@@ -190,9 +175,9 @@ fn ask_kernel(
     let mut answer = [0u8; 512];
     loop {
         let length = diag.read(&mut answer)?;
-        let word = |at: usize| -> io::Result<u32> {
-            let bytes = answer[..length].get(at..at + 4).ok_or_else(too_short)?;
-            Ok(u32::from_ne_bytes(bytes.try_into().unwrap_or_default()))
+        let word = |at: usize| match answer[..length].get(at..).and_then(<[u8]>::first_chunk) {
+            Some(bytes) => Ok(u32::from_ne_bytes(*bytes)),
+            None => Err(io::Error::from(ErrorKind::InvalidData)),
         };
         if word(8)? != sequence {
             continue;
@@ -213,47 +198,37 @@ fn ask_kernel(
     }
 }
 
-fn too_short() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "short answer from netlink")
-}
-
 /// Finds a connection in the text of `/proc/net/tcp` or `tcp6`: `None` when it
 /// is not there, `Some(None)` when it belongs to no process.
 fn look_up(table: &str, local: SocketAddr, remote: SocketAddr) -> Option<Option<u32>> {
+    let (local, remote) = (shown(local), shown(remote));
     table.lines().skip(1).find_map(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let (here, there, state) = (fields.next()?, fields.next()?, fields.next()?);
-        if !same(here, local) || !same(there, remote) {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, here, there, state, _, _, _, uid, _, inode, ..] = fields[..] else {
+            return None;
+        };
+        if !local.iter().any(|end| end == here) || !remote.iter().any(|end| end == there) {
             return None;
         }
         let state = u8::from_str_radix(state, 16).ok()?;
-        let mut rest = fields.skip(3);
-        let (uid, inode) = (rest.next()?, rest.nth(1)?);
         let alive = inode != "0" && state != LISTEN && state != TIME_WAIT;
         Some(if alive { uid.parse().ok() } else { None })
     })
 }
 
-/// Whether `0100007F:1F90` (or its tcp6 form, each 32-bit word in host order)
-/// is that address; a v4-mapped one counts as the IPv4 address.
-fn same(text: &str, address: SocketAddr) -> bool {
-    let Some((ip, port)) = text.split_once(':') else {
-        return false;
+/// How the tables show an address: `0100007F:1F90`, each 32-bit word in host order;
+/// in tcp6 an IPv4 address is a v4-mapped one.
+fn shown(address: SocketAddr) -> Vec<String> {
+    let ips = match address.ip().to_canonical() {
+        IpAddr::V4(v4) => vec![v4.octets().to_vec(), v4.to_ipv6_mapped().octets().to_vec()],
+        IpAddr::V6(v6) => vec![v6.octets().to_vec()],
     };
-    if u16::from_str_radix(port, 16) != Ok(address.port()) {
-        return false;
-    }
-    let words: Option<Vec<u8>> = (0..ip.len() / 8)
-        .map(|i| u32::from_str_radix(ip.get(i * 8..i * 8 + 8)?, 16).ok())
-        .map(|word| word.map(u32::to_ne_bytes))
-        .collect::<Option<Vec<_>>>()
-        .map(|words| words.concat());
-    let ip = match words.as_deref().map(|w| (w.len(), w)) {
-        Some((4, w)) => IpAddr::from(<[u8; 4]>::try_from(w).unwrap_or_default()),
-        Some((16, w)) => Ipv6Addr::from(<[u8; 16]>::try_from(w).unwrap_or_default()).to_canonical(),
-        _ => return false,
-    };
-    ip == address.ip().to_canonical()
+    let word = |bytes: &[u8; 4]| format!("{:08X}", u32::from_ne_bytes(*bytes));
+    let text = |ip: Vec<u8>| ip.as_chunks().0.iter().map(word).collect::<String>();
+    let both = ips
+        .into_iter()
+        .map(|ip| format!("{}:{:04X}", text(ip), address.port()));
+    both.collect()
 }
 
 #[cfg(test)]

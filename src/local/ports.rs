@@ -2,7 +2,7 @@
 
 use super::listener::{ListenSocket, Listener, bind_forward, bind_loopback, bind_one};
 use super::random_port::{RandomPort, random_loopback};
-use crate::error::{Code, Error, Result, cause};
+use crate::error::{Code, Context, Error, Result};
 use crate::log::Log;
 use crate::sys::node_name;
 use crate::target::{Destination, Forward, Server, Target};
@@ -45,6 +45,7 @@ pub struct LocalPorts {
 
 /// How many ports or addresses are tried before giving up.
 const MAX_DRAWS: u32 = 10;
+
 impl LocalPorts {
     /// Binds the ports of all forwards and targets, on loopback or on `listen`.
     ///
@@ -63,30 +64,23 @@ impl LocalPorts {
                 to: forward.to.clone(),
             });
         }
-        let kept = targets
-            .iter()
-            .flat_map(|target| &target.servers)
-            .flat_map(|server| server.kept.iter().copied());
+        let servers = targets.iter().flat_map(|target| &target.servers);
+        let kept = servers.flat_map(|server| server.kept.iter().copied());
         let random = RandomPort::new(kept.collect());
         for target in targets {
-            if !matches!(target.servers.len(), 1 | 3) {
+            let (name, count) = (&target.name, target.servers.len());
+            if !matches!(count, 1 | 3) {
                 log.note(format_args!(
-                    "warning: {}: {} servers joined by commas; FlexNet's redundant servers are exactly three, and independent ones are targets of their own ({}=a:1 {}=b:1)",
-                    target.name,
-                    target.servers.len(),
-                    target.name,
-                    target.name
+                    "warning: {name}: {count} servers joined by commas; FlexNet's redundant servers are exactly three, and independent ones are targets of their own ({name}=a:1 {name}=b:1)"
                 ));
             }
-            let group = target
-                .servers
-                .iter()
-                .map(|server| bound.add(server, listen, &random, log))
-                .collect::<Result<Vec<usize>>>()?;
-            match bound.variables.iter_mut().find(|v| v.name == target.name) {
+            let servers = target.servers.iter();
+            let group = servers.map(|server| bound.add(server, listen, &random, log));
+            let group = group.collect::<Result<Vec<usize>>>()?;
+            match bound.variables.iter_mut().find(|v| v.name == *name) {
                 Some(variable) => variable.groups.push(group),
                 None => bound.variables.push(Variable {
-                    name: target.name.clone(),
+                    name: name.clone(),
                     groups: vec![group],
                 }),
             }
@@ -106,75 +100,83 @@ impl LocalPorts {
             None => bind_for_this_node(server, random, log)?,
         };
         let first = self.listeners.len();
-        let port = bound[0].1;
-        for ((sockets, _), remote) in bound
-            .into_iter()
-            .zip([server.port].into_iter().chain(server.kept.iter().copied()))
-        {
-            self.listeners.push(Listener {
-                sockets,
-                to: Destination::Tcp {
-                    host: server.host.clone(),
-                    port: remote,
-                },
-            });
+        let announced = bound[0].1;
+        let remote = [&[server.port], &server.kept[..]].concat();
+        for ((sockets, _), port) in bound.into_iter().zip(remote) {
+            let host = server.host.clone();
+            let to = Destination::Tcp { host, port };
+            self.listeners.push(Listener { sockets, to });
         }
         self.servers.push(BoundServer {
             name: server.to_string(),
             host,
-            port,
+            port: announced,
             listeners: first..self.listeners.len(),
         });
         Ok(self.servers.len() - 1)
     }
 }
 
-/// ServerPorts bound for one server: the announced one first.
+/// The ports bound for one server, the announced one first.
 type ServerPorts = Vec<(Vec<ListenSocket>, u16)>;
+
+/// Binds these ports, too, or says which of them is not to be had.
+fn bind_all(
+    ports: &mut ServerPorts,
+    numbers: &[u16],
+    bind: impl Fn(u16) -> io::Result<Vec<ListenSocket>>,
+) -> std::result::Result<(), (u16, io::Error)> {
+    for number in numbers {
+        let sockets = bind(*number).map_err(|e| (*number, e))?;
+        ports.push((sockets, *number));
+    }
+    Ok(())
+}
+
+/// Binds a random free port, too.
+fn bind_random(
+    ports: &mut ServerPorts,
+    random: &RandomPort,
+    bind: impl Fn(u16) -> io::Result<Vec<ListenSocket>>,
+) -> Result<()> {
+    draw(|| bind_all(ports, &[random.draw()], &bind)).or_else(|(port, e)| {
+        Err(e).context(Code::NoPort, || {
+            format!("cannot bind a local port: {MAX_DRAWS} random ones were not to be had, the last was {port}")
+        })
+    })
+}
+
+/// The first success, or the last failure, of [`MAX_DRAWS`] attempts.
+fn draw<T, E>(mut attempt: impl FnMut() -> std::result::Result<T, E>) -> std::result::Result<T, E> {
+    (1..MAX_DRAWS).fold(attempt(), |drawn, _| drawn.or_else(|_| attempt()))
+}
 
 fn bind_for_this_node(
     server: &Server,
     random: &RandomPort,
     log: &Log,
 ) -> Result<(String, ServerPorts)> {
-    let mut ports: ServerPorts = vec![bind_random(random, bind_loopback)?];
-    let taken = server.kept.iter().find(|port| match bind_loopback(**port) {
-        Ok(sockets) => {
-            ports.push((sockets, **port));
-            false
-        }
-        Err(_) => true,
-    });
-    let Some(taken) = taken else {
+    let mut ports = ServerPorts::new();
+    bind_random(&mut ports, random, bind_loopback)?;
+    let Err((taken, _)) = bind_all(&mut ports, &server.kept, bind_loopback) else {
         return Ok(("localhost".into(), ports));
     };
-    drop(ports);
     // The license manager tells its client the port's number, so the number
     // stays and the address moves.
-    let numbers = || [server.port].into_iter().chain(server.kept.iter().copied());
-    let mut refusal = None;
-    for _ in 0..MAX_DRAWS {
+    let numbers = [&[server.port], &server.kept[..]].concat();
+    let address = draw(|| {
         let address = random_loopback();
-        let all: io::Result<ServerPorts> = numbers()
-            .map(|port| Ok((vec![bind_one(address.into(), port)?], port)))
-            .collect();
-        match all {
-            Ok(ports) => {
-                log.note(format_args!(
-                    "port {taken} is taken on this node: license server {server} is at {address} here instead of localhost"
-                ));
-                return Ok((address.to_string(), ports));
-            }
-            Err(e) => refusal = Some(e),
-        }
-    }
-    Err(Error::new(
-        Code::NoPort,
-        format!(
-            "cannot bind port {taken} for license server {server}: it is taken on localhost, and on {MAX_DRAWS} other loopback addresses: {}",
-            refusal.as_ref().map(cause).unwrap_or_default()
-        ),
-    ))
+        ports.clear();
+        let bound = bind_all(&mut ports, &numbers, |port| bind_at(address.into(), port));
+        bound.map_or_else(|(_, e)| Err(e), |()| Ok(address))
+    });
+    let address = address.context(Code::NoPort, || {
+        format!("cannot bind port {taken} for license server {server}: it is taken on localhost, and on {MAX_DRAWS} other loopback addresses")
+    })?;
+    log.note(format_args!(
+        "port {taken} is taken on this node: license server {server} is at {address} here instead of localhost"
+    ));
+    Ok((address.to_string(), ports))
 }
 
 fn bind_for_other_nodes(
@@ -182,54 +184,26 @@ fn bind_for_other_nodes(
     address: IpAddr,
     random: &RandomPort,
 ) -> Result<(String, ServerPorts)> {
-    if let Err(e) = bind_one(address, 0)
-        && e.kind() == ErrorKind::AddrNotAvailable
-    {
+    let bind = |port| bind_at(address, port);
+    if bind(0).is_err_and(|e| e.kind() == ErrorKind::AddrNotAvailable) {
         let what = format!("--listen {address}: no interface of this node has that address");
         return Err(Error::new(Code::Usage, what));
     }
-    let mut ports: ServerPorts = vec![bind_random(random, |port| {
-        Ok(vec![bind_one(address, port)?])
-    })?];
-    for port in &server.kept {
-        let socket = bind_one(address, *port).map_err(|e| {
-            Error::new(
-                Code::NoPort,
-                format!(
-                    "cannot bind port {port} on {address} for license server {server}: {}; its number cannot be changed, so another node or another job's end is the way out",
-                    cause(&e)
-                ),
-            )
-        })?;
-        ports.push((vec![socket], *port));
-    }
-    let host = if address.is_unspecified() {
-        node_name()
-    } else {
-        address.to_string()
+    let mut ports = ServerPorts::new();
+    bind_random(&mut ports, random, bind)?;
+    bind_all(&mut ports, &server.kept, bind).or_else(|(port, e)| {
+        let what = || format!("cannot bind port {port} on {address} for license server {server}");
+        let way_out =
+            "its number cannot be changed, so another node or another job's end is the way out";
+        Err(e).advise(Code::NoPort, what, way_out)
+    })?;
+    let host = match address.is_unspecified() {
+        true => node_name(),
+        false => address.to_string(),
     };
     Ok((host, ports))
 }
 
-/// A random free port, by `bind`, which takes it or says why not.
-fn bind_random(
-    random: &RandomPort,
-    bind: impl Fn(u16) -> io::Result<Vec<ListenSocket>>,
-) -> Result<(Vec<ListenSocket>, u16)> {
-    let mut refusal = None;
-    for _ in 0..MAX_DRAWS {
-        let port = random.draw();
-        match bind(port) {
-            Ok(sockets) => return Ok((sockets, port)),
-            Err(e) => refusal = Some((port, e)),
-        }
-    }
-    let (port, e) = refusal.unwrap_or((0, ErrorKind::AddrInUse.into()));
-    Err(Error::new(
-        Code::NoPort,
-        format!(
-            "cannot bind a local port: {MAX_DRAWS} random ones were not to be had, the last was {port}: {}",
-            cause(&e)
-        ),
-    ))
+fn bind_at(address: IpAddr, port: u16) -> io::Result<Vec<ListenSocket>> {
+    bind_one(address, port).map(|socket| vec![socket])
 }

@@ -1,9 +1,10 @@
 //! Writes the statement that the calling shell evaluates.
 
 use crate::cli::{Invocation, Shell};
-use crate::error::{Code, Error, Result, cause};
+use crate::error::{Code, Context, Result};
 use crate::local::LocalPorts;
 use crate::sys;
+use std::fmt::Display;
 use std::fs::{self, File, Metadata};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -64,8 +65,7 @@ pub fn failing_output(shell: Option<Shell>, status: i32) -> String {
 /// # Errors
 /// [`Code::Output`].
 pub fn print_text(text: &str) -> Result<()> {
-    write_whole(text)
-        .map_err(|e| Error::new(Code::Output, format!("standard output: {}", cause(&e))))
+    write_whole(text).context(Code::Output, || "standard output".into())
 }
 
 /// Writes the statement that sets `variables`.
@@ -73,7 +73,7 @@ pub fn print_text(text: &str) -> Result<()> {
 /// # Errors
 /// [`Code::Output`]: nobody reads, or the disk is full.
 pub fn print_statement(shell: Shell, variables: &[(String, String)]) -> Result<()> {
-    write_whole(&statement(shell, variables)).map_err(|e| unwritable(&cause(&e)))
+    writable(write_whole(&statement(shell, variables)))
 }
 
 /// Asked before anything else is tried.
@@ -84,17 +84,15 @@ pub fn check_stdout() -> Result<()> {
     // A closed standard output is /dev/null as well: Rust opens it at the start.
     match (file_behind(1), fs::metadata("/dev/null")) {
         (Ok(out), Ok(null)) if out.file_type().is_char_device() && out.rdev() == null.rdev() => {
-            Err(unwritable("it is closed or /dev/null"))
+            writable(Err("it is closed or /dev/null"))
         }
         _ => Ok(()),
     }
 }
 
-fn unwritable(why: &str) -> Error {
-    let what = format!(
-        "cannot write the statement to standard output: {why}; call licfwd as: eval $(licfwd ...)"
-    );
-    Error::new(Code::Output, what)
+fn writable(statement: std::result::Result<(), impl Display>) -> Result<()> {
+    let what = || "cannot write the statement to standard output".into();
+    statement.advise(Code::Output, what, "call licfwd as: eval $(licfwd ...)")
 }
 
 /// The end of what a foreground tunnel announces, for whoever reads to there.
