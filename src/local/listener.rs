@@ -6,8 +6,8 @@ use crate::sys::{self, errno};
 use crate::target::{Destination, Forward, ForwardSide};
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -136,27 +136,24 @@ fn bind_unix(path: &Path) -> Result<ListenSocket> {
 }
 
 impl ListenSocket {
-    /// The next client, with its address and ours where it came over TCP.
+    /// The next client.
     ///
     /// # Errors
     /// `WouldBlock`: nobody is there. EMFILE, ENFILE, ENOBUFS, ENOMEM: out of
     /// something. Others concern this one client only.
-    pub fn accept(&self) -> io::Result<(Client, Option<(SocketAddr, SocketAddr)>)> {
-        match self {
+    pub fn accept(&self) -> io::Result<Client> {
+        let (socket, ends) = match self {
             ListenSocket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
-                stream.set_nonblocking(true)?;
                 // License managers speak in small messages, each waited for.
                 stream.set_nodelay(true)?;
                 let ours = stream.local_addr()?;
-                Ok((stream.into(), Some((peer, ours))))
+                (stream, Some((peer, ours)))
             }
-            ListenSocket::Unix { socket, .. } => {
-                let (stream, _) = socket.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok((stream.into(), None))
-            }
-        }
+            ListenSocket::Unix { socket, .. } => (OwnedFd::from(socket.accept()?.0).into(), None),
+        };
+        socket.set_nonblocking(true)?;
+        Ok(Client { socket, ends })
     }
 }
 

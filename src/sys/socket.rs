@@ -5,7 +5,7 @@ use super::fd::{CLOEXEC, NONBLOCK, own};
 use super::poll::{Interest, wait_any};
 use std::ffi::{c_int, c_ulong, c_void};
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::offset_of;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,7 +19,7 @@ unsafe extern "C" {
     fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut u32)
     -> c_int;
     fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
-    fn sendmsg(fd: c_int, message: *const Message, flags: c_int) -> isize;
+    fn sendmsg(fd: c_int, message: *const Message<'_>, flags: c_int) -> isize;
     fn bind(fd: c_int, address: *const c_void, len: u32) -> c_int;
     fn connect(fd: c_int, address: *const c_void, len: u32) -> c_int;
 }
@@ -27,19 +27,13 @@ unsafe extern "C" {
 const IPPROTO_TCP: c_int = 6;
 const SOL_SOCKET: c_int = 1;
 
-/// `struct iovec`.
-#[repr(C)]
-struct Piece {
-    bytes: *const c_void,
-    count: usize,
-}
-
 /// `struct msghdr`; where musl has a smaller number, the kernel wants zeros.
 #[repr(C)]
-struct Message {
+struct Message<'a> {
     name: *const c_void,
     name_len: u32,
-    pieces: *const Piece,
+    /// As `struct iovec`.
+    pieces: *const IoSlice<'a>,
     piece_count: usize,
     control: *const c_void,
     control_len: usize,
@@ -167,11 +161,7 @@ pub fn peer_process(socket: &UnixStream) -> io::Result<i32> {
 pub fn send_descriptor(to: &UnixStream, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     const SCM_RIGHTS: c_int = 1;
     const MSG_NOSIGNAL: c_int = 0x4000;
-    let zero = [0u8];
-    let piece = Piece {
-        bytes: zero.as_ptr().cast(),
-        count: zero.len(),
-    };
+    let zero = IoSlice::new(&[0]);
     let passed = Passed {
         len: offset_of!(Passed, descriptor) + size_of::<c_int>(),
         level: SOL_SOCKET,
@@ -181,7 +171,7 @@ pub fn send_descriptor(to: &UnixStream, descriptor: BorrowedFd<'_>) -> io::Resul
     let message = Message {
         name: std::ptr::null(),
         name_len: 0,
-        pieces: &raw const piece,
+        pieces: &raw const zero,
         piece_count: 1,
         control: (&raw const passed).cast(),
         control_len: size_of::<Passed>(),
