@@ -3,6 +3,7 @@
 use super::client::Waiting;
 use super::listener::Listener;
 use super::owner::{Access, Admission};
+use crate::error::cause;
 use crate::log::Log;
 use crate::sys::{Epoll, Interest, errno};
 use crate::target::Destination;
@@ -55,9 +56,6 @@ impl Acceptor {
     }
 
     /// Listens.
-    ///
-    /// # Errors
-    /// The kernel has no memory for it.
     pub fn listen(&self, epoll: &Epoll) -> io::Result<()> {
         for (l, listener) in self.listeners.iter().enumerate() {
             for (s, socket) in listener.sockets.iter().enumerate() {
@@ -75,9 +73,9 @@ impl Acceptor {
                 Ok(client) => client,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) if errno::out_of_something(&e) => {
+                    let (why, pause) = (cause(&e), ACCEPT_PAUSE.as_secs());
                     self.log.event(format_args!(
-                        "cannot accept clients: {e}; trying again in {} s",
-                        ACCEPT_PAUSE.as_secs()
+                        "cannot accept clients: {why}; trying again in {pause} s"
                     ));
                     let all = self.listeners.iter().flat_map(|listener| &listener.sockets);
                     all.for_each(|socket| epoll.remove(socket));

@@ -97,17 +97,11 @@ pub struct Epoll(OwnedFd);
 
 impl Epoll {
     /// A new, empty one.
-    ///
-    /// # Errors
-    /// EMFILE and its like.
     pub fn new() -> io::Result<Epoll> {
         own(epoll_create1(CLOEXEC)).map(Epoll)
     }
 
     /// Watches a descriptor, which must be removed before it is closed.
-    ///
-    /// # Errors
-    /// ENOMEM, ENOSPC.
     pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
         self.control(1, fd, token, interest)
     }

@@ -64,9 +64,6 @@ pub fn ignore_signals() {
 
 /// Ignores what schedulers send to every process of a job, and delivers
 /// `wanted` through the returned descriptor instead of a handler.
-///
-/// # Errors
-/// Those of signalfd.
 pub fn serve_signals(wanted: &[i32]) -> io::Result<SignalFd> {
     ignore_all_but(wanted);
     let set = mask(SIG_SETMASK, wanted);
