@@ -3,6 +3,7 @@
 use super::client::Waiting;
 use super::listener::Listener;
 use super::owner::{Access, Admission};
+use crate::error::cause;
 use crate::log::Log;
 use crate::sys::{Epoll, Interest, errno};
 use crate::target::Destination;
@@ -55,9 +56,6 @@ impl Acceptor {
     }
 
     /// Listens.
-    ///
-    /// # Errors
-    /// The kernel has no memory for it.
     pub fn listen(&self, epoll: &Epoll) -> io::Result<()> {
         for (l, listener) in self.listeners.iter().enumerate() {
             for (s, socket) in listener.sockets.iter().enumerate() {
@@ -67,32 +65,27 @@ impl Acceptor {
         Ok(())
     }
 
-    fn stop_listening(&self, epoll: &Epoll) {
-        for socket in self.listeners.iter().flat_map(|listener| &listener.sockets) {
-            epoll.remove(socket);
-        }
-    }
-
     /// Accepts who has come to that socket; strangers are closed without a byte.
     pub fn accept(&mut self, listener: usize, socket: usize, epoll: &Epoll) -> Vec<Waiting> {
         let mut accepted = Vec::new();
         for _ in 0..ACCEPTS_PER_TURN {
-            let (client, addresses) = match self.listeners[listener].sockets[socket].accept() {
-                Ok(new) => new,
+            let client = match self.listeners[listener].sockets[socket].accept() {
+                Ok(client) => client,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) if errno::out_of_something(&e) => {
+                    let (why, pause) = (cause(&e), ACCEPT_PAUSE.as_secs());
                     self.log.event(format_args!(
-                        "cannot accept clients: {e}; trying again in {} s",
-                        ACCEPT_PAUSE.as_secs()
+                        "cannot accept clients: {why}; trying again in {pause} s"
                     ));
-                    self.stop_listening(epoll);
+                    let all = self.listeners.iter().flat_map(|listener| &listener.sockets);
+                    all.for_each(|socket| epoll.remove(socket));
                     self.paused = Some(Instant::now() + ACCEPT_PAUSE);
                     break;
                 }
                 // This client has gone already.
                 Err(_) => continue,
             };
-            let (who, admission) = match addresses {
+            let (who, admission) = match client.ends {
                 Some((peer, ours)) => (peer.to_string(), self.access.admit(peer, ours)),
                 None => ("a Unix socket".into(), Admission::Welcome),
             };

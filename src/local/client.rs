@@ -2,9 +2,8 @@
 
 use crate::sys;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 /// The client's side.
@@ -26,23 +25,9 @@ pub trait Local {
 #[derive(Debug)]
 pub struct Client {
     /// std's TcpStream does with a Unix socket, too, all that is done here.
-    socket: TcpStream,
-    over_tcp: bool,
-}
-
-impl From<TcpStream> for Client {
-    fn from(socket: TcpStream) -> Client {
-        let over_tcp = true;
-        Client { socket, over_tcp }
-    }
-}
-
-impl From<UnixStream> for Client {
-    fn from(socket: UnixStream) -> Client {
-        let socket = OwnedFd::from(socket).into();
-        let over_tcp = false;
-        Client { socket, over_tcp }
-    }
+    pub socket: TcpStream,
+    /// Its address and ours, where it came over TCP.
+    pub ends: Option<(SocketAddr, SocketAddr)>,
 }
 
 /// A client that waits for its channel.
@@ -92,7 +77,7 @@ impl Local for Client {
 
     fn has_it_all(&self) -> bool {
         // The end of the stream counts as a byte, too.
-        !self.over_tcp || sys::unacknowledged(&self.socket) <= 1
+        self.ends.is_none() || sys::unacknowledged(&self.socket) <= 1
     }
 
     fn break_off(&mut self) {

@@ -7,7 +7,7 @@ use crate::target::{Destination, Forward, ForwardSide};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -61,18 +61,23 @@ pub struct Listener {
 /// Connections that the kernel holds until they are accepted.
 const MAX_BACKLOG: i32 = 4096;
 
-pub fn bind_one(address: IpAddr, port: u16) -> io::Result<ListenSocket> {
-    let listener = TcpListener::bind((address, port))?;
+fn bind_one(address: SocketAddr) -> io::Result<ListenSocket> {
+    let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     sys::set_backlog(&listener, MAX_BACKLOG)?;
     Ok(ListenSocket::Tcp(listener))
 }
 
+/// The port on that address alone.
+pub fn bind_at(address: impl Into<IpAddr>, port: u16) -> io::Result<Vec<ListenSocket>> {
+    bind_one((address, port).into()).map(|socket| vec![socket])
+}
+
 /// The port on 127.0.0.1 and ::1 together, so that `localhost` is ours whichever
 /// of the two a client tries first; on 127.0.0.1 alone where there is no ::1.
 pub fn bind_loopback(port: u16) -> io::Result<Vec<ListenSocket>> {
-    let v4 = bind_one(Ipv4Addr::LOCALHOST.into(), port)?;
-    match bind_one(Ipv6Addr::LOCALHOST.into(), port) {
+    let v4 = bind_one((Ipv4Addr::LOCALHOST, port).into())?;
+    match bind_one((Ipv6Addr::LOCALHOST, port).into()) {
         Ok(v6) => Ok(vec![v4, v6]),
         Err(e) if no_such_family(&e) => Ok(vec![v4]),
         Err(e) => Err(e),
@@ -104,16 +109,14 @@ pub fn bind_forward(side: &ForwardSide) -> Result<Vec<ListenSocket>> {
     let sockets = match bind {
         None | Some("localhost") => bind_loopback(port),
         // Takes IPv4 as well, unless net.ipv6.bindv6only is set.
-        Some("" | "*") => bind_one(Ipv6Addr::UNSPECIFIED.into(), port)
-            .or_else(|e| match no_such_family(&e) {
-                true => bind_one(Ipv4Addr::UNSPECIFIED.into(), port),
-                false => Err(e),
-            })
-            .map(|socket| vec![socket]),
-        Some(host) => (host, port).to_socket_addrs().and_then(|all| {
-            all.map(|address| bind_one(address.ip(), address.port()))
-                .collect()
-        }),
+        Some("" | "*") => match bind_at(Ipv6Addr::UNSPECIFIED, port) {
+            Err(e) if no_such_family(&e) => bind_at(Ipv4Addr::UNSPECIFIED, port),
+            bound => bound,
+        },
+        Some(host) => {
+            let all = (host, port).to_socket_addrs();
+            all.and_then(|all| all.map(bind_one).collect())
+        }
     };
     let place = bind.filter(|b| !b.is_empty()).unwrap_or("localhost");
     let what = || format!("cannot listen on {place} port {port}");
@@ -136,27 +139,24 @@ fn bind_unix(path: &Path) -> Result<ListenSocket> {
 }
 
 impl ListenSocket {
-    /// The next client, with its address and ours where it came over TCP.
+    /// The next client.
     ///
     /// # Errors
     /// `WouldBlock`: nobody is there. EMFILE, ENFILE, ENOBUFS, ENOMEM: out of
     /// something. Others concern this one client only.
-    pub fn accept(&self) -> io::Result<(Client, Option<(SocketAddr, SocketAddr)>)> {
-        match self {
+    pub fn accept(&self) -> io::Result<Client> {
+        let (socket, ends) = match self {
             ListenSocket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
-                stream.set_nonblocking(true)?;
                 // License managers speak in small messages, each waited for.
                 stream.set_nodelay(true)?;
                 let ours = stream.local_addr()?;
-                Ok((stream.into(), Some((peer, ours))))
+                (stream, Some((peer, ours)))
             }
-            ListenSocket::Unix { socket, .. } => {
-                let (stream, _) = socket.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok((stream.into(), None))
-            }
-        }
+            ListenSocket::Unix { socket, .. } => (OwnedFd::from(socket.accept()?.0).into(), None),
+        };
+        socket.set_nonblocking(true)?;
+        Ok(Client { socket, ends })
     }
 }
 

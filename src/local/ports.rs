@@ -1,6 +1,6 @@
 //! Binds the ports of every forward and license server, before anything is announced.
 
-use super::listener::{ListenSocket, Listener, bind_forward, bind_loopback, bind_one};
+use super::listener::{ListenSocket, Listener, bind_at, bind_forward, bind_loopback};
 use super::random_port::{RandomPort, random_loopback};
 use crate::error::{Code, Context, Error, Result};
 use crate::log::Log;
@@ -167,7 +167,7 @@ fn bind_for_this_node(
     let address = draw(|| {
         let address = random_loopback();
         ports.clear();
-        let bound = bind_all(&mut ports, &numbers, |port| bind_at(address.into(), port));
+        let bound = bind_all(&mut ports, &numbers, |port| bind_at(address, port));
         bound.map_or_else(|(_, e)| Err(e), |()| Ok(address))
     });
     let address = address.context(Code::NoPort, || {
@@ -202,8 +202,4 @@ fn bind_for_other_nodes(
         false => address.to_string(),
     };
     Ok((host, ports))
-}
-
-fn bind_at(address: IpAddr, port: u16) -> io::Result<Vec<ListenSocket>> {
-    bind_one(address, port).map(|socket| vec![socket])
 }

@@ -3,12 +3,13 @@
 use rand::Rng;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 /// Draws random ports.
 pub struct RandomPort {
     /// Ranges that the administrator keeps for others
     /// (`net.ipv4.ip_local_reserved_ports`) and numbers this licfwd needs itself.
-    avoid: Vec<(u16, u16)>,
+    avoid: Vec<RangeInclusive<u16>>,
 }
 
 impl RandomPort {
@@ -17,36 +18,27 @@ impl RandomPort {
         let reserved =
             fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
         let mut avoid = parse_ranges(&reserved);
-        avoid.extend(kept.into_iter().map(|port| (port, port)));
+        avoid.extend(kept.into_iter().map(|port| port..=port));
         RandomPort { avoid }
     }
 
     /// Uniform over 1024-65535 without those to avoid. Should they leave next to
     /// nothing, a kept one is drawn in the end and `bind` has the last word.
     pub fn draw(&self) -> u16 {
-        let mut rng = rand::rng();
-        let mut port = rng.random_range(1024..=65535);
-        for _ in 0..100_000 {
-            if !self
-                .avoid
-                .iter()
-                .any(|(low, high)| (*low..=*high).contains(&port))
-            {
-                break;
-            }
-            port = rng.random_range(1024..=65535);
-        }
-        port
+        let draw = || rand::rng().random_range(1024..=65535);
+        let is_free = |port: &u16| !self.avoid.iter().any(|range| range.contains(port));
+        let mut draws = (0..100_000).map(|_| draw());
+        draws.find(is_free).unwrap_or_else(draw)
     }
 }
 
 /// `8080,9148-9150` as ranges.
-fn parse_ranges(text: &str) -> Vec<(u16, u16)> {
+fn parse_ranges(text: &str) -> Vec<RangeInclusive<u16>> {
     text.trim()
         .split(',')
         .filter_map(|part| {
             let (low, high) = part.split_once('-').unwrap_or((part, part));
-            Some((low.parse().ok()?, high.parse().ok()?))
+            Some(low.parse().ok()?..=high.parse().ok()?)
         })
         .collect()
 }
@@ -69,17 +61,14 @@ mod tests {
 
     #[test]
     fn reserved_ranges() {
-        assert_eq!(
-            parse_ranges("8080,9148-9150\n"),
-            [(8080, 8080), (9148, 9150)]
-        );
+        assert_eq!(parse_ranges("8080,9148-9150\n"), [8080..=8080, 9148..=9150]);
         assert_eq!(parse_ranges("\n"), []);
     }
 
     #[test]
     fn draws_avoid_what_is_reserved_and_stay_in_range() {
         let random = RandomPort {
-            avoid: vec![(1024, 60_000)],
+            avoid: vec![1024..=60_000],
         };
         for _ in 0..1000 {
             assert!(random.draw() > 60_000);

@@ -11,7 +11,7 @@
 //! takes the parent away in between, the child reads the end of the socket pair
 //! instead of GO, and ends.
 
-use crate::error::{Code, Context, Error, Result};
+use crate::error::{Code, Context, Result};
 use crate::sys::{self, Fork};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -34,13 +34,9 @@ pub fn detach<T>(
     announce: impl FnOnce(u32) -> Result<()>,
     serve: impl FnOnce(T),
 ) -> Result<()> {
-    let pair = UnixStream::pair();
-    let (to_child, to_parent) =
-        pair.context(Code::System, || "cannot go to the background".into())?;
+    let (to_child, to_parent) = UnixStream::pair().context(Code::System, no_background)?;
     let fork = sys::fork_process();
-    match fork.context(Code::System, || {
-        "cannot go to the background: fork failed".into()
-    })? {
+    match fork.context(Code::System, || no_background() + ": fork failed")? {
         Fork::Parent(child) => {
             // The session in `build` is the child's now: dropping it here would
             // end the program that carries it.
@@ -57,15 +53,17 @@ pub fn detach<T>(
     }
 }
 
+fn no_background() -> String {
+    "cannot go to the background".into()
+}
+
 fn be_parent(mut child: UnixStream, announce: impl FnOnce() -> Result<()>) -> Result<()> {
     // One byte when all is well; a sentence and the end otherwise.
     let mut report = Vec::new();
     let _ = (&child).take(1).read_to_end(&mut report);
     if report != READY {
         let _ = child.read_to_end(&mut report);
-        let why = String::from_utf8_lossy(&report);
-        let what = format!("cannot go to the background: {why}");
-        return Err(Error::new(Code::System, what));
+        return Err(String::from_utf8_lossy(&report)).context(Code::System, no_background);
     }
     announce()?;
     child

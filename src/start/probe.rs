@@ -18,15 +18,6 @@ pub struct ProbeResults<'a> {
 /// That it answers, or why not.
 type PortResult = std::result::Result<(), String>;
 
-/// Why probing ended early.
-pub enum ProbeError {
-    /// The result so far is noted, but the question still hangs in the session
-    /// (libssh2 cannot take an open back): go on with another session.
-    SessionSpent,
-    /// The gateway's fault.
-    Gateway(Error),
-}
-
 impl ProbeResults<'_> {
     /// Nothing is known yet.
     pub fn new(bound: &LocalPorts) -> ProbeResults<'_> {
@@ -37,41 +28,34 @@ impl ProbeResults<'_> {
     }
 
     /// Opens and closes a stream to every port of the targets that has not been
-    /// asked yet.
+    /// asked yet. Where the session is not free afterwards, the last question still
+    /// hangs in it (libssh2 cannot take an open back): go on with another session.
     ///
     /// # Errors
-    /// See [`ProbeError`]; 77 when the gateway forbids a forward.
-    pub fn probe(
-        &mut self,
-        session: &mut dyn Session,
-        limits: Limits,
-        log: &Log,
-    ) -> std::result::Result<(), ProbeError> {
+    /// The gateway's fault; 77 when it forbids a forward.
+    pub fn probe(&mut self, session: &mut dyn Session, limits: Limits, log: &Log) -> Result<()> {
         let servers = self.bound.servers.iter();
         for listener in servers.flat_map(|server| server.listeners.clone()) {
-            if self.listeners[listener].is_some() {
+            if self.listeners[listener].is_some() || !session.is_free() {
                 continue;
             }
             let to = &self.bound.listeners[listener].to;
             let limit = limits.next_step();
-            let answer = gateway::probe(session, to, limit);
-            let result = port_result(answer, to, limit).map_err(ProbeError::Gateway)?;
+            let result = port_result(gateway::probe(session, to, limit), to, limit)?;
             let outcome = result.as_ref().map_or_else(String::as_str, |()| "answers");
             log.step(format_args!("{to} {outcome}"));
             self.listeners[listener] = Some(result);
-            if !session.is_free() {
-                return Err(ProbeError::SessionSpent);
-            }
         }
         Ok(())
     }
 
     /// Why that port does not answer, where it does not.
     fn refusal(&self, listener: usize) -> Option<&str> {
-        match &self.listeners[listener] {
-            Some(Err(why)) => Some(why),
-            _ => None,
-        }
+        self.listeners[listener]
+            .as_ref()?
+            .as_ref()
+            .err()
+            .map(String::as_str)
     }
 
     /// Whether every variable has a server that answers. A server answers when
@@ -128,9 +112,8 @@ fn port_result(answer: Answer, to: &Destination, limit: Duration) -> Result<Port
         Answer::No(why) => Ok(Err(format!("cannot be reached from the gateway: {why}"))),
         Answer::Late => {
             let seconds = limit.as_secs();
-            Ok(Err(format!(
-                "did not answer the gateway within {seconds} s"
-            )))
+            let why = format!("did not answer the gateway within {seconds} s");
+            Ok(Err(why))
         }
         Answer::Forbidden => {
             let what = format!(

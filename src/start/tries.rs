@@ -1,6 +1,6 @@
 //! Tries to connect until the license servers answer, within tries and deadline.
 
-use super::probe::{ProbeError, ProbeResults};
+use super::probe::ProbeResults;
 use crate::auth::Terminal;
 use crate::cli::Invocation;
 use crate::error::{Error, Result};
@@ -72,10 +72,9 @@ fn try_once(
         if !probe {
             return Ok(session);
         }
-        match results.probe(&mut *session, limits, log) {
-            Err(ProbeError::SessionSpent) => continue,
-            Err(ProbeError::Gateway(e)) => return Err(e),
-            Ok(()) => {}
+        results.probe(&mut *session, limits, log)?;
+        if !session.is_free() {
+            continue;
         }
         if let Err(e) = results.check() {
             *kept = Some(session);

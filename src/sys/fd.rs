@@ -2,7 +2,7 @@
 
 use super::errno::check;
 use std::ffi::{c_int, c_long};
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -10,7 +10,7 @@ unsafe extern "C" {
     safe fn close(fd: c_int) -> c_int;
     safe fn dup2(from: c_int, to: c_int) -> c_int;
     safe fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int;
-    fn syscall(number: c_long, ...) -> c_long;
+    pub(super) fn syscall(number: c_long, ...) -> c_long;
 }
 
 pub(super) const CLOEXEC: c_int = 0o2_000_000;
@@ -35,39 +35,24 @@ pub(super) fn own(fd: c_int) -> io::Result<OwnedFd> {
 /// a kept lock file would keep its lock for days. To be called before anything
 /// else is open.
 pub fn close_inherited() {
-    match std::fs::read_dir("/proc/self/fd") {
-        Ok(entries) => {
-            let open: Vec<RawFd> = entries
-                .flatten()
-                .filter_map(|e| e.file_name().to_str()?.parse().ok())
-                .filter(|fd| *fd > 2)
-                .collect();
-            // The directory's own descriptor is closed by now; EBADF is harmless.
-            for fd in open {
-                close(fd);
-            }
-        }
-        Err(_) => {
-            for fd in 3..1024 {
-                close(fd);
-            }
-        }
+    let open = std::fs::read_dir("/proc/self/fd").map(|entries| {
+        let number = |entry: DirEntry| entry.file_name().to_str()?.parse().ok();
+        entries.flatten().filter_map(number).collect()
+    });
+    // The directory's own descriptor is closed by now; EBADF is harmless.
+    let open: Vec<RawFd> = open.unwrap_or_else(|_| (0..1024).collect());
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        close(fd);
     }
 }
 
 /// Makes the standard descriptor `to` (0, 1 or 2) refer to what `from` refers to.
-///
-/// # Errors
-/// Those of dup2.
 pub fn redirect(from: impl AsFd, to: RawFd) -> io::Result<()> {
     check(dup2(from.as_fd().as_raw_fd(), to)).map(drop)
 }
 
 /// Makes the socket inside `to` refer to what `from` refers to, whatever else
 /// knows its number.
-///
-/// # Errors
-/// Those of dup2.
 pub fn replace(from: impl AsFd, to: &OwnedFd) -> io::Result<()> {
     check(dup3(from.as_fd().as_raw_fd(), to.as_raw_fd(), CLOEXEC)).map(drop)
 }

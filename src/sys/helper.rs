@@ -1,7 +1,7 @@
 //! Child programs that help: how they are started, heard out and ended.
 
 use super::poll::poll_readable;
-use super::process::kill_group;
+use super::process::{kill_group, new_session};
 use super::signal::SIGKILL;
 use std::ffi::{c_int, c_long};
 use std::io::{self, Read};
@@ -11,7 +11,6 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 unsafe extern "C" {
-    safe fn setsid() -> c_int;
     fn prctl(option: c_int, ...) -> c_int;
 }
 
@@ -29,7 +28,7 @@ pub fn detached(command: &mut Command) -> &mut Command {
     // SAFETY: setsid is async-signal-safe and touches no memory.
     unsafe {
         command.pre_exec(|| {
-            setsid();
+            new_session();
             Ok(())
         })
     }
@@ -70,26 +69,20 @@ impl Drop for Helper {
 pub fn hear_out(ssh: &mut Child, timeout: Duration) -> io::Result<(ExitStatus, String, String)> {
     const GLANCE: Duration = Duration::from_millis(50);
     let deadline = Instant::now() + timeout;
-    let late = || {
-        let seconds = timeout.as_secs();
-        io::Error::other(format!("timed out after {seconds} s"))
+    let time_left = || match deadline.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => {
+            let seconds = timeout.as_secs();
+            Err(io::Error::other(format!("timed out after {seconds} s")))
+        }
+        left => Ok(left),
     };
     let (mut text, mut remarks) = (Vec::new(), Vec::new());
     if let Some(out) = &mut ssh.stdout {
-        while read_some(
-            out,
-            &mut text,
-            deadline.saturating_duration_since(Instant::now()),
-        )? != Some(0)
-        {
-            if Instant::now() >= deadline {
-                return Err(late());
-            }
-        }
+        while read_some(out, &mut text, time_left()?)? != Some(0) {}
     }
     let mut err = ssh.stderr.take();
     let status = loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = time_left()?;
         let ended = ssh.try_wait()?;
         let got = match &mut err {
             Some(err) => read_some(err, &mut remarks, left.min(GLANCE))?,
@@ -103,9 +96,6 @@ pub fn hear_out(ssh: &mut Child, timeout: Duration) -> io::Result<(ExitStatus, S
                 std::thread::sleep(Duration::from_millis(1));
             }
             _ => {}
-        }
-        if left.is_zero() {
-            return Err(late());
         }
     };
     let lossy = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();

@@ -32,20 +32,20 @@ pub struct Interest {
 
 impl Interest {
     /// Something to read.
-    pub const READ: Interest = Interest {
-        read: true,
-        write: false,
-    };
+    pub const READ: Interest = Interest::of(true, false);
     /// Room to write.
-    pub const WRITE: Interest = Interest {
-        read: false,
-        write: true,
-    };
+    pub const WRITE: Interest = Interest::of(false, true);
     /// Nothing.
-    pub const NONE: Interest = Interest {
-        read: false,
-        write: false,
-    };
+    pub const NONE: Interest = Interest::of(false, false);
+
+    const fn of(read: bool, write: bool) -> Interest {
+        Interest { read, write }
+    }
+
+    /// As bits, which are the same for epoll and poll.
+    fn bits(self) -> u32 {
+        (u32::from(self.read) * EPOLLIN) | (u32::from(self.write) * EPOLLOUT)
+    }
 }
 
 /// One descriptor's readiness, as `epoll_wait` reports it.
@@ -58,12 +58,10 @@ pub struct Event {
 }
 
 const EPOLLIN: u32 = 1;
-
 const EPOLLOUT: u32 = 4;
-
 const EPOLLERR: u32 = 8;
-
 const EPOLLHUP: u32 = 16;
+const BROKEN: u32 = EPOLLHUP | EPOLLERR;
 
 impl Event {
     /// Nothing.
@@ -79,17 +77,17 @@ impl Event {
 
     /// Reading will not block.
     pub fn readable(&self) -> bool {
-        self.events & (EPOLLIN | EPOLLHUP | EPOLLERR) != 0
+        self.events & (EPOLLIN | BROKEN) != 0
     }
 
     /// Both ends are closed, or the connection broke.
     pub fn hung_up(&self) -> bool {
-        self.events & (EPOLLHUP | EPOLLERR) != 0
+        self.events & BROKEN != 0
     }
 
     /// Writing will not block.
     pub fn writable(&self) -> bool {
-        self.events & (EPOLLOUT | EPOLLHUP | EPOLLERR) != 0
+        self.events & (EPOLLOUT | BROKEN) != 0
     }
 }
 
@@ -99,17 +97,11 @@ pub struct Epoll(OwnedFd);
 
 impl Epoll {
     /// A new, empty one.
-    ///
-    /// # Errors
-    /// EMFILE and its like.
     pub fn new() -> io::Result<Epoll> {
         own(epoll_create1(CLOEXEC)).map(Epoll)
     }
 
     /// Watches a descriptor, which must be removed before it is closed.
-    ///
-    /// # Errors
-    /// ENOMEM, ENOSPC.
     pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
         self.control(1, fd, token, interest)
     }
@@ -128,11 +120,8 @@ impl Epoll {
     }
 
     fn control(&self, op: c_int, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
-        let mut event = Event {
-            events: if interest.read { EPOLLIN } else { 0 }
-                | if interest.write { EPOLLOUT } else { 0 },
-            token,
-        };
+        let events = interest.bits();
+        let mut event = Event { events, token };
         // SAFETY: the event outlives the call, which copies it.
         check(unsafe { epoll_ctl(self.0.as_raw_fd(), op, fd.as_fd().as_raw_fd(), &mut event) })
             .map(drop)
@@ -140,9 +129,6 @@ impl Epoll {
 
     /// Fills `events` with what is ready, waiting for `limit` at most, and
     /// returns how many. A signal ends the wait early.
-    ///
-    /// # Errors
-    /// None that a caller could cause.
     pub fn wait(&self, events: &mut [Event], limit: Option<Duration>) -> io::Result<usize> {
         // SAFETY: the kernel writes at most `len` events into the slice.
         let ready = check(unsafe {
@@ -153,17 +139,21 @@ impl Epoll {
                 milliseconds(limit),
             )
         });
-        match ready {
-            Ok(count) => Ok(count as usize),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
-            Err(e) => Err(e),
-        }
+        unless_interrupted(ready).map(|count| count as usize)
     }
 }
 
 impl AsFd for Epoll {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// A signal counts as nothing being ready.
+fn unless_interrupted(ready: io::Result<c_int>) -> io::Result<c_int> {
+    match ready {
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+        other => other,
     }
 }
 
@@ -175,31 +165,23 @@ fn milliseconds(limit: Option<Duration>) -> c_int {
 }
 
 /// Waits until one of the descriptors is ready or `limit` has passed; the
-/// result says for each whether it is (also for an error or a hang-up).
-///
-/// # Errors
-/// None that a caller could cause; EINTR counts as nothing being ready.
+/// result says for each whether it is (also for an error or a hang-up). A signal
+/// ends the wait early.
 pub fn wait_any<const N: usize>(
     fds: [(BorrowedFd<'_>, Interest); N],
     limit: Option<Duration>,
 ) -> io::Result<[bool; N]> {
     let mut polled = fds.map(|(fd, interest)| PollFd {
         fd: fd.as_raw_fd(),
-        events: if interest.read { 1 } else { 0 } | if interest.write { 4 } else { 0 },
+        events: interest.bits() as i16,
         revents: 0,
     });
     // SAFETY: the array outlives the call and has N entries.
     let ready = check(unsafe { poll(polled.as_mut_ptr(), N, milliseconds(limit)) });
-    match ready {
-        Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
-        _ => Ok(polled.map(|p| p.revents != 0)),
-    }
+    unless_interrupted(ready).map(|_| polled.map(|p| p.revents != 0))
 }
 
 /// Whether there is something to read within `limit`.
-///
-/// # Errors
-/// None that a caller could cause.
 pub fn poll_readable(fd: impl AsFd, limit: Duration) -> io::Result<bool> {
     wait_any([(fd.as_fd(), Interest::READ)], Some(limit)).map(|[ready]| ready)
 }

@@ -1,7 +1,7 @@
 //! Processes: forking, ending, users, limits, memory.
 
 use super::errno::check;
-use super::fd::own;
+use super::fd::{own, syscall};
 use super::signal::{DEADLY, SIGINT, SIGKILL, signal};
 use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint, c_void};
 use std::io;
@@ -9,20 +9,25 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 unsafe extern "C" {
+    /// Becomes the leader of a new session, without a controlling terminal.
+    #[link_name = "setsid"]
+    pub safe fn new_session() -> c_int;
+    /// The effective user id.
+    #[link_name = "geteuid"]
+    pub safe fn user_id() -> c_uint;
+    /// Sets the file mode creation mask.
+    #[link_name = "umask"]
+    pub safe fn set_umask(mask: c_uint) -> c_uint;
     fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize;
     safe fn fork() -> c_int;
-    safe fn setsid() -> c_int;
     safe fn getsid(pid: c_int) -> c_int;
-    safe fn geteuid() -> c_uint;
-    safe fn umask(mask: c_uint) -> c_uint;
     safe fn kill(pid: c_int, signal: c_int) -> c_int;
     safe fn _exit(status: c_int) -> !;
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
-    fn syscall(number: c_long, ...) -> c_long;
     fn getpwuid(uid: c_uint) -> *const Passwd;
 }
 
@@ -71,28 +76,19 @@ pub fn fork_process() -> io::Result<Fork> {
 }
 
 /// The helper that a connection is being made through; 0: none.
-static HELPER: AtomicI32 = AtomicI32::new(0);
+static HELPER: AtomicU32 = AtomicU32::new(0);
 
 /// From now on that helper, as [`kill_group`] ends one, ends with this process,
 /// killed by a signal or in [`exit_now`]; `None`: no longer. One that has its
 /// connection ends when its input does.
 pub fn end_with_us(helper: Option<u32>) {
-    let leader = helper.and_then(|pid| pid.try_into().ok());
-    HELPER.store(leader.unwrap_or(0), Ordering::Relaxed);
-}
-
-/// Async-signal-safe.
-fn end_helper() {
-    let leader = HELPER.load(Ordering::Relaxed);
-    if leader > 1 {
-        kill(-leader, SIGKILL);
-    }
+    HELPER.store(helper.unwrap_or(0), Ordering::Relaxed);
 }
 
 /// Ends the process at once: no destructor runs and no buffer is flushed, so
 /// that the side of a fork that leaves does not touch what the other side uses.
 pub fn exit_now(status: i32) -> ! {
-    end_helper();
+    kill_group(HELPER.load(Ordering::Relaxed));
     _exit(status)
 }
 
@@ -107,7 +103,7 @@ extern "C" fn end_by_signal(number: c_int) {
         // SAFETY: write is async-signal-safe; the bytes live in a static.
         let _ = unsafe { write(1, output[i].as_ptr().cast(), output[i].len()) };
     }
-    end_helper();
+    kill_group(HELPER.load(Ordering::Relaxed));
     _exit(128 + number)
 }
 
@@ -121,27 +117,13 @@ pub fn on_deadly_signal(output: impl Fn(i32) -> String) {
     }
 }
 
-/// Becomes the leader of a new session, without a controlling terminal.
-pub fn new_session() {
-    let _ = setsid();
-}
-
 /// The session of this process; 0 when its leader is outside our PID namespace.
 pub fn session_id() -> i32 {
     getsid(0)
 }
 
-/// The effective user id.
-pub fn user_id() -> u32 {
-    geteuid()
-}
-
-/// Sets the file mode creation mask.
-pub fn set_umask(mask: u32) {
-    umask(mask);
-}
-
 /// Ends a helper that we started, and everything in its session's first group.
+/// Async-signal-safe.
 pub fn kill_group(leader: u32) {
     if let Ok(pid) = c_int::try_from(leader)
         && pid > 1
@@ -177,17 +159,14 @@ pub fn end_own_group() {
 pub fn raise_descriptor_limit() -> u64 {
     const RLIMIT_NOFILE: c_int = 7;
     let mut limit = Limit { soft: 0, hard: 0 };
-    // SAFETY: the structure outlives both calls and has the layout they expect.
+    // SAFETY: the structures outlive both calls and have the layout they expect.
     unsafe {
         if getrlimit(RLIMIT_NOFILE, &mut limit) != 0 {
             return 1024;
         }
-        let raised = Limit {
-            soft: limit.hard,
-            hard: limit.hard,
-        };
-        if setrlimit(RLIMIT_NOFILE, &raised) == 0 {
-            limit.soft = limit.hard;
+        let soft = limit.hard;
+        if setrlimit(RLIMIT_NOFILE, &Limit { soft, ..limit }) == 0 {
+            return soft;
         }
     }
     limit.soft
@@ -230,7 +209,7 @@ fn passwd() -> Option<(PathBuf, String)> {
     // call; both strings are copied before this function returns, and no other
     // thread of ours asks the password database.
     unsafe {
-        let record = getpwuid(geteuid()).as_ref()?;
+        let record = getpwuid(user_id()).as_ref()?;
         let dir = OsStr::from_bytes(CStr::from_ptr(record.dir).to_bytes()).into();
         let name = CStr::from_ptr(record.name).to_str().ok()?.to_owned();
         Some((dir, name))

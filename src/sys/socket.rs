@@ -5,10 +5,10 @@ use super::fd::{CLOEXEC, NONBLOCK, own};
 use super::poll::{Interest, wait_any};
 use std::ffi::{c_int, c_ulong, c_void};
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::offset_of;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -19,28 +19,21 @@ unsafe extern "C" {
     fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut u32)
     -> c_int;
     fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
-    fn sendmsg(fd: c_int, message: *const Message, flags: c_int) -> isize;
+    fn sendmsg(fd: c_int, message: *const Message<'_>, flags: c_int) -> isize;
     fn bind(fd: c_int, address: *const c_void, len: u32) -> c_int;
     fn connect(fd: c_int, address: *const c_void, len: u32) -> c_int;
 }
 
 const IPPROTO_TCP: c_int = 6;
-
 const SOL_SOCKET: c_int = 1;
-
-/// `struct iovec`.
-#[repr(C)]
-struct Piece {
-    bytes: *const c_void,
-    count: usize,
-}
 
 /// `struct msghdr`; where musl has a smaller number, the kernel wants zeros.
 #[repr(C)]
-struct Message {
+struct Message<'a> {
     name: *const c_void,
     name_len: u32,
-    pieces: *const Piece,
+    /// As `struct iovec`.
+    pieces: *const IoSlice<'a>,
     piece_count: usize,
     control: *const c_void,
     control_len: usize,
@@ -56,25 +49,17 @@ struct Passed {
     descriptor: c_int,
 }
 
-fn set_option(fd: impl AsFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
-    // SAFETY: the kernel reads one int from the address given.
-    check(unsafe {
-        setsockopt(
-            fd.as_fd().as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of::<c_int>() as u32,
-        )
-    })
-    .map(drop)
+fn set_option<T: ?Sized>(fd: impl AsFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
+    let (fd, len) = (fd.as_fd().as_raw_fd(), size_of_val(value) as u32);
+    // SAFETY: the kernel reads `len` bytes of the value.
+    check(unsafe { setsockopt(fd, level, name, (&raw const *value).cast(), len) }).map(drop)
 }
 
 /// Acknowledges at once what has arrived (TCP_QUICKACK of tcp(7); the kernel
 /// forgets it soon). No error on a socket that is not TCP.
 pub fn acknowledge(socket: impl AsFd) {
     const TCP_QUICKACK: c_int = 12;
-    let _ = set_option(socket, IPPROTO_TCP, TCP_QUICKACK, 1);
+    let _ = set_option(socket, IPPROTO_TCP, TCP_QUICKACK, &1_i32);
 }
 
 /// How long sent data may stay unacknowledged before the kernel gives the
@@ -85,7 +70,7 @@ pub fn acknowledge(socket: impl AsFd) {
 pub fn set_user_timeout(socket: impl AsFd, limit: Duration) -> io::Result<()> {
     const TCP_USER_TIMEOUT: c_int = 18;
     let ms = c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX);
-    set_option(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, ms)
+    set_option(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms)
 }
 
 /// Lets the kernel ask whether the other end is still there: after `idle`
@@ -100,30 +85,17 @@ pub fn set_keepalive(socket: impl AsFd, idle: Duration, interval: Duration) -> i
     const TCP_KEEPINTVL: c_int = 5;
     let seconds = |d: Duration| c_int::try_from(d.as_secs().max(1)).unwrap_or(c_int::MAX);
     let socket = socket.as_fd();
-    set_option(socket, SOL_SOCKET, SO_KEEPALIVE, 1)?;
-    set_option(socket, IPPROTO_TCP, TCP_KEEPIDLE, seconds(idle))?;
-    set_option(socket, IPPROTO_TCP, TCP_KEEPINTVL, seconds(interval))
+    set_option(socket, SOL_SOCKET, SO_KEEPALIVE, &1_i32)?;
+    set_option(socket, IPPROTO_TCP, TCP_KEEPIDLE, &seconds(idle))?;
+    set_option(socket, IPPROTO_TCP, TCP_KEEPINTVL, &seconds(interval))
 }
 
 /// Closing this socket will reset the connection instead of ending it in
 /// order (SO_LINGER of zero seconds, socket(7)).
-///
-/// # Errors
-/// None that a caller could cause.
 pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     const SO_LINGER: c_int = 13;
     let linger: [c_int; 2] = [1, 0];
-    // SAFETY: the kernel reads two ints from the address given.
-    check(unsafe {
-        setsockopt(
-            socket.as_fd().as_raw_fd(),
-            SOL_SOCKET,
-            SO_LINGER,
-            linger.as_ptr().cast(),
-            size_of_val(&linger) as u32,
-        )
-    })
-    .map(drop)
+    set_option(socket, SOL_SOCKET, SO_LINGER, &linger)
 }
 
 /// Bytes that the other end has not acknowledged (SIOCOUTQ, tcp(7)).
@@ -138,9 +110,6 @@ pub fn unacknowledged(socket: &TcpStream) -> c_int {
 
 /// Lets the kernel hold `backlog` connections that have not been accepted yet.
 /// std's listeners hold 128, and whoever comes then waits a second for its SYN.
-///
-/// # Errors
-/// None that a caller could cause.
 pub fn set_backlog(listener: impl AsFd, backlog: i32) -> io::Result<()> {
     check(listen(listener.as_fd().as_raw_fd(), backlog)).map(drop)
 }
@@ -152,41 +121,35 @@ pub fn set_backlog(listener: impl AsFd, backlog: i32) -> io::Result<()> {
 /// `ConnectionRefused`: nobody listens there. `InvalidInput`: the path is too long.
 pub fn connect_unix(path: &str) -> io::Result<UnixStream> {
     const AF_UNIX: u16 = 1;
+    let address = [&AF_UNIX.to_ne_bytes(), path.as_bytes(), &[0]].concat();
+    let socket = new_socket(AF_UNIX)?;
+    connect_to(&socket, &address)?;
+    Ok(UnixStream::from(socket))
+}
+
+/// A stream socket that never waits.
+fn new_socket(family: u16) -> io::Result<OwnedFd> {
     const SOCK_STREAM: c_int = 1;
-    // `struct sockaddr_un`: family, 107 bytes, and a zero.
-    let mut address = [0u8; 110];
-    address[..2].copy_from_slice(&AF_UNIX.to_ne_bytes());
-    match address[2..109].get_mut(..path.len()) {
-        Some(room) => room.copy_from_slice(path.as_bytes()),
-        None => return Err(io::ErrorKind::InvalidInput.into()),
-    }
-    let flags = SOCK_STREAM | CLOEXEC | NONBLOCK;
-    let fd = own(socket(c_int::from(AF_UNIX), flags, 0))?;
-    // SAFETY: the kernel reads that many bytes of the buffer.
-    check(unsafe { connect(fd.as_raw_fd(), address.as_ptr().cast(), 110) })?;
-    Ok(UnixStream::from(fd))
+    own(socket(family.into(), SOCK_STREAM | CLOEXEC | NONBLOCK, 0))
+}
+
+/// To a `struct sockaddr` of whatever family.
+fn connect_to(socket: &OwnedFd, address: &[u8]) -> io::Result<()> {
+    let (fd, len) = (socket.as_raw_fd(), address.len() as u32);
+    // SAFETY: the kernel reads `len` bytes of the address.
+    check(unsafe { connect(fd, address.as_ptr().cast(), len) }).map(drop)
 }
 
 /// The process at the other end: who connected or, to whom connects, who
 /// listened (SO_PEERCRED, unix(7)).
-///
-/// # Errors
-/// None that a caller could cause.
 pub fn peer_process(socket: &UnixStream) -> io::Result<i32> {
     const SO_PEERCRED: c_int = 17;
     // `struct ucred`: process, user, group.
     let mut peer: [c_int; 3] = [0; 3];
     let mut size = size_of_val(&peer) as u32;
+    let (fd, out) = (socket.as_raw_fd(), peer.as_mut_ptr().cast());
     // SAFETY: the kernel writes at most `size` bytes to the address given.
-    check(unsafe {
-        getsockopt(
-            socket.as_raw_fd(),
-            SOL_SOCKET,
-            SO_PEERCRED,
-            peer.as_mut_ptr().cast(),
-            &raw mut size,
-        )
-    })?;
+    check(unsafe { getsockopt(fd, SOL_SOCKET, SO_PEERCRED, out, &raw mut size) })?;
     Ok(peer[0])
 }
 
@@ -198,11 +161,7 @@ pub fn peer_process(socket: &UnixStream) -> io::Result<i32> {
 pub fn send_descriptor(to: &UnixStream, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     const SCM_RIGHTS: c_int = 1;
     const MSG_NOSIGNAL: c_int = 0x4000;
-    let zero = [0u8];
-    let piece = Piece {
-        bytes: zero.as_ptr().cast(),
-        count: zero.len(),
-    };
+    let zero = IoSlice::new(&[0]);
     let passed = Passed {
         len: offset_of!(Passed, descriptor) + size_of::<c_int>(),
         level: SOL_SOCKET,
@@ -212,17 +171,15 @@ pub fn send_descriptor(to: &UnixStream, descriptor: BorrowedFd<'_>) -> io::Resul
     let message = Message {
         name: std::ptr::null(),
         name_len: 0,
-        pieces: &raw const piece,
+        pieces: &raw const zero,
         piece_count: 1,
         control: (&raw const passed).cast(),
         control_len: size_of::<Passed>(),
         flags: 0,
     };
     // SAFETY: all that the message points to lives until the call returns.
-    match unsafe { sendmsg(to.as_raw_fd(), &raw const message, MSG_NOSIGNAL) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
+    let sent = unsafe { sendmsg(to.as_raw_fd(), &raw const message, MSG_NOSIGNAL) };
+    check(sent as c_int).map(drop)
 }
 
 /// Connects within `limit`, from a given local address (ssh's BindAddress) or
@@ -239,61 +196,49 @@ pub fn connect_from(
     if local.is_none() && interface.is_none() {
         return TcpStream::connect_timeout(&remote, limit);
     }
-    const SOCK_STREAM: c_int = 1;
-    let family = if remote.is_ipv4() { 2 } else { 10 };
-    let stream = TcpStream::from(own(socket(family, SOCK_STREAM | CLOEXEC | NONBLOCK, 0))?);
-    let fd = stream.as_raw_fd();
+    let socket = new_socket(if remote.is_ipv4() { AF_INET } else { AF_INET6 })?;
     if let Some(name) = interface {
         const SO_BINDTODEVICE: c_int = 25;
-        let (level, option) = (SOL_SOCKET, SO_BINDTODEVICE);
-        // SAFETY: the kernel reads `len` bytes of the name.
-        let set = unsafe { setsockopt(fd, level, option, name.as_ptr().cast(), name.len() as u32) };
-        check(set)?;
+        set_option(&socket, SOL_SOCKET, SO_BINDTODEVICE, name)?;
     }
     if let Some(local) = local {
-        let (address, len) = sockaddr(local);
-        // SAFETY: the kernel reads `len` bytes of a buffer that is at least as long.
+        let address = sockaddr(local);
+        let (fd, len) = (socket.as_raw_fd(), address.len() as u32);
+        // SAFETY: the kernel reads `len` bytes of the address.
         check(unsafe { bind(fd, address.as_ptr().cast(), len) })?;
     }
-    let (address, len) = sockaddr(remote);
     let deadline = Instant::now() + limit;
-    // SAFETY: as above.
-    match check(unsafe { connect(fd, address.as_ptr().cast(), len) }) {
+    match connect_to(&socket, &sockaddr(remote)) {
         Err(e) if e.raw_os_error() != Some(EINPROGRESS) => return Err(e),
         _ => {}
     }
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if wait_any([(stream.as_fd(), Interest::WRITE)], Some(left))?[0] {
-            break;
-        }
-        if left.is_zero() {
+    let left = || deadline.saturating_duration_since(Instant::now());
+    while !wait_any([(socket.as_fd(), Interest::WRITE)], Some(left()))?[0] {
+        if left().is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
     }
-    if let Some(e) = stream.take_error()? {
-        return Err(e);
-    }
+    let stream = TcpStream::from(socket);
+    stream.take_error()?.map_or(Ok(()), Err)?;
     stream.set_nonblocking(false)?;
     Ok(stream)
 }
 
-/// `struct sockaddr_in` or `sockaddr_in6`, and how much of the buffer it is.
-fn sockaddr(address: SocketAddr) -> ([u8; 28], u32) {
-    let mut bytes = [0u8; 28];
-    bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// `struct sockaddr_in` or `sockaddr_in6`.
+fn sockaddr(address: SocketAddr) -> Vec<u8> {
+    let port = address.port().to_be_bytes();
     match address {
         SocketAddr::V4(v4) => {
-            bytes[0..2].copy_from_slice(&2u16.to_ne_bytes());
-            bytes[4..8].copy_from_slice(&v4.ip().octets());
-            (bytes, 16)
+            let ip = v4.ip().octets();
+            [&AF_INET.to_ne_bytes()[..], &port, &ip, &[0; 8]].concat()
         }
         SocketAddr::V6(v6) => {
-            bytes[0..2].copy_from_slice(&10u16.to_ne_bytes());
-            bytes[4..8].copy_from_slice(&v6.flowinfo().to_be_bytes());
-            bytes[8..24].copy_from_slice(&v6.ip().octets());
-            bytes[24..28].copy_from_slice(&v6.scope_id().to_ne_bytes());
-            (bytes, 28)
+            let (flow, scope) = (v6.flowinfo().to_be_bytes(), v6.scope_id().to_ne_bytes());
+            let ip = v6.ip().octets();
+            [&AF_INET6.to_ne_bytes()[..], &port, &flow, &ip, &scope].concat()
         }
     }
 }
