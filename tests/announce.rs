@@ -94,7 +94,10 @@ fn relative_file_names() {
     let daemon = job.daemon();
     let directory = fs::read_link(format!("/proc/{daemon}/cwd")).expect("cwd");
     assert_eq!(directory.to_str(), Some("/"));
-    assert_ne!(gateway.client().read("licfwd.log"), "");
+    // It tells of its start after the announcement.
+    wait_until("the log is written", LIMIT, || {
+        !gateway.client().read("licfwd.log").is_empty()
+    });
 }
 
 /// Goal: the daemon keeps nothing open that it inherited: not the pipe of

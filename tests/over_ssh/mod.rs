@@ -34,5 +34,5 @@ fn ssh_it_is() {
     assert!(over_ssh());
     let server = LicenseServer::start(Service::Echo);
     let tunnel = Tunnel::start(&Gateway::start(), server.port());
-    assert!(tunnel.log().contains("over ssh"), "{}", tunnel.log());
+    tunnel.wait_for_log("over ssh", 1);
 }
