@@ -255,3 +255,45 @@ pub fn sock_diag() -> io::Result<File> {
     const NETLINK_SOCK_DIAG: c_int = 4;
     own(socket(AF_NETLINK, SOCK_RAW | CLOEXEC, NETLINK_SOCK_DIAG)).map(File::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_connection_comes_from_where_it_was_told_to() {
+        for (here, there) in [("127.0.0.1", "127.0.0.3"), ("::1", "::1")] {
+            let Ok(listener) = TcpListener::bind((here, 0)) else {
+                eprintln!("SKIPPED: no {here} here");
+                continue;
+            };
+            let to = listener.local_addr().unwrap();
+            let from = SocketAddr::new(there.parse().unwrap(), 0);
+            for interface in [None, Some("lo")] {
+                let stream = connect_from(Some(from), interface, to, LIMIT).unwrap();
+                let (_, peer) = listener.accept().unwrap();
+                assert_eq!(peer.ip(), from.ip());
+                assert_eq!(stream.local_addr().unwrap(), peer);
+            }
+            drop(listener);
+            let refused = connect_from(Some(from), None, to, LIMIT).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+            let unknown = connect_from(None, Some("none"), to, LIMIT).unwrap_err();
+            assert_eq!(unknown.raw_os_error(), Some(crate::sys::errno::ENODEV));
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_that_is_not_to_be_had() {
+        for (length, why) in [
+            (107, io::ErrorKind::NotFound),
+            (108, io::ErrorKind::InvalidInput),
+        ] {
+            let path = "/".to_owned() + &"n".repeat(length - 1);
+            assert_eq!(connect_unix(&path).unwrap_err().kind(), why);
+        }
+    }
+}
