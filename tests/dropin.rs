@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
+use crate::rig::sockets::{self, LISTENS, Socket};
 use crate::rig::traffic::{End, check_out, exchange};
 use crate::rig::{
     Gateway, Job, LIMIT, LicenseServer, Running, Service, free_port, process, wait_until,
@@ -118,24 +119,16 @@ fn is_parent(pid: u32) -> bool {
     !process::descendants(pid).is_empty()
 }
 
-/// The addresses on which a port listens, without the zeros of `/proc/net/tcp6`.
+/// The addresses on which a port listens.
 fn bound(port: u16) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for table in ["tcp", "tcp6"] {
-        let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
-        for line in text.lines().skip(1) {
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            let (address, number) = fields[1].split_once(':').expect("address:port");
-            if number == format!("{port:04X}") && fields[3] == "0A" {
-                found.insert(match address {
-                    "0100007F" => "127.0.0.1".into(),
-                    "00000000000000000000000001000000" => "::1".into(),
-                    other => other.to_owned(),
-                });
-            }
-        }
-    }
-    found
+    let listening = |socket: &Socket| socket.local == port && socket.state == LISTENS;
+    let sockets = sockets::all().into_iter().filter(listening);
+    let name = |socket: Socket| match &*socket.address {
+        "0100007F" => "127.0.0.1".into(),
+        "00000000000000000000000001000000" => "::1".into(),
+        _ => socket.address,
+    };
+    sockets.map(name).collect()
 }
 
 /// Goal: a Unix socket on either side, or on both, as with ssh: it carries the

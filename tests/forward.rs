@@ -7,6 +7,7 @@ use crate::rig::crowd::{all_at_once, alone};
 use crate::rig::job::over_ssh;
 use crate::rig::license_server::SwallowingPort;
 use crate::rig::network;
+use crate::rig::sockets;
 use crate::rig::traffic::{End, check_out, connect, exchange, vanish_in_the_middle};
 use crate::rig::{
     FLOOD, Gateway, Job, LIMIT, LicenseServer, Open, Promise, Service, Tunnel, eventually,
@@ -240,13 +241,8 @@ fn an_ended_stream_with_a_rest_hides_no_dead_gateway() {
     seat.write_all(&vec![7; SIZE]).expect("send");
     drop(seat);
     // Then everything is on its way to licfwd, the end of the stream included.
-    let to_server = format!(":{port:04X} ");
-    let connected = |line: &str| line.contains(&to_server) && !line.contains(" 06 ");
     wait_until("the gateway lets go of the server", LIMIT, || {
-        let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-        !table
-            .lines()
-            .any(|line| connected(line) && !line.contains(" 0A "))
+        sockets::has_ended(port)
     });
     let before = tunnel.processor_ticks();
     gateway.kill_sessions();

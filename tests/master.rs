@@ -4,13 +4,14 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use crate::rig::crowd::all_at_once;
 use crate::rig::gateway::keygen;
+use crate::rig::sockets;
 use crate::rig::traffic::{connect, uninterrupted};
 use crate::rig::{
     FLOOD, Gateway, Job, LIMIT, LicenseServer, Service, Site, Tunnel, eventually_every, free_port,
@@ -336,16 +337,13 @@ fn a_shell_that_runs_nothing_is_no_obstacle() {
 fn the_last_words_of_a_server_reach_a_client_that_goes_on_talking() {
     const SIZE: usize = 5_000_000;
     let gateway = Gateway::start();
-    let (said, has_said) = mpsc::channel();
-    let port = server(move |mut client| {
-        client.write_all(&vec![7; SIZE])?;
-        drop(client);
-        said.send(()).map_err(io::Error::other)
-    });
+    let port = server(|mut client| client.write_all(&vec![7; SIZE]));
     let tunnel = Tunnel::with(&gateway, port, &["--via", "ssh", "--no-probe"]);
     let mut client = connect(tunnel.port()).expect("connect");
-    // Else the kernel would forget the rest.
-    has_said.recv_timeout(LIMIT).expect("all is said");
+    // Else the kernel would forget what the gateway has not heard yet.
+    wait_until("the gateway lets go of the server", LIMIT, || {
+        sockets::has_ended(port)
+    });
     for _ in 0..8 {
         // A word each time, not all in one.
         thread::sleep(Duration::from_millis(100));
@@ -426,13 +424,12 @@ fn over_ssh() -> Site {
 }
 
 /// A license server that does that for each client; its port.
-fn server(serve: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static) -> u16 {
+fn server(serve: fn(TcpStream) -> io::Result<()>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let port = listener.local_addr().expect("an address").port();
     thread::spawn(move || {
         for client in listener.incoming() {
             let client = client.expect("a client");
-            let serve = serve.clone();
             thread::spawn(move || serve(client));
         }
     });

