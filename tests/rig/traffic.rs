@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
-use super::LIMIT;
+use super::FLOOD;
 
 /// A seat that was checked out; dropping it gives it back.
 pub struct Seat {
@@ -94,11 +94,11 @@ pub fn vanish_in_the_middle(port: u16, number: usize) -> io::Result<()> {
 }
 
 /// Connects to a port of 127.0.0.1, on which nothing may stall for longer than
-/// [`LIMIT`].
+/// [`FLOOD`]: whoever is one of hundreds may have to wait.
 pub fn connect(port: u16) -> io::Result<TcpStream> {
     let connection = TcpStream::connect(("127.0.0.1", port))?;
-    connection.set_read_timeout(Some(LIMIT))?;
-    connection.set_write_timeout(Some(LIMIT))?;
+    connection.set_read_timeout(Some(FLOOD))?;
+    connection.set_write_timeout(Some(FLOOD))?;
     Ok(connection)
 }
 
