@@ -87,10 +87,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A failure with its exit code; `message` is lower case, without full stop.
     pub fn new(code: Code, message: impl Into<String>) -> Error {
-        Error {
-            code,
-            message: message.into(),
-        }
+        Error { code, message: message.into() }
     }
 }
 
@@ -144,10 +141,7 @@ mod tests {
         for (cause, said) in [
             (refused(), "Connection refused"),
             (io::Error::other(refused()), "Connection refused"),
-            (
-                io::Error::other("late (os error 5) again"),
-                "late (os error 5) again",
-            ),
+            (io::Error::other("late (os error 5) again"), "late (os error 5) again"),
         ] {
             let told =
                 Err::<(), _>(cause).advise(Code::System, || "cannot do it".into(), "give up");

@@ -46,20 +46,12 @@ impl Log {
     /// A log to stderr, or to nowhere when `stderr` is false (because that is
     /// the pipe whose text the calling shell will evaluate).
     pub fn new(verbosity: Verbosity, stderr: bool) -> Log {
-        Log {
-            verbosity,
-            stderr,
-            file: Mutex::new(None),
-            last_step: None,
-        }
+        Log { verbosity, stderr, file: Mutex::new(None), last_step: None }
     }
 
     /// Also shows each [`step`](Log::step), with its time.
     pub fn timing_steps(self) -> Log {
-        Log {
-            last_step: Some(Mutex::new(Instant::now())),
-            ..self
-        }
+        Log { last_step: Some(Mutex::new(Instant::now())), ..self }
     }
 
     /// Also appends events to `path`, created with mode 0600 where it is absent.
@@ -149,9 +141,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Replaces control characters, which a gateway's or a user's text may carry,
 /// so that one message stays one line and cannot drive a terminal.
 pub fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// `2026-11-22T04:20:28Z` for seconds since the epoch (proleptic Gregorian

@@ -24,18 +24,12 @@ pub struct Backoff {
 impl Backoff {
     /// Before the announcement. Tripled, not doubled: ten tries are all there
     /// are, and where a thousand jobs start together the early ones are wasted.
-    pub const START: Backoff = Backoff {
-        base: Duration::from_millis(500),
-        growth: 3,
-        cap: Duration::from_secs(60),
-    };
+    pub const START: Backoff =
+        Backoff { base: Duration::from_millis(500), growth: 3, cap: Duration::from_secs(60) };
 
     /// After a lost connection. Tries are not counted, and clients wait.
-    pub const GATEWAY: Backoff = Backoff {
-        base: Duration::from_millis(500),
-        growth: 2,
-        cap: Duration::from_secs(30),
-    };
+    pub const GATEWAY: Backoff =
+        Backoff { base: Duration::from_millis(500), growth: 2, cap: Duration::from_secs(30) };
 
     /// The wait after failed try `n`, counted from 0.
     pub fn wait(&self, n: u32, rng: &mut impl Rng) -> Duration {
@@ -73,9 +67,7 @@ impl Limits {
     /// How long the next step may take.
     pub fn next_step(&self) -> Duration {
         // libssh2 takes a time-out of zero for none at all.
-        self.step
-            .min(self.deadline.left())
-            .max(Duration::from_millis(1))
+        self.step.min(self.deadline.left()).max(Duration::from_millis(1))
     }
 }
 
@@ -222,11 +214,7 @@ mod simulation {
                 result.last = now;
                 continue;
             };
-            let done = if now < open_from {
-                None
-            } else {
-                sshd.connect(now, rng)
-            };
+            let done = if now < open_from { None } else { sshd.connect(now, rng) };
             match done {
                 Some(then) => {
                     result.tries = result.tries.max(tries);
@@ -295,10 +283,7 @@ mod simulation {
     #[test]
     fn a_thousand_jobs_start_together() {
         let result = start(Backoff::START);
-        assert!(
-            result.tries <= TRIES && result.waits < DEADLINE,
-            "{result:?}"
-        );
+        assert!(result.tries <= TRIES && result.waits < DEADLINE, "{result:?}");
     }
 
     /// Goal: all tunnels find back, hardly later than the gateway can take them.
@@ -312,23 +297,11 @@ mod simulation {
     #[test]
     #[ignore = "prints the tables above"]
     fn tables() {
-        let others = [
-            (500, 2, 60),
-            (1000, 2, 60),
-            (2000, 2, 60),
-            (500, 3, 30),
-            (500, 3, 90),
-            (500, 4, 60),
-        ];
+        let others =
+            [(500, 2, 60), (1000, 2, 60), (2000, 2, 60), (500, 3, 30), (500, 3, 90), (500, 4, 60)];
         table("start", Backoff::START, others, start);
-        let others = [
-            (500, 2, 10),
-            (500, 2, 20),
-            (500, 2, 60),
-            (2000, 2, 30),
-            (500, 3, 30),
-            (500, 3, 60),
-        ];
+        let others =
+            [(500, 2, 10), (500, 2, 20), (500, 2, 60), (2000, 2, 30), (500, 3, 30), (500, 3, 60)];
         table("restart", Backoff::GATEWAY, others, restart);
     }
 }

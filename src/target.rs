@@ -123,11 +123,7 @@ fn server(text: &str) -> Parsed<Server> {
         }
         numbers.push(number);
     }
-    Ok(Server {
-        host: host.to_owned(),
-        port: numbers.remove(0),
-        kept: numbers,
-    })
+    Ok(Server { host: host.to_owned(), port: numbers.remove(0), kept: numbers })
 }
 
 /// License managers write `port@host`, and so do their users.
@@ -192,10 +188,7 @@ fn fields(text: &str) -> Parsed<Vec<Field>> {
 
 fn bracketed_field(inside: &str) -> Parsed<(Field, &str)> {
     let (text, rest) = inside.split_once(']').ok_or("[ without ]")?;
-    let field = Field {
-        text: text.to_owned(),
-        is_path: text.contains('/'),
-    };
+    let field = Field { text: text.to_owned(), is_path: text.contains('/') };
     match rest.strip_prefix(':') {
         None if !rest.is_empty() => Err("expected a colon after ]".to_owned()),
         after => Ok((field, after.unwrap_or_default())),

@@ -63,10 +63,7 @@ fn inherited_dispositions_are_reset() {
     let gateway = Gateway::start();
     let mute = LicenseServer::start(Service::Mute);
     let job = Job::new();
-    let text = format!(
-        "trap '' TERM; exec licfwd -F $CONFIG -p {} gw 127.0.0.1:1",
-        mute.port()
-    );
+    let text = format!("trap '' TERM; exec licfwd -F $CONFIG -p {} gw 127.0.0.1:1", mute.port());
     let running = job.spawn(&mut job.script("sh", &text, &gateway, 1));
     wait_until("licfwd connects", LIMIT, || mute.clients() == 1);
     process::signal("TERM", &[running.pid()]);
@@ -82,12 +79,7 @@ fn relative_file_names() {
     let mut call = job.command(crate::rig::job::licfwd());
     call.current_dir(gateway.client().path());
     call.args(["-F", "ssh_config", "-i", "id_ed25519"]);
-    call.args([
-        "-o",
-        "UserKnownHostsFile=known_hosts",
-        "--log",
-        "licfwd.log",
-    ]);
+    call.args(["-o", "UserKnownHostsFile=known_hosts", "--log", "licfwd.log"]);
     call.args(["gw", &format!("127.0.0.1:{}", server.port())]);
     let outcome = job.run(&mut call);
     assert_eq!(outcome.code, 0, "{outcome:?}");
@@ -95,9 +87,7 @@ fn relative_file_names() {
     let directory = fs::read_link(format!("/proc/{daemon}/cwd")).expect("cwd");
     assert_eq!(directory.to_str(), Some("/"));
     // It tells of its start after the announcement.
-    wait_until("the log is written", LIMIT, || {
-        !gateway.client().read("licfwd.log").is_empty()
-    });
+    wait_until("the log is written", LIMIT, || !gateway.client().read("licfwd.log").is_empty());
 }
 
 /// Goal: the daemon keeps nothing open that it inherited: not the pipe of

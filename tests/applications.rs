@@ -29,13 +29,7 @@ impl Tunnel {
         call.args(["-N", "-L", &format!("{port}:127.0.0.1:{direct}"), "gw"]);
         let licfwd = job.spawn(&mut call);
         wait_until("licfwd serves", LIMIT, || answers(port));
-        Tunnel {
-            job,
-            _gateway: gateway,
-            _licfwd: licfwd,
-            port,
-            direct,
-        }
+        Tunnel { job, _gateway: gateway, _licfwd: licfwd, port, direct }
     }
 
     /// Runs a client directly and through the tunnel.
@@ -150,12 +144,7 @@ impl Database {
         wait_until("PostgreSQL is ready", LIMIT, || {
             server.stderr().contains("ready to accept connections")
         });
-        Database {
-            port,
-            server: Some(server),
-            _job: job,
-            _directory: directory,
-        }
+        Database { port, server: Some(server), _job: job, _directory: directory }
     }
 }
 
@@ -187,8 +176,7 @@ fn redis() {
     let tunnel = Tunnel::to(port);
     let client = |program: &Path, port: u16, arguments: &str| {
         let mut call = tunnel.job.command(program);
-        call.args(["-p", &port.to_string()])
-            .args(arguments.split(' '));
+        call.args(["-p", &port.to_string()]).args(arguments.split(' '));
         call
     };
     for (n, outcome) in [1, 2]

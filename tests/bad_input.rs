@@ -57,9 +57,7 @@ const TARGETS: &[&str] = &[
 ];
 
 /// Gateways that mean nothing.
-const GATEWAYS: &[&str] = &[
-    "", " ", "-gw", "user@", "@gw", "g w", "gw\n", "gw;id", "$(id)",
-];
+const GATEWAYS: &[&str] = &["", " ", "-gw", "user@", "@gw", "g w", "gw\n", "gw;id", "$(id)"];
 
 /// Templates with what the shell would see.
 const TEMPLATES: &[&str] = &[
@@ -79,10 +77,7 @@ const TEMPLATES: &[&str] = &[
 fn targets() {
     for target in TARGETS {
         refused(&["--", "gw", target], &format!("target {target:?}"));
-        refused(
-            &["--", "gw", "good:1", target],
-            &format!("second target {target:?}"),
-        );
+        refused(&["--", "gw", "good:1", target], &format!("second target {target:?}"));
     }
 }
 
@@ -142,11 +137,7 @@ fn long_arguments() {
     ];
     for target in &targets {
         let outcome = refused(&["gw", target], "a long target");
-        assert!(
-            outcome.stderr.len() < 1000,
-            "{} bytes",
-            outcome.stderr.len()
-        );
+        assert!(outcome.stderr.len() < 1000, "{} bytes", outcome.stderr.len());
     }
     refused(&["--", &long, "host:1"], "a long gateway");
     let many = vec!["host:0"; 1000];
@@ -179,8 +170,5 @@ fn check(outcome: &Outcome, what: &str) {
     let lines: Vec<&str> = outcome.stderr.lines().collect();
     let told = lines.iter().all(|line| !line.contains(char::is_control));
     assert!(told && lines.len() <= 2, "{what}: {outcome:?}");
-    assert!(
-        outcome.stderr.starts_with("licfwd: "),
-        "{what}: {outcome:?}"
-    );
+    assert!(outcome.stderr.starts_with("licfwd: "), "{what}: {outcome:?}");
 }

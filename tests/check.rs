@@ -30,11 +30,7 @@ fn a_sound_site() {
     call.arg(format!("UserKnownHostsFile={}", known_hosts.display()));
     call.args(["gw", &format!("127.0.0.1:{}", server.port())]);
     let outcome = job.run(&mut call);
-    assert_eq!(
-        (outcome.code, outcome.stdout.as_str()),
-        (0, ""),
-        "{outcome:?}"
-    );
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (0, ""), "{outcome:?}");
     let mut steps = outcome.stderr.lines().filter(|line| line.contains(" ms  "));
     for step in [
         "gateway gw is 127.0.0.1 port",
@@ -73,11 +69,7 @@ fn the_same_exit_codes() {
     let job = Job::new();
     let mut call = job.licfwd(&gateway);
     let outcome = job.run(call.args(["--check", "gw", &target]));
-    assert_eq!(
-        (outcome.code, outcome.stdout.as_str()),
-        (69, ""),
-        "{outcome:?}"
-    );
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (69, ""), "{outcome:?}");
     assert!(outcome.stderr.contains(&target), "{outcome:?}");
 
     let taken = TcpListener::bind("127.0.0.1:0").expect("bind");

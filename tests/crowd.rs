@@ -34,10 +34,7 @@ fn two_hundred_jobs_start_together() {
         tries[outcome.stderr.matches("licfwd: try ").count()] += 1;
         last = last.max(start.elapsed());
     }
-    assert!(
-        gateway.log().contains("drop connection"),
-        "nothing was shed"
-    );
+    assert!(gateway.log().contains("drop connection"), "nothing was shed");
     eprintln!("{JOBS} jobs in {last:?}; by failed tries: {tries:?}");
 }
 
@@ -53,9 +50,8 @@ fn two_thousand_clients_at_once() {
     let server = LicenseServer::start(Service::Echo);
     let tunnel = Tunnel::start(&gateway, server.port());
     let before = tunnel.descriptors();
-    let mut clients: Vec<TcpStream> = (0..CLIENTS)
-        .map(|_| connect(tunnel.port()).expect("connect"))
-        .collect();
+    let mut clients: Vec<TcpStream> =
+        (0..CLIENTS).map(|_| connect(tunnel.port()).expect("connect")).collect();
     for round in 0..3 {
         for (number, client) in clients.iter_mut().enumerate() {
             client.write_all(&word(round, number)).expect("write");
@@ -69,9 +65,7 @@ fn two_thousand_clients_at_once() {
     assert_eq!(server.clients(), CLIENTS);
     eprintln!("{} kB resident", tunnel.resident_kb());
     drop(clients);
-    wait_until("all are gone", LIMIT, || {
-        server.clients() == 0 && tunnel.descriptors() == before
-    });
+    wait_until("all are gone", LIMIT, || server.clients() == 0 && tunnel.descriptors() == before);
 }
 
 /// Goal: a crowd of clients is spread over further sessions, which go with it.
@@ -89,18 +83,14 @@ fn a_crowd_gets_further_sessions() {
         client
     };
     crowd.extend((0..160).map(|_| served()));
-    wait_until("there is a further session", LIMIT, || {
-        gateway.sessions().len() > alone
-    });
+    wait_until("there is a further session", LIMIT, || gateway.sessions().len() > alone);
     crowd.extend((0..20).map(|_| served()));
     for mut client in &crowd {
         client.write_all(b"y").expect("write");
         client.read_exact(&mut [0]).expect("an answer");
     }
     drop(crowd);
-    wait_until("one session is left", LIMIT, || {
-        gateway.sessions().len() == alone
-    });
+    wait_until("one session is left", LIMIT, || gateway.sessions().len() == alone);
     assert!(connect(tunnel.port()).is_ok());
 }
 
@@ -114,15 +104,11 @@ fn out_of_descriptors_it_waits() {
     let tunnel = Tunnel::of(Job::new(), |job| {
         let mut command = job.command("sh");
         command.args(["-c", r#"ulimit -n 64 && exec licfwd "$@""#, "sh"]);
-        command
-            .arg("-F")
-            .arg(gateway.config())
-            .args(["gw", &target]);
+        command.arg("-F").arg(gateway.config()).args(["gw", &target]);
         command
     });
-    let mut clients: Vec<TcpStream> = (0..100)
-        .map(|_| connect(tunnel.port()).expect("connect"))
-        .collect();
+    let mut clients: Vec<TcpStream> =
+        (0..100).map(|_| connect(tunnel.port()).expect("connect")).collect();
     tunnel.wait_for_log("cannot accept clients", 1);
     let ticks = tunnel.processor_ticks();
     tunnel.wait_for_log("cannot accept clients", 4);
@@ -162,9 +148,7 @@ fn connections_leave_no_memory_behind() {
     let limit = FLOOD * (1 + count as u32 / 20_000);
     let half = |count: usize| {
         all_at_once(1, limit, move |_| (0..count).try_for_each(come_and_go));
-        all_at_once(20, limit, move |_| {
-            (0..count / 20).try_for_each(come_and_go)
-        });
+        all_at_once(20, limit, move |_| (0..count / 20).try_for_each(come_and_go));
         wait_until("all are gone", LIMIT, || {
             server.clients() == 0 && tunnel.descriptors() == before
         });
@@ -180,10 +164,7 @@ fn connections_leave_no_memory_behind() {
     });
     // 30 bytes for each connection.
     let most = count / 100;
-    assert!(
-        grown.iter().any(|kb| *kb < most),
-        "{grown:?} kB more after each third"
-    );
+    assert!(grown.iter().any(|kb| *kb < most), "{grown:?} kB more after each third");
     eprintln!("{grown:?} kB more after each third of {count}");
 }
 

@@ -95,9 +95,7 @@ fn called(job: &Job, gateway: &Gateway, program: &str, words: &str) -> Command {
 /// Sends bytes through the forward and looks what it is.
 #[track_caller]
 fn observe(job: &Job, mut running: Running, port: u16) -> Behaviour {
-    wait_until("the port is bound", LIMIT, || {
-        running.has_ended() || !bound(port).is_empty()
-    });
+    wait_until("the port is bound", LIMIT, || running.has_ended() || !bound(port).is_empty());
     let bound = bound(port);
     if bound.contains("127.0.0.1") {
         for (seed, end) in [(1, End::Counted), (2, End::HalfClose)] {
@@ -151,15 +149,10 @@ fn unix_sockets() {
             let words = format!("-N -L {forward} gw");
             job.spawn(&mut called(&job, &gateway, program, &words))
         };
-        for forward in [
-            format!("{l}:127.0.0.1:{}", server.port()),
-            format!("{l}:{r}"),
-        ] {
+        for forward in [format!("{l}:127.0.0.1:{}", server.port()), format!("{l}:{r}")] {
             let running = start(&forward);
             // Bound is not listening yet.
-            wait_until("the socket listens", LIMIT, || {
-                UnixStream::connect(&local).is_ok()
-            });
+            wait_until("the socket listens", LIMIT, || UnixStream::connect(&local).is_ok());
             let mode = fs::metadata(&local).expect("the socket").permissions();
             assert_eq!(mode.mode() & 0o777, 0o600, "{program}");
             echoed(UnixStream::connect(&local).expect("the socket"));
@@ -295,10 +288,7 @@ fn refused_by_name() {
         ("-S none -L 1055:h:1 gw", ["-S: ", "leave it out"]),
         ("-t gw h:1", ["-t: ", "ssh"]),
         ("-fNtL 1055:h:1 gw", ["-t: ", "ssh"]),
-        (
-            "-L 1055:h:1 gw hostname",
-            ["\"hostname\": ", "remote command"],
-        ),
+        ("-L 1055:h:1 gw hostname", ["\"hostname\": ", "remote command"]),
         ("-L 1055:h:1 gw sleep 60", ["\"sleep\": ", "remote command"]),
         ("-L 1055:h:1 gw ls -la", ["\"ls\": ", "remote command"]),
         ("-N gw", ["-L", "target"]),

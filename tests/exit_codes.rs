@@ -46,10 +46,8 @@ fn code_64_usage() {
 fn code_69_license_server_down() {
     let (job, gateway) = (Job::new(), Gateway::start());
     let (refusing, swallowing) = (RefusingPort::new(), SwallowingPort::new());
-    let targets = [
-        format!("127.0.0.1:{}", refusing.port()),
-        format!("127.0.0.1:{}", swallowing.port()),
-    ];
+    let targets =
+        [format!("127.0.0.1:{}", refusing.port()), format!("127.0.0.1:{}", swallowing.port())];
     for target in targets {
         let mut call = job.licfwd(&gateway);
         call.args(["--tries", "2", "--timeout", "4", "gw", &target]);

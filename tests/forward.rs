@@ -68,10 +68,7 @@ fn the_servers_end_reaches_the_client() {
         alone(LIMIT, move || {
             let mut client = ask(port, "reset\n")?;
             let result = client.read_to_end(&mut Vec::new());
-            check(
-                result.is_ok() || is_reset(&result),
-                "an end after the reset",
-            )?;
+            check(result.is_ok() || is_reset(&result), "an end after the reset")?;
             until_broken(&mut client)
         });
         // It ends its output and reads on: what the client sends afterwards
@@ -88,14 +85,9 @@ fn the_servers_end_reaches_the_client() {
             client.shutdown(Shutdown::Write)
         });
         let count = server.received.recv_timeout(LIMIT);
-        assert_eq!(
-            count.expect("the server's count"),
-            if ends { 0 } else { BULK }
-        );
+        assert_eq!(count.expect("the server's count"), if ends { 0 } else { BULK });
     }
-    wait_until("descriptors are back", LIMIT, || {
-        tunnel.descriptors() == before
-    });
+    wait_until("descriptors are back", LIMIT, || tunnel.descriptors() == before);
 }
 
 /// Goal: fact 1. A client that has nothing to say, and one whose server has
@@ -106,9 +98,8 @@ fn fact_1_a_silent_client_blocks_nobody() {
     let server = LicenseServer::start(Service::CheckOut);
     let tunnel = Tunnel::start(&gateway, server.port());
     let port = tunnel.port();
-    let silent: Vec<TcpStream> = (0..5)
-        .map(|_| TcpStream::connect(("127.0.0.1", port)).expect("connect"))
-        .collect();
+    let silent: Vec<TcpStream> =
+        (0..5).map(|_| TcpStream::connect(("127.0.0.1", port)).expect("connect")).collect();
     wait_until("they are connected", LIMIT, || server.clients() == 5);
     alone(LIMIT, move || check_out(port, "MATLAB").map(drop));
     // They have been silent all the while, and still are there.
@@ -241,9 +232,7 @@ fn an_ended_stream_with_a_rest_hides_no_dead_gateway() {
     seat.write_all(&vec![7; SIZE]).expect("send");
     drop(seat);
     // Then everything is on its way to licfwd, the end of the stream included.
-    wait_until("the gateway lets go of the server", LIMIT, || {
-        sockets::has_ended(port)
-    });
+    wait_until("the gateway lets go of the server", LIMIT, || sockets::has_ended(port));
     let before = tunnel.processor_ticks();
     gateway.kill_sessions();
     tunnel.wait_for_log("lost the gateway", 1);

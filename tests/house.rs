@@ -31,30 +31,21 @@ fn files(directory: &Path) -> Vec<PathBuf> {
         true => files(&path),
         false => vec![path],
     });
-    nested
-        .filter(|path| path.extension().is_some_and(|e| e == "rs"))
-        .collect()
+    nested.filter(|path| path.extension().is_some_and(|e| e == "rs")).collect()
 }
 
 /// The rooms, and whatever else stands at the top, that a file names in its code.
 fn named(text: &str, depth: usize) -> Vec<String> {
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let code: Vec<&str> = code
-        .lines()
-        .map(|line| line.split("//").next().unwrap_or_default())
-        .collect();
+    let code: Vec<&str> =
+        code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
     let code = code.join(" ").replace(&"super::".repeat(depth), "crate::");
     let after = code.split("crate::").skip(1);
     let first = |path: &str| -> Vec<String> {
-        let list = path
-            .strip_prefix('{')
-            .and_then(|list| list.split_once("};"));
+        let list = path.strip_prefix('{').and_then(|list| list.split_once("};"));
         let list = list.map_or_else(|| vec![path], |(list, _)| list.split(',').collect());
         let word = |item: &str| {
-            item.trim()
-                .chars()
-                .take_while(|c| c.is_alphanumeric() || *c == '_')
-                .collect()
+            item.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
         };
         list.into_iter().map(word).collect()
     };
@@ -67,15 +58,10 @@ fn a_room_uses_only_rooms_below_it() {
     let mut uses = 0;
     for file in files(&src) {
         let path = file.strip_prefix(&src).expect("in src").with_extension("");
-        let parts: Vec<&str> = path
-            .iter()
-            .filter_map(|part| part.to_str())
-            .filter(|part| *part != "mod")
-            .collect();
-        let (_, may) = ROOMS
-            .iter()
-            .find(|(room, _)| *room == parts[0])
-            .expect("a room of the table");
+        let parts: Vec<&str> =
+            path.iter().filter_map(|part| part.to_str()).filter(|part| *part != "mod").collect();
+        let (_, may) =
+            ROOMS.iter().find(|(room, _)| *room == parts[0]).expect("a room of the table");
         let text = fs::read_to_string(&file).expect("text");
         for other in named(&text, parts.len()) {
             uses += 1;
@@ -85,11 +71,7 @@ fn a_room_uses_only_rooms_below_it() {
         }
         for (own, foreign) in [(APART[0], APART[1]), (APART[1], APART[0])] {
             let knows = text.contains(&format!("{foreign}::"));
-            assert!(
-                !(parts.contains(&own) && knows),
-                "{} uses {foreign}",
-                path.display()
-            );
+            assert!(!(parts.contains(&own) && knows), "{} uses {foreign}", path.display());
         }
     }
     assert!(uses > 100, "only {uses} uses were seen");

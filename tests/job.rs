@@ -91,15 +91,11 @@ fn tunnel_ends_with_the_job() {
     let job = Job::new();
     let text = format!("{}\nsleep 1\n", FORMS[0]);
     let mut script = job.command("setsid");
-    script
-        .args(["sh", "-c", &text])
-        .env("CONFIG", gateway.config());
+    script.args(["sh", "-c", &text]).env("CONFIG", gateway.config());
     script.env("PORT", server.port().to_string());
     let outcome = job.run(&mut script);
     assert_eq!(outcome.code, 0, "{outcome:?}");
-    wait_until("licfwd follows its job", LIMIT, || {
-        job.processes().is_empty()
-    });
+    wait_until("licfwd follows its job", LIMIT, || job.processes().is_empty());
 }
 
 /// Goal: both loopback families lead into the tunnel, under one number.

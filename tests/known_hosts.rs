@@ -39,9 +39,7 @@ pub fn verdict_equals_ssh(licfwd: &Path, gateway: &Gateway<'_>, seed: u64, count
     let (left, right) = cases.split_at(count / 2);
     let run = |from: usize, cases: &[Case]| -> usize {
         let numbered = cases.iter().enumerate();
-        numbered
-            .filter(|(i, c)| c.compare(licfwd, gateway, seed, from + i))
-            .count()
+        numbered.filter(|(i, c)| c.compare(licfwd, gateway, seed, from + i)).count()
     };
     let accepted = std::thread::scope(|scope| {
         let half = scope.spawn(|| run(0, left));
@@ -50,10 +48,7 @@ pub fn verdict_equals_ssh(licfwd: &Path, gateway: &Gateway<'_>, seed: u64, count
     println!("seed {seed}: {count} of {count} verdicts equal, {accepted} accepted");
     // A generator that always hits one side would prove nothing.
     let share = accepted * 100 / count;
-    assert!(
-        (20..=80).contains(&share),
-        "{share} % accepted: the generator is lopsided"
-    );
+    assert!((20..=80).contains(&share), "{share} % accepted: the generator is lopsided");
 }
 
 /// One start state: how to connect, and the files.
@@ -83,10 +78,8 @@ impl Case {
 
         let ssh = ssh(&their_config, &[]);
         let target = format!("127.0.0.1:{}", gateway.port);
-        let licfwd = run(Command::new(licfwd)
-            .arg("-F")
-            .arg(&our_config)
-            .args(["gateway", &target]));
+        let licfwd =
+            run(Command::new(licfwd).arg("-F").arg(&our_config).args(["gateway", &target]));
 
         let told = String::from_utf8_lossy(&ssh.stderr).into_owned();
         let ssh_accepts = match () {
@@ -111,12 +104,7 @@ impl Case {
             )
         };
         assert!(ssh_accepts.is_some(), "no verdict from ssh: {}", report());
-        assert_eq!(
-            licfwd_accepts,
-            ssh_accepts,
-            "licfwd is left, ssh is right: {}",
-            report()
-        );
+        assert_eq!(licfwd_accepts, ssh_accepts, "licfwd is left, ssh is right: {}", report());
 
         let writable = !matches!(self.user_files[0], File::Directory);
         if self.accept_new && self.hashed && writable {
@@ -149,10 +137,9 @@ impl Case {
         // The cheapest key exchange that both speak: hundreds of them follow.
         config += "KexAlgorithms curve25519-sha256\n";
         config += "IdentitiesOnly yes\nIdentityAgent none\nBatchMode yes\nAddressFamily inet\n";
-        for (option, files) in [
-            ("UserKnownHostsFile", &self.user_files),
-            ("GlobalKnownHostsFile", &self.global_files),
-        ] {
+        for (option, files) in
+            [("UserKnownHostsFile", &self.user_files), ("GlobalKnownHostsFile", &self.global_files)]
+        {
             config += option;
             for (i, file) in files.iter().enumerate() {
                 let path = dir.join(format!("{option}-{i}"));
@@ -173,18 +160,12 @@ impl Case {
 
 fn ssh(config: &Path, more: &[&str]) -> Output {
     let mut ssh = Command::new("ssh");
-    run(ssh
-        .arg("-F")
-        .arg(config)
-        .args(more)
-        .args(["-o", "BatchMode=yes", "gateway", "true"]))
+    run(ssh.arg("-F").arg(config).args(more).args(["-o", "BatchMode=yes", "gateway", "true"]))
 }
 
 fn run(command: &mut Command) -> Output {
     let command = command.stdin(Stdio::null());
-    command
-        .output()
-        .unwrap_or_else(|e| panic!("run {command:?}: {e}"))
+    command.output().unwrap_or_else(|e| panic!("run {command:?}: {e}"))
 }
 
 fn files_in(dir: &Path) -> Vec<PathBuf> {
@@ -217,21 +198,11 @@ impl Stock {
         let dir = gateway.dir.join("stock");
         fs::create_dir_all(&dir).expect("create the stock's directory");
         let mut foreign = Vec::new();
-        for kind in [
-            "ed25519",
-            "ecdsa -b 256",
-            "ecdsa -b 384",
-            "rsa -b 1024",
-            "rsa -b 2048",
-            "dsa",
-        ] {
+        for kind in ["ed25519", "ecdsa -b 256", "ecdsa -b 384", "rsa -b 1024", "rsa -b 2048", "dsa"]
+        {
             let file = dir.join(kind.replace(' ', ""));
             let mut keygen = Command::new("ssh-keygen");
-            keygen
-                .args(["-q", "-N", "", "-f"])
-                .arg(&file)
-                .arg("-t")
-                .args(kind.split(' '));
+            keygen.args(["-q", "-N", "", "-f"]).arg(&file).arg("-t").args(kind.split(' '));
             // Newer releases have no dsa, and then do not read its lines either.
             if run(&mut keygen).status.success() {
                 foreign.push(public_key(&file.with_extension("pub")));
@@ -240,9 +211,7 @@ impl Stock {
         // A certificate for a host key, and a key on a security token.
         let ed25519 = dir.join("ed25519");
         let mut sign = Command::new("ssh-keygen");
-        sign.args(["-q", "-h", "-I", "x", "-s"])
-            .arg(&ed25519)
-            .arg(dir.join("rsa-b2048.pub"));
+        sign.args(["-q", "-h", "-I", "x", "-s"]).arg(&ed25519).arg(dir.join("rsa-b2048.pub"));
         assert!(run(&mut sign).status.success(), "{sign:?}");
         foreign.push(public_key(&dir.join("rsa-b2048-cert.pub")));
         foreign.push(
@@ -260,79 +229,40 @@ impl Stock {
         let file = dir.join("names");
         let lines: String = names.iter().map(|n| format!("{n} {}\n", own[0])).collect();
         fs::write(&file, lines).expect("write names");
-        let hashed = run(Command::new("ssh-keygen")
-            .args(["-q", "-H", "-f"])
-            .arg(&file));
+        let hashed = run(Command::new("ssh-keygen").args(["-q", "-H", "-f"]).arg(&file));
         assert!(hashed.status.success(), "ssh-keygen -H");
         let hashes = text(&file);
-        let hashes = hashes
-            .lines()
-            .filter_map(|l| l.split(' ').next())
-            .map(str::to_owned);
-        let hashed = names
-            .into_iter()
-            .zip(hashes)
-            .map(|(name, hash)| (hash, name))
-            .collect();
-        Stock {
-            port: gateway.port,
-            own,
-            foreign,
-            hashed,
-        }
+        let hashes = hashes.lines().filter_map(|l| l.split(' ').next()).map(str::to_owned);
+        let hashed = names.into_iter().zip(hashes).map(|(name, hash)| (hash, name)).collect();
+        Stock { port: gateway.port, own, foreign, hashed }
     }
 
     fn case(&self, rng: &mut StdRng) -> Case {
         let host = *HOSTS.choose(rng).expect("hosts");
         let alias = rng.random_bool(0.25);
-        let strict = *["yes", "ask", "accept-new"]
-            .choose_weighted(rng, weight)
-            .expect("modes");
+        let strict = *["yes", "ask", "accept-new"].choose_weighted(rng, weight).expect("modes");
         let (accept_new, hashed) = (strict == "accept-new", rng.random_bool(0.5));
-        let spelling = if rng.random_bool(0.2) {
-            host.to_uppercase()
-        } else {
-            host.to_owned()
-        };
+        let spelling = if rng.random_bool(0.2) { host.to_uppercase() } else { host.to_owned() };
         let mut config = format!("HostName {spelling}\nStrictHostKeyChecking {strict}\n");
-        let _ = writeln!(
-            config,
-            "HashKnownHosts {}",
-            if hashed { "yes" } else { "no" }
-        );
+        let _ = writeln!(config, "HashKnownHosts {}", if hashed { "yes" } else { "no" });
         if alias {
             let _ = writeln!(
                 config,
                 "HostKeyAlias {}",
-                if rng.random_bool(0.5) {
-                    ALIAS
-                } else {
-                    "Gate-Way.EXAMPLE"
-                }
+                if rng.random_bool(0.5) { ALIAS } else { "Gate-Way.EXAMPLE" }
             );
         }
         if rng.random_bool(0.15) {
-            let without = *[
-                "-ssh-ed25519*",
-                "-ecdsa-*",
-                "-rsa-sha2-*",
-                "-ssh-ed25519*,ecdsa-*",
-            ]
-            .choose(rng)
-            .expect("lists");
+            let without = *["-ssh-ed25519*", "-ecdsa-*", "-rsa-sha2-*", "-ssh-ed25519*,ecdsa-*"]
+                .choose(rng)
+                .expect("lists");
             let _ = writeln!(config, "HostKeyAlgorithms {without}");
         }
         let name = match alias {
             true => ALIAS.to_owned(),
             false => format!("[{host}]:{}", self.port),
         };
-        let lines = Lines {
-            stock: self,
-            name: &name,
-            host,
-            accept_new,
-            own: rng.random_bool(0.6),
-        };
+        let lines = Lines { stock: self, name: &name, host, accept_new, own: rng.random_bool(0.6) };
         let users = rng.random_range(1..=3);
         let globals = rng.random_range(1..=2);
         Case {
@@ -355,12 +285,7 @@ fn weight(strict: &&str) -> u32 {
 /// `type base64` of a public key file.
 fn public_key(file: &Path) -> String {
     let text = text(file);
-    text.split(' ')
-        .take(2)
-        .collect::<Vec<_>>()
-        .join(" ")
-        .trim_end()
-        .to_owned()
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ").trim_end().to_owned()
 }
 
 /// Writes the lines of one case.
@@ -427,30 +352,16 @@ impl Lines<'_> {
         } else {
             self.key(rng)
         };
-        let gap = *["\t", "  ", " \t ", " ", " ", " ", " "]
-            .choose(rng)
-            .expect("gaps");
-        let comment = *["", "", " root@gate", " # old", "\t", " AAAA ="]
-            .choose(rng)
-            .expect("comments");
+        let gap = *["\t", "  ", " \t ", " ", " ", " ", " "].choose(rng).expect("gaps");
+        let comment =
+            *["", "", " root@gate", " # old", "\t", " AAAA ="].choose(rng).expect("comments");
         let key = key.replace(' ', [" ", " ", " ", "\t", "   "].choose(rng).expect("gaps"));
-        [
-            marker.as_bytes(),
-            &hosts,
-            gap.as_bytes(),
-            key.as_bytes(),
-            comment.as_bytes(),
-        ]
-        .concat()
+        [marker.as_bytes(), &hosts, gap.as_bytes(), key.as_bytes(), comment.as_bytes()].concat()
     }
 
     fn key<'a>(&'a self, rng: &mut StdRng) -> &'a str {
         let own = if self.own { 0.75 } else { 0.1 };
-        let from = if rng.random_bool(own) {
-            &self.stock.own
-        } else {
-            &self.stock.foreign
-        };
+        let from = if rng.random_bool(own) { &self.stock.own } else { &self.stock.foreign };
         pick(rng, from)
     }
 
@@ -464,12 +375,7 @@ impl Lines<'_> {
             13 => return self.hashed(rng, host),
             14 => pick(
                 rng,
-                &self
-                    .stock
-                    .hashed
-                    .iter()
-                    .map(|(hash, _)| hash.clone())
-                    .collect::<Vec<_>>(),
+                &self.stock.hashed.iter().map(|(hash, _)| hash.clone()).collect::<Vec<_>>(),
             )
             .to_owned(),
             15 => format!("other.example,{name},10.0.0.1"),
@@ -535,10 +441,7 @@ impl Lines<'_> {
             23 => format!("{name} # {key}"),
             24 => format!("{name}, {key}"),
             // An RSA key of 512 bits, which ssh does not read.
-            _ => format!(
-                "{name} ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAQQD{}",
-                "x".repeat(85)
-            ),
+            _ => format!("{name} ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAQQD{}", "x".repeat(85)),
         };
         line.into_bytes()
     }
@@ -567,10 +470,8 @@ fn gateway(dir: &Scratch) -> (rig::Gateway, Vec<String>) {
         mode(&key, file);
         key
     });
-    let mut lines: Vec<String> = keys
-        .iter()
-        .map(|key| format!("HostKey {}", key.display()))
-        .collect();
+    let mut lines: Vec<String> =
+        keys.iter().map(|key| format!("HostKey {}", key.display())).collect();
     lines.push("PubkeyAuthentication no".into());
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let gateway = rig::Gateway::with(&lines);
@@ -587,9 +488,7 @@ fn verdicts_on_generated_files_are_those_of_ssh() {
     let dir = Scratch::new();
     let (sshd, host_keys) = gateway(&dir);
     let number = |name: &str, default: u64| {
-        std::env::var(name).map_or(default, |n| {
-            n.parse().unwrap_or_else(|_| panic!("{name}={n}"))
-        })
+        std::env::var(name).map_or(default, |n| n.parse().unwrap_or_else(|_| panic!("{name}={n}")))
     };
     let gateway = Gateway {
         port: sshd.port(),

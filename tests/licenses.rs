@@ -39,9 +39,7 @@ fn two_jobs_share_a_vendor_port() {
     let (gateway, servers) = (Gateway::start(), Servers::new(1));
     let target = format!("LIC={}", servers.server(0));
     let jobs = [Job::new(), Job::new()];
-    let outcomes = jobs
-        .each_ref()
-        .map(|job| servers.call(job, &gateway, &[&target]));
+    let outcomes = jobs.each_ref().map(|job| servers.call(job, &gateway, &[&target]));
     let [first, second] = outcomes.each_ref().map(|o| only_export(o, "LIC"));
     assert_eq!(outcomes[0].stderr, "");
     assert!(first.ends_with("@localhost"), "{first}");
@@ -62,10 +60,7 @@ fn two_jobs_share_a_vendor_port() {
 #[test]
 fn two_targets_share_a_vendor_port() {
     let (gateway, servers) = (Gateway::start(), Servers::new(2));
-    let targets = [
-        format!("A={}", servers.server(0)),
-        format!("B={}", servers.server(1)),
-    ];
+    let targets = [format!("A={}", servers.server(0)), format!("B={}", servers.server(1))];
     let job = Job::new();
     let outcome = servers.call(&job, &gateway, &[&targets[0], &targets[1]]);
     let values = exports(outcome.line());
@@ -128,10 +123,7 @@ fn two_servers_are_no_triad() {
     let outcome = servers.call(&job, &gateway, &[&target]);
     let value = only_export(&outcome, "LIC");
     assert_eq!(value.split(',').count(), 2, "{value}");
-    assert!(
-        outcome.stderr.contains("licfwd: warning: LIC:"),
-        "{outcome:?}"
-    );
+    assert!(outcome.stderr.contains("licfwd: warning: LIC:"), "{outcome:?}");
     assert!(outcome.stderr.contains("three"), "{outcome:?}");
 }
 
@@ -160,9 +152,8 @@ fn independent_servers() {
 #[test]
 fn several_variables_in_one_line() {
     let gateway = Gateway::start();
-    let servers: Vec<LicenseServer> = (0..3)
-        .map(|_| LicenseServer::start(Service::CheckOut))
-        .collect();
+    let servers: Vec<LicenseServer> =
+        (0..3).map(|_| LicenseServer::start(Service::CheckOut)).collect();
     let address = |n: usize| format!("127.0.0.1:{}", servers[n].port());
     let fixed = free_port();
     let job = Job::new();
@@ -174,10 +165,8 @@ fn several_variables_in_one_line() {
 
     let values = exports(outcome.line());
     let [matlab, rlm] = ["MLM_LICENSE_FILE", "RLM_LICENSE"].map(|name| &values[name]);
-    let line = format!(
-        "export MLM_LICENSE_FILE={matlab} RLM_LICENSE={rlm} LICFWD_PID={}\n",
-        job.daemon()
-    );
+    let line =
+        format!("export MLM_LICENSE_FILE={matlab} RLM_LICENSE={rlm} LICFWD_PID={}\n", job.daemon());
     assert_eq!(outcome.stdout, line);
     let ports = [matlab, rlm].map(|value| crate::rig::job::port_of(value));
     for (n, port) in ports.into_iter().chain([fixed]).enumerate() {
@@ -197,10 +186,8 @@ fn all_or_nothing() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("bind");
     let taken = taken.local_addr().expect("address").port();
     let forward = format!("{taken}:127.0.0.1:1");
-    let calls: [(i32, &[&str]); 2] = [
-        (69, &["--tries", "1", "gw", &good, &dead]),
-        (73, &["-L", &forward, "gw", &good]),
-    ];
+    let calls: [(i32, &[&str]); 2] =
+        [(69, &["--tries", "1", "gw", &good, &dead]), (73, &["-L", &forward, "gw", &good])];
     for (code, arguments) in calls {
         let job = Job::new();
         let outcome = job.run(job.licfwd(&gateway).args(arguments));
@@ -222,10 +209,7 @@ fn kept_port_taken_everywhere() {
     let target = format!("127.0.0.1:1+{taken}");
     let outcome = job.run(job.licfwd(&gateway).args(["gw", &target]));
     assert_eq!(outcome.code, 73, "{outcome:?}");
-    assert!(
-        outcome.stderr.contains(&format!("port {taken}")),
-        "{outcome:?}"
-    );
+    assert!(outcome.stderr.contains(&format!("port {taken}")), "{outcome:?}");
     assert!(!gateway.log().contains("Connection from"));
 }
 
@@ -260,9 +244,7 @@ fn server_comes_up_while_it_is_tried() {
     let job = Job::new();
     let mut call = job.licfwd(&gateway);
     let running = job.spawn(call.args(["--tries", "50", "gw", &target]));
-    wait_until("a try fails", LIMIT, || {
-        running.stderr().contains("try 1 of 50 failed")
-    });
+    wait_until("a try fails", LIMIT, || running.stderr().contains("try 1 of 50 failed"));
     servers.all[0] = Some(FlexNet::start(servers.address(0), servers.ports));
     let outcome = running.wait(LIMIT);
     check_out(&only_export(&outcome, "LIC"), "ansys").expect("a seat");
@@ -301,11 +283,8 @@ struct Servers {
 impl Servers {
     /// Addresses where licfwd itself binds nothing: it is on the same machine.
     fn new(count: u8) -> Servers {
-        let mut servers = Servers {
-            network: rand::random_range(1..=255),
-            ports: free_pair(),
-            all: Vec::new(),
-        };
+        let mut servers =
+            Servers { network: rand::random_range(1..=255), ports: free_pair(), all: Vec::new() };
         for number in 0..count {
             let server = FlexNet::start(servers.address(number.into()), servers.ports);
             servers.all.push(Some(server));

@@ -207,10 +207,7 @@ fn tunnel_called_at_a_prompt_ends_with_the_shell() {
     let shells = [&["bash", "--norc", "-i"][..], &["dash", "-i"]];
     let installed = installed(&["bash", "dash"]);
     let (mut sessions, mut prompts) = (Vec::new(), Vec::new());
-    for shell in shells
-        .into_iter()
-        .filter(|shell| installed.contains(&shell[0]))
-    {
+    for shell in shells.into_iter().filter(|shell| installed.contains(&shell[0])) {
         let mut session = prepare(shell);
         let mut command = session.job.command(shell[0]);
         command.args(&shell[1..]).env("CALL", call(&site));
@@ -326,9 +323,7 @@ fn hold(site: &Site) -> Session {
 fn start(site: &Site, command: &[&str]) -> Session {
     let mut session = prepare(command);
     let mut setsid = session.job.command("setsid");
-    let script = session
-        .job
-        .spawn(setsid.args(command).env("CALL", call(site)));
+    let script = session.job.spawn(setsid.args(command).env("CALL", call(site)));
     let announced = eventually(LIMIT, || script.stdout().ends_with('\n'));
     assert!(announced, "no port: {}", session.name);
     session.port = port_of(&script.stdout());
@@ -345,13 +340,7 @@ fn prepare(command: &[&str]) -> Session {
     let mut gate = File::options();
     let gate = gate.read(true).write(true);
     let gate = gate.open(job.directory().file("gate")).expect("the gate");
-    Session {
-        name: command.join(" "),
-        script: None,
-        gate,
-        port: 0,
-        job,
-    }
+    Session { name: command.join(" "), script: None, gate, port: 0, job }
 }
 
 /// A session that has, or had, a script in it that calls licfwd.
@@ -455,11 +444,7 @@ fn are_gone(sessions: &[Session]) {
     let start = Instant::now();
     eventually(GONE.room(), || {
         let lives = |session: &&Session| !session.job.processes().is_empty();
-        left = sessions
-            .iter()
-            .filter(lives)
-            .map(|s| s.name.as_str())
-            .collect();
+        left = sessions.iter().filter(lives).map(|s| s.name.as_str()).collect();
         left.is_empty()
     });
     assert!(left.is_empty(), "left behind: {left:#?}");

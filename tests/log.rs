@@ -39,15 +39,9 @@ fn the_log_tells_the_tunnels_life() {
     }
     let tells = |first: &str, second: &str| {
         let found = told.iter().find(|line| line.starts_with(first));
-        assert!(
-            found.is_some_and(|l| l.contains(second)),
-            "{first}:\n{text}"
-        );
+        assert!(found.is_some_and(|l| l.contains(second)), "{first}:\n{text}");
     };
-    tells(
-        "started: ",
-        &format!("MLM_LICENSE_FILE={}@localhost", tunnel.port()),
-    );
+    tells("started: ", &format!("MLM_LICENSE_FILE={}@localhost", tunnel.port()));
     tells("lost the gateway: ", "the gateway closed the connection");
     tells("reconnected to the gateway after ", " s (");
     tells("ended: ", "TERM");
@@ -90,9 +84,7 @@ fn a_full_disk_stops_nothing() {
     drop(check_out(tunnel.port(), "MATLAB").expect("a seat"));
     gateway.kill();
     gateway.restart();
-    wait_until("the tunnel is back", LIMIT, || {
-        check_out(tunnel.port(), "MATLAB").is_ok()
-    });
+    wait_until("the tunnel is back", LIMIT, || check_out(tunnel.port(), "MATLAB").is_ok());
     let log = format!("/proc/{}/fd", tunnel.pid());
     let open = fs::read_dir(log).expect("its descriptors");
     let is_log = |path: std::path::PathBuf| fs::read_link(path).is_ok_and(|p| p == full);
@@ -104,9 +96,7 @@ fn is_recent_utc(time: &str) -> bool {
     let seconds = |words: &[&str]| {
         let output = std::process::Command::new("date").args(words).output();
         let output = output.expect("run date");
-        String::from_utf8_lossy(&output.stdout)
-            .trim()
-            .parse::<i64>()
+        String::from_utf8_lossy(&output.stdout).trim().parse::<i64>()
     };
     let (then, now) = (seconds(&["-d", time, "+%s"]), seconds(&["+%s"]));
     let recent = then.is_ok_and(|then| (0..120).contains(&(now.expect("a number") - then)));

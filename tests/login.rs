@@ -57,14 +57,7 @@ fn key_types_and_formats_on_dropbear() {
     for key in keys {
         let before = dropbear.log().matches("Pubkey auth succeeded").count();
         let mut call = job.command(crate::rig::job::licfwd());
-        call.args([
-            "-F",
-            "/dev/null",
-            "-o",
-            "IdentitiesOnly=yes",
-            "-i",
-            &key.path,
-        ]);
+        call.args(["-F", "/dev/null", "-o", "IdentitiesOnly=yes", "-i", &key.path]);
         call.args(with_port(dropbear.port(), &dropbear.known_hosts()));
         call.args([&user, &format!("127.0.0.1:{}", server.port())]);
         job.run(&mut call).port("MLM_LICENSE_FILE");
@@ -115,9 +108,7 @@ fn agent_holds_the_unlocked_key() {
     site.logs_in(&["-o", &socket, "-i", &key]);
     // By $SSH_AUTH_SOCK as well, which IdentityAgent overrules.
     let mut call = site.call(&["-o", "IdentityAgent=SSH_AUTH_SOCK", "-i", &key]);
-    site.job
-        .run(call.env("SSH_AUTH_SOCK", &agent.socket))
-        .port("MLM_LICENSE_FILE");
+    site.job.run(call.env("SSH_AUTH_SOCK", &agent.socket)).port("MLM_LICENSE_FILE");
     // Named by its public half alone, as people do with a forwarded agent.
     fs::remove_file(&key).expect("remove the key");
     site.logs_in(&["-o", &socket, "-i", &format!("{key}.pub")]);
@@ -132,11 +123,7 @@ fn agent_with_too_many_keys() {
     agent.add_strangers(6);
     let socket = format!("IdentityAgent={}", text(&agent.socket));
     let options = ["-o", &socket, "-o", "IdentitiesOnly=no"];
-    site.fails(
-        77,
-        &options,
-        &["MaxAuthTries", "IdentitiesOnly=yes", "agent key "],
-    );
+    site.fails(77, &options, &["MaxAuthTries", "IdentitiesOnly=yes", "agent key "]);
     assert_eq!(site.connections(), 1);
 }
 
@@ -177,11 +164,7 @@ fn key_that_others_can_read() {
 fn key_that_is_missing() {
     let site = Site::new();
     site.gateway.authorize("");
-    site.fails(
-        78,
-        &["-i", "/nonexistent/key"],
-        &["/nonexistent/key: no such file"],
-    );
+    site.fails(78, &["-i", "/nonexistent/key"], &["/nonexistent/key: no such file"]);
 }
 
 /// Goal: an encrypted key with neither agent nor terminal: 77 at once, saying so.
@@ -190,8 +173,7 @@ fn encrypted_key_without_agent() {
     let site = Site::new();
     for (kind, format) in [("ed25519", "RFC4716"), ("rsa", "PEM"), ("ecdsa", "PKCS8")] {
         let key = site.gateway.client().file(kind);
-        site.gateway
-            .authorize(&keygen(&key, &["-t", kind, "-m", format]));
+        site.gateway.authorize(&keygen(&key, &["-t", kind, "-m", format]));
         encrypt(&key);
         let name = format!("{}: encrypted", key.display());
         site.fails(77, &["-i", &text(&key)], &[&name, "ssh-add"]);
@@ -236,9 +218,7 @@ fn no_ssh_in_path() {
     call.args(["-i", &text(&site.gateway.identity())]);
     call.args(with_port(site.gateway.port(), &site.gateway.known_hosts()));
     let user = format!("{}@127.0.0.1", site.gateway.user());
-    site.job
-        .run(call.args([&user, &site.target()]))
-        .port("MLM_LICENSE_FILE");
+    site.job.run(call.args([&user, &site.target()])).port("MLM_LICENSE_FILE");
     assert!(was_accepted(&site, &text(&site.gateway.identity())));
 }
 
@@ -249,11 +229,7 @@ fn tokens_and_several_identity_files() {
     let site = Site::new();
     let directory = site.gateway.client();
     keygen(&directory.file("wrong"), &["-t", "ed25519"]);
-    let name = format!(
-        "{}-127.0.0.1-gw-{}-50%",
-        site.gateway.user(),
-        site.gateway.port()
-    );
+    let name = format!("{}-127.0.0.1-gw-{}-50%", site.gateway.user(), site.gateway.port());
     let right = directory.file(&name);
     site.gateway.authorize(&keygen(&right, &["-t", "ecdsa"]));
 
@@ -282,9 +258,7 @@ fn relative_names_and_a_key_that_goes_away() {
 
     fs::remove_dir_all(&away).expect("remove the key");
     site.gateway.restart();
-    wait_until("the tunnel is back", LIMIT, || {
-        check_out(port, "MATLAB").is_ok()
-    });
+    wait_until("the tunnel is back", LIMIT, || check_out(port, "MATLAB").is_ok());
 }
 
 /// Whether sshd has let somebody in by that key.
@@ -379,10 +353,7 @@ fn encrypt(key: &Path) {
 /// `SHA256:...`, as it stands in sshd's log.
 fn fingerprint(private_key: &str) -> String {
     let public = [".public", ".pub"].map(|suffix| beside(private_key, suffix));
-    let public = public
-        .iter()
-        .find(|path| path.exists())
-        .expect("a public half");
+    let public = public.iter().find(|path| path.exists()).expect("a public half");
     let mut command = Command::new("ssh-keygen");
     let output = command.arg("-lf").arg(public).output();
     let output = output.expect("run ssh-keygen");
@@ -419,11 +390,7 @@ impl Agent {
         command.args(["sh", "-c", "cat; kill $SSH_AGENT_PID"]);
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         let guardian = command.spawn().expect("run ssh-agent");
-        let agent = Agent {
-            guardian,
-            directory,
-            socket,
-        };
+        let agent = Agent { guardian, directory, socket };
         wait_until("the agent listens", LIMIT, || agent.listens());
         agent
     }

@@ -17,10 +17,7 @@ fn judged(script: &str, shell: &str) -> Option<Outcome> {
         job.directory().write(file, &outcome.stdout);
     }
     job.directory().write("ssh_config", "");
-    let there = job.run(
-        job.command("sh")
-            .args(["-c", &format!("command -v {shell}")]),
-    );
+    let there = job.run(job.command("sh").args(["-c", &format!("command -v {shell}")]));
     (there.code == 0).then(|| job.run(job.command(shell).args(["-c", script])))
 }
 
@@ -36,11 +33,7 @@ fn the_manual_is_clean() {
         if outcome.code == 99 {
             skip!("{program} is not installed");
         }
-        assert_eq!(
-            (outcome.code, outcome.stdout.as_str()),
-            (0, ""),
-            "{program}"
-        );
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (0, ""), "{program}");
     }
 }
 

@@ -82,8 +82,7 @@ fn who_loses_ssh_gets_another() {
         let told = uninterrupted(|| client.read(&mut [0]));
         let reset = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionReset;
         assert!(told.as_ref().is_err_and(reset), "round {round}: {told:?}");
-        over.tunnel
-            .wait_for_log("reconnected to the gateway", round + 1);
+        over.tunnel.wait_for_log("reconnected to the gateway", round + 1);
         over.client();
         assert_eq!(over.family()[2], family[2]);
         wait_until("one private directory", LIMIT, || over.rooms().len() == 1);
@@ -107,9 +106,7 @@ fn a_refused_stream_breaks_its_client_off() {
     tunnel.wait_for_log("Connection refused", 1);
     let others = over.tunnel.descriptors();
     over.client();
-    wait_until("all is closed", LIMIT, || {
-        over.tunnel.descriptors() == others
-    });
+    wait_until("all is closed", LIMIT, || over.tunnel.descriptors() == others);
 }
 
 /// Goal: the daemon dies by SIGKILL: ssh and its keeper end, and their sockets go.
@@ -118,13 +115,9 @@ fn nothing_outlives_the_daemon() {
     let over = OverSsh::new();
     over.client();
     process::signal("KILL", &[over.tunnel.pid()]);
-    wait_until("all processes have ended", LIMIT, || {
-        over.tunnel.job().processes().is_empty()
-    });
+    wait_until("all processes have ended", LIMIT, || over.tunnel.job().processes().is_empty());
     wait_until("the directory is gone", LIMIT, || over.rooms().is_empty());
-    wait_until("sshd's session ends", LIMIT, || {
-        over.site.gateway.sessions().is_empty()
-    });
+    wait_until("sshd's session ends", LIMIT, || over.site.gateway.sessions().is_empty());
 }
 
 /// Goal: daemon, keeper and ssh die in the same moment: nobody is left to
@@ -212,9 +205,7 @@ fn few_descriptors_are_taken_in_turns() {
             let mut client = connect(port)?;
             client.write_all(b"x")?;
             client.read_exact(&mut [0])?;
-            wait_until("all seats are taken", 2 * LIMIT, || {
-                may_go.load(Ordering::SeqCst)
-            });
+            wait_until("all seats are taken", 2 * LIMIT, || may_go.load(Ordering::SeqCst));
             client.write_all(b"x")?;
             client.read_exact(&mut [0])
         });
@@ -226,11 +217,8 @@ fn few_descriptors_are_taken_in_turns() {
 /// get in the way: forwards on taken ports, masters, commands, forks.
 #[test]
 fn the_configuration_is_for_another_ssh() {
-    let (gateway, server, job) = (
-        Gateway::start(),
-        LicenseServer::start(Service::Echo),
-        Job::new(),
-    );
+    let (gateway, server, job) =
+        (Gateway::start(), LicenseServer::start(Service::Echo), Job::new());
     let taken = server.port();
     let master = job.directory().file("master");
     let lines = format!(
@@ -261,10 +249,7 @@ fn relative_names_survive_a_reconnection() {
     let here = job.directory().path().display().to_string();
     for name in ["ssh_config", "id_ed25519", "known_hosts"] {
         let text = gateway.client().read(name);
-        let text = text.replace(
-            &gateway.client().path().display().to_string(),
-            "/nonexistent",
-        );
+        let text = text.replace(&gateway.client().path().display().to_string(), "/nonexistent");
         job.directory().write(name, &text);
     }
     let target = format!("127.0.0.1:{}", server.port());
@@ -341,9 +326,7 @@ fn the_last_words_of_a_server_reach_a_client_that_goes_on_talking() {
     let tunnel = Tunnel::with(&gateway, port, &["--via", "ssh", "--no-probe"]);
     let mut client = connect(tunnel.port()).expect("connect");
     // Else the kernel would forget what the gateway has not heard yet.
-    wait_until("the gateway lets go of the server", LIMIT, || {
-        sockets::has_ended(port)
-    });
+    wait_until("the gateway lets go of the server", LIMIT, || sockets::has_ended(port));
     for _ in 0..8 {
         // A word each time, not all in one.
         thread::sleep(Duration::from_millis(100));
@@ -417,10 +400,7 @@ fn without_ssh_it_says_so() {
 
 /// A site whose calls go over ssh.
 fn over_ssh() -> Site {
-    Site {
-        options: ["--via", "ssh", "--timeout", "15"].map(String::from).into(),
-        ..Site::new()
-    }
+    Site { options: ["--via", "ssh", "--timeout", "15"].map(String::from).into(), ..Site::new() }
 }
 
 /// A license server that does that for each client; its port.

@@ -52,9 +52,7 @@ impl Cluster {
         let (port, host) = server.split_once('@').expect("port@host");
         let outcome = self.site.job.run(call.args(["-c", ASK, host, port]));
         // The seat must be back before the next one asks.
-        wait_until("the seat is back", crate::rig::LIMIT, || {
-            self.site.server.seats() == 0
-        });
+        wait_until("the seat is back", crate::rig::LIMIT, || self.site.server.seats() == 0);
         outcome.stdout
     }
 
@@ -129,13 +127,7 @@ fn any_user_is_not_any_node() {
     let Some(cluster) = Cluster::start() else {
         return;
     };
-    let options = [
-        "--listen",
-        "0.0.0.0",
-        "--allow",
-        "node2",
-        "--allow-any-user",
-    ];
+    let options = ["--listen", "0.0.0.0", "--allow", "node2", "--allow-any-user"];
     let server = value(&cluster.licfwd(&options, ""));
     assert_eq!(cluster.ask_as_daemon(0, &server), SERVED);
     assert_eq!(cluster.ask(3, &server), CLOSED);
@@ -162,11 +154,8 @@ fn kept_port_is_taken() {
 #[test]
 fn listen_needs_allow() {
     let job = Job::new();
-    let calls: [&[&str]; 3] = [
-        &["--listen", "0.0.0.0"],
-        &["--listen", "::"],
-        &["--allow", "node2"],
-    ];
+    let calls: [&[&str]; 3] =
+        [&["--listen", "0.0.0.0"], &["--listen", "::"], &["--allow", "node2"]];
     for options in calls {
         let mut call = job.command(crate::rig::job::licfwd());
         let outcome = job.run(call.args(options).args(["gw", "127.0.0.1:1"]));
@@ -200,21 +189,11 @@ fn jobs_of_several_nodes_are_told() {
     let node = job.directory().write("node", "n1\nn1\n");
     let [nodes, node] = [&nodes, &node].map(|file| file.to_str().expect("a name"));
     let cases: [(bool, &[(&str, &str)]); 7] = [
-        (
-            true,
-            &[("SLURM_JOB_NUM_NODES", "2"), ("SLURMD_NODENAME", "n1")],
-        ),
+        (true, &[("SLURM_JOB_NUM_NODES", "2"), ("SLURMD_NODENAME", "n1")]),
         (true, &[("PBS_NODEFILE", nodes)]),
         (true, &[("LSB_HOSTS", "n1 n1 n2")]),
         (true, &[("SLURM_JOB_ID", "7"), ("SLURM_JOB_NUM_NODES", "1")]),
-        (
-            false,
-            &[
-                ("SLURM_JOB_ID", "7"),
-                ("SLURM_JOB_NUM_NODES", "1"),
-                ("SLURMD_NODENAME", "n1"),
-            ],
-        ),
+        (false, &[("SLURM_JOB_ID", "7"), ("SLURM_JOB_NUM_NODES", "1"), ("SLURMD_NODENAME", "n1")]),
         (false, &[("PBS_NODEFILE", node)]),
         (false, &[("LSB_HOSTS", "n1 n1")]),
     ];

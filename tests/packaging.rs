@@ -17,9 +17,7 @@ fn scripts() -> PathBuf {
 /// debug information takes long.
 fn desk() -> Job {
     let job = Job::new();
-    let file = job
-        .directory()
-        .write("licfwd", "#!/bin/sh\nexec \"$LICFWD\" \"$@\"\n");
+    let file = job.directory().write("licfwd", "#!/bin/sh\nexec \"$LICFWD\" \"$@\"\n");
     fs::set_permissions(file, fs::Permissions::from_mode(0o755)).expect("chmod");
     job
 }
@@ -78,10 +76,7 @@ fn install_and_uninstall() {
     // The layout of an archive, without its sums.
     succeeds(&job, "\"$SCRIPTS\"/packaging/stage licfwd archive");
     succeeds(&job, "install -m 755 \"$SCRIPTS\"/install archive/install");
-    succeeds(
-        &job,
-        "cd archive; find bin share -type f | xargs sha256sum >SHA256SUMS",
-    );
+    succeeds(&job, "cd archive; find bin share -type f | xargs sha256sum >SHA256SUMS");
     succeeds(&job, "mkdir -p .local/bin; echo mine >.local/bin/mine");
 
     succeeds(&job, "archive/install");
@@ -137,26 +132,15 @@ fn packed_twice_alike() {
     );
     let archive = outcome.stdout.lines().next().expect("the archive");
     assert!(archive.ends_with("-x86_64-linux.tar.gz"), "{outcome:?}");
-    succeeds(
-        &job,
-        "cd one; sha256sum -c *.sha256; tar -xzf *.tar.gz; licfwd-*/install ~/.local",
-    );
+    succeeds(&job, "cd one; sha256sum -c *.sha256; tar -xzf *.tar.gz; licfwd-*/install ~/.local");
     let out = job.directory().file("one");
     for file in files(&out) {
         let is_recipe = [".lua", ".eb", ".py"].iter().any(|end| file.ends_with(end));
-        let text = if is_recipe {
-            fs::read_to_string(out.join(&file))
-        } else {
-            Ok(String::new())
-        };
+        let text = if is_recipe { fs::read_to_string(out.join(&file)) } else { Ok(String::new()) };
         assert!(!text.expect("a recipe").contains("@SHA256@"), "{file}");
     }
     let notices = job.directory().read(".local/share/doc/licfwd/THIRD-PARTY");
-    for part in [
-        "openssl-src",
-        "libssh2-sys libssh2/COPYING",
-        "libz-sys src/zlib/LICENSE",
-    ] {
+    for part in ["openssl-src", "libssh2-sys libssh2/COPYING", "libz-sys src/zlib/LICENSE"] {
         assert!(notices.contains(part), "{part}");
     }
 }
@@ -167,19 +151,13 @@ fn recipes_are_sound() {
     let job = desk();
     let mut checked = 0;
     for (program, check) in [
-        (
-            "lua",
-            "lua -e 'assert(loadfile(os.getenv(\"SCRIPTS\") .. \"/packaging/licfwd.lua\"))'",
-        ),
+        ("lua", "lua -e 'assert(loadfile(os.getenv(\"SCRIPTS\") .. \"/packaging/licfwd.lua\"))'"),
         (
             "python3",
             "python3 -c 'import ast, sys; [ast.parse(open(f).read()) for f in sys.argv[1:]]' \
                      \"$SCRIPTS\"/packaging/{package.py,licfwd.eb}",
         ),
-        (
-            "bash",
-            "for job in \"$SCRIPTS\"/packaging/jobs/*; do bash -n \"$job\"; done",
-        ),
+        ("bash", "for job in \"$SCRIPTS\"/packaging/jobs/*; do bash -n \"$job\"; done"),
     ] {
         if has(&job, program) {
             succeeds(&job, check);

@@ -17,11 +17,7 @@ fn proxy_command_and_its_tokens() {
     let (user, port) = (site.gateway.user(), site.gateway.port());
     let expected = format!("gw {user} 127.0.0.1 {port} 100%\n");
     assert_eq!(fs::read_to_string(seen).expect("a note"), expected);
-    assert_eq!(
-        site.connections(),
-        1,
-        "going to the background must not cost the proxy"
-    );
+    assert_eq!(site.connections(), 1, "going to the background must not cost the proxy");
 }
 
 /// Goal: neither `$(...)` nor `2>&1` waits for the proxy, which lives on, and
@@ -66,9 +62,7 @@ fn tunnel_comes_back_when_the_proxy_is_killed() {
     let port = site.brings_up(&[&through("nc %h %p")]);
     let killed = proxies(&site);
     process::signal("KILL", &killed);
-    wait_until("the tunnel is back", LIMIT, || {
-        check_out(port, "MATLAB").is_ok()
-    });
+    wait_until("the tunnel is back", LIMIT, || check_out(port, "MATLAB").is_ok());
     let proxies = proxies(&site);
     assert!(proxies.len() == 1 && proxies != killed, "{proxies:?}");
 }
@@ -78,10 +72,7 @@ fn tunnel_comes_back_when_the_proxy_is_killed() {
 fn broken_proxy_is_quoted() {
     let site = Site::new();
     for (command, words) in [
-        (
-            "sh -c 'echo no route to the moon >&2; exit 1'",
-            "no route to the moon",
-        ),
+        ("sh -c 'echo no route to the moon >&2; exit 1'", "no route to the moon"),
         ("nc 127.0.0.1 1; echo this never runs", "127.0.0.1"),
         ("no-such-proxy-program", "no-such-proxy-program"),
     ] {
@@ -142,9 +133,7 @@ fn two_hops() {
         let ssh = hops.site.job.processes_named("ssh");
         assert_eq!(ssh.len(), 2, "{options}");
         hops.two.restart();
-        wait_until("the tunnel is back", LIMIT, || {
-            check_out(port, "MATLAB").is_ok()
-        });
+        wait_until("the tunnel is back", LIMIT, || check_out(port, "MATLAB").is_ok());
         ends_by(&hops.site, signal);
     }
 }
@@ -198,11 +187,7 @@ struct Hops {
 impl Hops {
     fn new() -> Hops {
         let (one, two, site) = (Gateway::start(), Gateway::start(), Site::new());
-        let hosts = [
-            ("one", &one),
-            ("two", &two),
-            ("gw behind-both", &site.gateway),
-        ];
+        let hosts = [("one", &one), ("two", &two), ("gw behind-both", &site.gateway)];
         let mut config = String::from("Host behind-both\nProxyJump one,two\n");
         for (names, gateway) in hosts {
             let block = fs::read_to_string(gateway.config()).expect("ssh_config");

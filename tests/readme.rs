@@ -8,13 +8,8 @@ use crate::rig::{Gateway, Job, LicenseServer, Outcome, Service, skip};
 
 /// What no test can run: it builds, tests, installs, or asks for a machine or a
 /// shell that need not be there.
-const ELSEWHERE: [&str; 5] = [
-    "scripts/",
-    "tar ",
-    "licfwd-",
-    "licfwd -N -f -L ",
-    "eval `licfwd --shell csh ",
-];
+const ELSEWHERE: [&str; 5] =
+    ["scripts/", "tar ", "licfwd-", "licfwd -N -f -L ", "eval `licfwd --shell csh "];
 
 /// Stands in `PATH` before licfwd: the names of the documentation lead to the
 /// rig's gateway and license server.
@@ -44,10 +39,7 @@ struct Desk {
 
 impl Desk {
     fn new() -> Desk {
-        Desk {
-            gateway: Gateway::start(),
-            server: LicenseServer::start(Service::CheckOut),
-        }
+        Desk { gateway: Gateway::start(), server: LicenseServer::start(Service::CheckOut) }
     }
 
     /// Runs a text as somebody who pastes it, in a fresh home.
@@ -96,10 +88,7 @@ fn page(path: &str) -> Option<String> {
 /// The manual as it is printed, in the macros of man(7).
 fn manual() -> String {
     let job = Job::new();
-    let outcome = job.run(
-        job.command(crate::rig::job::licfwd())
-            .args(["--generate", "man"]),
-    );
+    let outcome = job.run(job.command(crate::rig::job::licfwd()).args(["--generate", "man"]));
     assert_eq!(outcome.code, 0, "{outcome:?}");
     outcome.stdout
 }
@@ -108,17 +97,10 @@ fn manual() -> String {
 fn examples(text: &str) -> Vec<String> {
     let begun = text.split("\n.EX\n").skip(1);
     let roff = begun.filter_map(|rest| rest.split("\n.EE").next());
-    let signs = [
-        ("\\-", "-"),
-        ("\\(ti", "~"),
-        ("\\(aq", "'"),
-        ("\\(ga", "`"),
-        ("\\e", "\\"),
-    ];
+    let signs = [("\\-", "-"), ("\\(ti", "~"), ("\\(aq", "'"), ("\\(ga", "`"), ("\\e", "\\")];
     let plain = |text: &str| {
-        let text = signs.iter().fold(text.to_owned(), |text, (roff, sign)| {
-            text.replace(roff, sign)
-        });
+        let text =
+            signs.iter().fold(text.to_owned(), |text, (roff, sign)| text.replace(roff, sign));
         text + "\n"
     };
     roff.map(plain).collect()
@@ -167,11 +149,7 @@ fn examples_of_the_manual() {
 #[test]
 fn pages_about_scripts() {
     let mut read = 0;
-    for path in [
-        "README.md",
-        "scripts/README.md",
-        "scripts/packaging/README.md",
-    ] {
+    for path in ["README.md", "scripts/README.md", "scripts/packaging/README.md"] {
         let Some(text) = page(path) else { continue };
         blocks(&text).iter().for_each(|block| parses(block));
         let in_path = |c: char| c.is_ascii_alphanumeric() || "/-_.".contains(c);

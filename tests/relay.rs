@@ -38,9 +38,7 @@ fn who_stops_reading_stops_nobody_else() {
     let tunnel = Tunnel::of(Job::new(), |job| {
         let mut command = job.licfwd(&gateway);
         let mute = mute.local_addr().expect("address").port();
-        command
-            .arg("gw")
-            .arg(format!("A=127.0.0.1:{}", server.port()));
+        command.arg("gw").arg(format!("A=127.0.0.1:{}", server.port()));
         command.arg(format!("B=127.0.0.1:{mute}"));
         command
     });

@@ -34,10 +34,7 @@ fn dead_ports_are_dead() {
         result.expect_err("nobody should answer").kind()
     };
     let refusing = RefusingPort::new();
-    assert_eq!(
-        connect(refusing.port(), LIMIT),
-        ErrorKind::ConnectionRefused
-    );
+    assert_eq!(connect(refusing.port(), LIMIT), ErrorKind::ConnectionRefused);
     let swallowing = SwallowingPort::new();
     let short = Duration::from_millis(200);
     assert_eq!(connect(swallowing.port(), short), ErrorKind::TimedOut);

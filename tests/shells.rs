@@ -72,11 +72,9 @@ fn every_form_exports() {
 fn every_form_sees_failures() {
     let gateway = Gateway::start();
     for form in forms() {
-        for (code, arguments) in [
-            (64, "gw LIC=:1"),
-            (73, "-L $FORWARD gw LIC=h:1"),
-            (78, "-F /nonexistent gw LIC=h:1"),
-        ] {
+        for (code, arguments) in
+            [(64, "gw LIC=:1"), (73, "-L $FORWARD gw LIC=h:1"), (78, "-F /nonexistent gw LIC=h:1")]
+        {
             let job = Job::new();
             // The gateway's own port is taken for sure.
             let environment = (&gateway, gateway.port());
@@ -95,11 +93,7 @@ fn formats() {
     for (format, before, after) in [
         ("{host}:{port}", "localhost:", ""),
         ("{port}", "", ""),
-        (
-            "tcp://{host}:{port}/x-1_%20+a=b,c.d@e",
-            "tcp://localhost:",
-            "/x-1_%20+a=b,c.d@e",
-        ),
+        ("tcp://{host}:{port}/x-1_%20+a=b,c.d@e", "tcp://localhost:", "/x-1_%20+a=b,c.d@e"),
     ] {
         let job = Job::new();
         let mut call = job.licfwd(&gateway);
@@ -107,9 +101,7 @@ fn formats() {
         let outcome = job.run(call.arg(format!("KNITRO=127.0.0.1:{}", server.port())));
         let value = outcome.line().strip_prefix("export KNITRO=");
         let value = value.expect("an export");
-        let port = value
-            .strip_prefix(before)
-            .and_then(|v| v.strip_suffix(after));
+        let port = value.strip_prefix(before).and_then(|v| v.strip_suffix(after));
         let port = port.and_then(|port| port.parse().ok());
         check_out(port.unwrap_or_else(|| panic!("{value}")), "f").expect("a seat");
     }

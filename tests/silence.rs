@@ -48,10 +48,8 @@ fn a_dead_link_with_data_in_flight() {
 
 fn dead_link(busy: bool) {
     let beyond = Beyond::new();
-    let gateway = Gateway::inside(
-        beyond.process(),
-        &["ListenAddress 127.0.0.1", "ListenAddress 10.99.0.2"],
-    );
+    let gateway =
+        Gateway::inside(beyond.process(), &["ListenAddress 127.0.0.1", "ListenAddress 10.99.0.2"]);
     let server = LicenseServer::at(Service::Echo, SocketAddr::from((Beyond::NEAR, 0)));
     let (options, limit) = patience();
     let tunnel = Tunnel::of(Job::new(), |job| {

@@ -135,11 +135,7 @@ fn ranks_on_every_node_check_out() {
     for name in names {
         ranks.prints(&format!("{name} GRANTED"));
     }
-    assert_eq!(
-        cluster.site.server.seats(),
-        names.len(),
-        "seats at once{ranks}"
-    );
+    assert_eq!(cluster.site.server.seats(), names.len(), "seats at once{ranks}");
     ranks.job.daemon();
 
     let served = cluster.site.server.served();
@@ -150,11 +146,7 @@ fn ranks_on_every_node_check_out() {
     let mut ask = cluster.slurm.command(&ranks.job, "bash");
     let stranger = ranks.job.run(ask.args(["-c", ASK, host, port]));
     assert_eq!(stranger.stdout, CLOSED, "{stranger:?}");
-    assert_eq!(
-        cluster.site.server.served(),
-        served,
-        "the stranger got through"
-    );
+    assert_eq!(cluster.site.server.served(), served, "the stranger got through");
     let head = address(names.len());
     let refusal = format!("refused a client: host {head} may not use this tunnel");
     wait_until("the refusal is logged", LIMIT, || {
@@ -166,9 +158,7 @@ fn ranks_on_every_node_check_out() {
     let opened = File::options().read(true).write(true).open(end);
     let _end = opened.expect("open the pipe");
     ranks.ends_as("COMPLETED", LIMIT);
-    wait_until("the seats are back", LIMIT, || {
-        cluster.site.server.seats() == 0
-    });
+    wait_until("the seats are back", LIMIT, || cluster.site.server.seats() == 0);
 }
 
 /// A job script: each rank checks out, and keeps its seat until `end` is opened.
@@ -199,10 +189,7 @@ struct Submitted<'a> {
 
 impl Cluster {
     fn of(slurm: Slurm) -> Cluster {
-        Cluster {
-            slurm,
-            site: Site::new(),
-        }
+        Cluster { slurm, site: Site::new() }
     }
 
     /// Submits a script; `$CALL` in it calls licfwd.
@@ -220,12 +207,9 @@ impl Cluster {
     fn submit_to_nodes(&self, count: usize, name: &str, script: &str) -> Submitted<'_> {
         let job = Job::new();
         job.directory().write(name, script);
-        let way = way_out(&self.site.gateway)
-            .expect("nodes are possible")
-            .replacen('=', " ", 1);
+        let way = way_out(&self.site.gateway).expect("nodes are possible").replacen('=', " ", 1);
         let config = self.site.gateway.client().read("ssh_config");
-        job.directory()
-            .write("ssh_config", &format!("{config}{way}\n"));
+        job.directory().write("ssh_config", &format!("{config}{way}\n"));
         let call = "licfwd -F ssh_config --log log";
         let nodes = format!("--nodes={count}");
         let options = [&nodes, "--ntasks-per-node=1", name];
@@ -273,12 +257,7 @@ impl Submitted<'_> {
         assert!(ended && last == state, "{last} instead of {state}{self}");
         let start = Instant::now();
         let gone = eventually(GONE.room(), || self.job.processes().is_empty());
-        let left: Vec<_> = self
-            .job
-            .processes()
-            .into_iter()
-            .map(process::look)
-            .collect();
+        let left: Vec<_> = self.job.processes().into_iter().map(process::look).collect();
         assert!(gone, "left behind: {left:?}{self}");
         GONE.kept("nothing is left", start.elapsed());
     }

@@ -43,10 +43,7 @@ const SCRIPT: &str = r#"
 fn passphrase_of_an_encrypted_key() {
     let site = ready!(with_encrypted_key());
     let mut pty = at_a_terminal(&site);
-    let question = format!(
-        "Enter passphrase for key '{}': ",
-        encrypted_key(&site).display()
-    );
+    let question = format!("Enter passphrase for key '{}': ", encrypted_key(&site).display());
     pty.expect(&question);
     pty.enter("not it");
     pty.expect(&question);
@@ -120,10 +117,7 @@ fn wrong_second_factor() {
 /// Goal: a gateway that wants a key and then a password gets both.
 #[test]
 fn key_and_password() {
-    let lines = [
-        "PasswordAuthentication yes",
-        "AuthenticationMethods publickey,password",
-    ];
+    let lines = ["PasswordAuthentication yes", "AuthenticationMethods publickey,password"];
     let site = ready!(asking(&lines));
     let public = site.gateway.client().read("id_ed25519.pub");
     site.gateway.authorize(&public);
@@ -190,10 +184,9 @@ fn interactive_shell() {
 /// tries it, and the ports stay bound.
 #[test]
 fn typed_password_is_not_sent_twice() {
-    for (lines, answers) in [
-        (&WITH_PASSWORD[..], &[PASSWORD][..]),
-        (&WITH_TWO_FACTORS[..], &[PASSWORD, CODE][..]),
-    ] {
+    for (lines, answers) in
+        [(&WITH_PASSWORD[..], &[PASSWORD][..]), (&WITH_TWO_FACTORS[..], &[PASSWORD, CODE][..])]
+    {
         let mut site = ready!(asking(lines));
         site.options = ["--log", "log"].map(String::from).into();
         let mut pty = at_a_terminal(&site);
@@ -231,9 +224,7 @@ fn typed_passphrase_is_kept() {
     pty.expect("value: ");
     let port = port_of(&pty.expect("."));
     site.gateway.restart();
-    wait_until("the tunnel is back", LIMIT, || {
-        check_out(port, "MATLAB").is_ok()
-    });
+    wait_until("the tunnel is back", LIMIT, || check_out(port, "MATLAB").is_ok());
     pty.enter("");
     assert_eq!(pty.wait().code, 0);
 }

@@ -113,13 +113,7 @@ mod tests {
         assert_eq!((found.len(), found[0].comment.as_str()), (2, "me"));
         assert_eq!(found[1].blob, b"b");
         assert_eq!(parse(&[12, 0, 0, 0, 0]).map(|k| k.len()), Some(0));
-        for bad in [
-            &two[..two.len() - 3],
-            &[],
-            &[5],
-            &[12, 0],
-            &[12, 255, 255, 255, 255],
-        ] {
+        for bad in [&two[..two.len() - 3], &[], &[5], &[12, 0], &[12, 255, 255, 255, 255]] {
             assert!(parse(bad).is_none(), "{bad:?}");
         }
     }

@@ -6,10 +6,8 @@ const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 pub fn base64_encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let bits = chunk
-            .iter()
-            .enumerate()
-            .fold(0, |bits, (i, b)| bits | u32::from(*b) << (16 - 8 * i));
+        let bits =
+            chunk.iter().enumerate().fold(0, |bits, (i, b)| bits | u32::from(*b) << (16 - 8 * i));
         for i in 0..4 {
             let digit = char::from(BASE64[(bits >> (18 - 6 * i)) as usize & 63]);
             text.push(if i <= chunk.len() { digit } else { '=' });
@@ -51,13 +49,9 @@ mod tests {
 
     #[test]
     fn texts_of_rfc_4648_both_ways() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
+        for (bytes, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
             assert_eq!(base64_encode(bytes.as_bytes()), text);
             assert_eq!(base64_decode(text).as_deref(), Some(bytes.as_bytes()));
         }

@@ -45,12 +45,7 @@ impl KnownHosts<'_> {
             (None, 22) => (host, Vec::new()),
             (None, port) => (format!("[{host}]:{port}"), read(&host)),
         };
-        KnownHosts {
-            gateway,
-            named: read(&name),
-            name,
-            without_port,
-        }
+        KnownHosts { gateway, named: read(&name), name, without_port }
     }
 
     /// The host key algorithms to ask libssh2 for, best first: `wanted`
@@ -66,9 +61,8 @@ impl KnownHosts<'_> {
             [] => supported.to_vec(),
             _ => wanted.iter().map(String::as_str).collect(),
         };
-        let as_it_is = order
-            .first()
-            .is_some_and(|best| self.holds(best.trim_end_matches(CERTIFICATE)));
+        let as_it_is =
+            order.first().is_some_and(|best| self.holds(best.trim_end_matches(CERTIFICATE)));
         let (first, last): (Vec<&str>, Vec<&str>) = order
             .into_iter()
             .filter(|a| supported.contains(a) && !a.ends_with(CERTIFICATE))
@@ -134,9 +128,9 @@ impl KnownHosts<'_> {
                 "warning: {gateway} is trusted unseen (StrictHostKeyChecking no): {offered} \
                  is in no known_hosts file"
             )),
-            Strict::AcceptUnwritten => log.note(format_args!(
-                "{gateway} is new: {offered} would be added to known_hosts"
-            )),
+            Strict::AcceptUnwritten => {
+                log.note(format_args!("{gateway} is new: {offered} would be added to known_hosts"))
+            }
             Strict::AcceptNew => return self.write_down(key, offered, log),
         }
         Ok(())

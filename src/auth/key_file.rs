@@ -86,9 +86,7 @@ fn read_text(path: &Path) -> Result<String, Flaw> {
     }
     let mut text = String::new();
     let file = File::open(path).map_err(|e| unusable(&e.to_string()))?;
-    file.take(MAX_BYTES)
-        .read_to_string(&mut text)
-        .map_err(|_| unusable("not a private key"))?;
+    file.take(MAX_BYTES).read_to_string(&mut text).map_err(|_| unusable("not a private key"))?;
     // libssh2 takes neither foreign line ends nor a missing last one.
     text = text.replace("\r\n", "\n");
     if !text.ends_with('\n') {
@@ -182,10 +180,7 @@ mod tests {
         let pem = |kind: &str, head: &str| format!("-----BEGIN {kind} KEY-----\n{head}MII=\n");
         for (text, expected) in [
             (container(b"none", &public), "private ssh-rsa"),
-            (
-                container(b"aes256-ctr", &public),
-                "private encrypted ssh-rsa",
-            ),
+            (container(b"aes256-ctr", &public), "private encrypted ssh-rsa"),
             (
                 container(b"none", &blob(&[b"sk-ssh-ed25519@openssh.com"])),
                 "a security key: only an agent can use it here",
@@ -193,21 +188,12 @@ mod tests {
             (pem("RSA PRIVATE", ""), "private"),
             (pem("PRIVATE", ""), "private"),
             (pem("ENCRYPTED PRIVATE", ""), "private encrypted"),
-            (
-                pem("EC PRIVATE", "Proc-Type: 4,ENCRYPTED\n"),
-                "private encrypted",
-            ),
+            (pem("EC PRIVATE", "Proc-Type: 4,ENCRYPTED\n"), "private encrypted"),
             (pem("PUBLIC", ""), "not a private key"),
             (format!("{ED25519} me@here"), "public ssh-ed25519"),
             ("ssh-rsa AAAA".into(), "not a private key"),
-            (
-                "-----BEGIN OPENSSH PRIVATE KEY-----".into(),
-                "damaged: cut short",
-            ),
-            (
-                "-----BEGIN OPENSSH PRIVATE KEY-----\n!".into(),
-                "damaged: not base64",
-            ),
+            ("-----BEGIN OPENSSH PRIVATE KEY-----".into(), "damaged: cut short"),
+            ("-----BEGIN OPENSSH PRIVATE KEY-----\n!".into(), "damaged: not base64"),
             (String::new(), "not a private key"),
         ] {
             assert_eq!(told(&text), expected, "{text}");

@@ -56,12 +56,7 @@ pub fn read_files<'a>(files: impl Iterator<Item = &'a PathBuf>, name: &str) -> V
         for (index, line) in text.split(|b| *b == b'\n').enumerate() {
             if let Some((marker, blob)) = parse(line, name) {
                 let (file, number) = (file.clone(), index + 1);
-                lines.push(Entry {
-                    marker,
-                    blob,
-                    file,
-                    number,
-                });
+                lines.push(Entry { marker, blob, file, number });
             }
         }
     }
@@ -202,10 +197,7 @@ pub fn append(file: &Path, name: &str, hashed: bool, key: &[u8]) -> io::Result<(
 
 /// The salt of `|1|salt|hash`.
 fn salt_of(field: &[u8]) -> Option<[u8; 20]> {
-    let (salt, _) = str::from_utf8(field)
-        .ok()?
-        .strip_prefix("|1|")?
-        .split_once('|')?;
+    let (salt, _) = str::from_utf8(field).ok()?.strip_prefix("|1|")?.split_once('|')?;
     base64_decode(salt)?.try_into().ok()
 }
 
@@ -247,9 +239,8 @@ fn sha1(message: &[u8]) -> [u8; 20] {
                 2 => (b & c | b & d | c & d, 0x8f1b_bcdc),
                 _ => (b ^ c ^ d, 0xca62_c1d6),
             };
-            let sum = [mixed, e, constant, word]
-                .into_iter()
-                .fold(a.rotate_left(5), u32::wrapping_add);
+            let sum =
+                [mixed, e, constant, word].into_iter().fold(a.rotate_left(5), u32::wrapping_add);
             (a, b, c, d, e) = (sum, a, b.rotate_left(30), c, d);
         }
         for (old, new) in state.iter_mut().zip([a, b, c, d, e]) {
@@ -318,18 +309,12 @@ mod tests {
         let rest = format!("gate ssh-ed25519 {key}");
         for (line, marker) in [
             (rest.clone(), Some(Marker::None)),
-            (
-                format!(" \tgate\t ssh-ed25519\t{key} a b # c\r"),
-                Some(Marker::None),
-            ),
+            (format!(" \tgate\t ssh-ed25519\t{key} a b # c\r"), Some(Marker::None)),
             (format!("{rest}\r"), Some(Marker::None)),
             (format!("@revoked {rest}"), Some(Marker::Revoked)),
             (format!("@revoked \t{rest}"), Some(Marker::Revoked)),
             (format!("@cert-authority {rest}"), Some(Marker::Authority)),
-            (
-                format!("@revoked\t{}", rest.replace(' ', "\t")),
-                Some(Marker::Revoked),
-            ),
+            (format!("@revoked\t{}", rest.replace(' ', "\t")), Some(Marker::Revoked)),
             // A corner of ssh: the tab ends no marker while a space is to come.
             (format!("@revoked\t{rest}"), None),
             (format!("@revoked @revoked {rest}"), None),
@@ -388,13 +373,9 @@ mod tests {
         assert_eq!(text, "a line without end\nc type AAAABHR5cGU=\n");
         append(Path::new("/dev/null"), "d", true, &key).expect("ssh writes there too");
         fs::remove_dir_all(&dir).expect("remove");
-        for (name, expected) in [
-            ("gate", true),
-            ("[::1]:22", true),
-            ("a*", false),
-            ("[a,b]:22", false),
-            ("", false),
-        ] {
+        for (name, expected) in
+            [("gate", true), ("[::1]:22", true), ("a*", false), ("[a,b]:22", false), ("", false)]
+        {
             assert_eq!(can_be_written(name), expected, "{name}");
         }
     }

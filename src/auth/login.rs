@@ -349,11 +349,7 @@ impl Login<'_, '_> {
             session.set_timeout(limit);
             result
         };
-        Some(Sent {
-            result,
-            asked: dialogue.asked,
-            gave_up: dialogue.gave_up,
-        })
+        Some(Sent { result, asked: dialogue.asked, gave_up: dialogue.gave_up })
     }
 
     /// Sorts libssh2's verdict on an attempt. It hides a lost connection behind
@@ -384,9 +380,7 @@ impl Login<'_, '_> {
             offered: &self.offered,
             tried: &self.tried,
             accepted: &self.accepted,
-            flaws: (self.credentials.flaws.iter().chain(&self.flaws))
-                .map(String::as_str)
-                .collect(),
+            flaws: (self.credentials.flaws.iter().chain(&self.flaws)).map(String::as_str).collect(),
             unreadable: self.credentials.unreadable,
             attended: self.prompter.is_some(),
             untouchable: self.gateway.login.token || self.credentials.on_a_device(),

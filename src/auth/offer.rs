@@ -107,15 +107,8 @@ mod tests {
             unreadable: false,
             needs_a_person: false,
         };
-        let held = |comment: &str, blob| AgentKey {
-            blob,
-            comment: comment.into(),
-        };
-        let held = [
-            held("other", key(9)),
-            held("third", key(3)),
-            held("first", certificate(1)),
-        ];
+        let held = |comment: &str, blob| AgentKey { blob, comment: comment.into() };
+        let held = [held("other", key(9)), held("third", key(3)), held("first", certificate(1))];
         let own = "certificate of open,\
             agent key first (ssh-ed25519-cert-v01@openssh.com),agent key third (ssh-ed25519),";
         let files = "certificate of locked,key locked,key open,key plain";

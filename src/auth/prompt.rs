@@ -29,12 +29,7 @@ pub struct Dialogue<'a, 'p> {
 impl<'a, 'p> Dialogue<'a, 'p> {
     /// `who` (`user@host`) stands before each question, as in ssh.
     pub fn new(prompter: &'a mut (dyn Prompter + 'p), who: String) -> Dialogue<'a, 'p> {
-        Dialogue {
-            prompter,
-            who,
-            asked: false,
-            gave_up: false,
-        }
+        Dialogue { prompter, who, asked: false, gave_up: false }
     }
 
     /// Asks one question.
@@ -74,29 +69,21 @@ mod tests {
 
     impl Prompter for Person {
         fn ask(&mut self, prompt: &str, echo: bool) -> Option<String> {
-            self.0
-                .push(format!("{prompt}{}", if echo { "" } else { "*" }));
+            self.0.push(format!("{prompt}{}", if echo { "" } else { "*" }));
             self.1.pop().map(str::to_owned)
         }
     }
 
     #[test]
     fn every_question_of_a_gateway_is_asked_on_one_line() {
-        let prompt = |text: &str, echo| Prompt {
-            text: text.to_owned().into(),
-            echo,
-        };
+        let prompt = |text: &str, echo| Prompt { text: text.to_owned().into(), echo };
         let mut person = Person(Vec::new(), vec!["2", "1"]);
         let mut dialogue = Dialogue::new(&mut person, "a@b".into());
         let prompts = [prompt("Password: ", false), prompt("Code\u{1b}: ", true)];
         assert_eq!(dialogue.prompt("a", " Two\nsteps ", &prompts), ["1", "2"]);
         assert!(dialogue.asked && !dialogue.gave_up);
         assert!(dialogue.prompt("a", "", &prompts).is_empty() && dialogue.gave_up);
-        let asked = [
-            "(a@b) Two steps Password: *",
-            "(a@b) Code : ",
-            "(a@b) Password: *",
-        ];
+        let asked = ["(a@b) Two steps Password: *", "(a@b) Code : ", "(a@b) Password: *"];
         assert_eq!(person.0, asked);
     }
 }

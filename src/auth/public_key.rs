@@ -85,10 +85,7 @@ pub fn certified_key(certificate: &[u8]) -> Option<Vec<u8>> {
 /// the fields of that key first (PROTOCOL.certkeys).
 fn opened(mut certificate: &[u8]) -> Option<(&str, &[u8])> {
     let plain = key_type(certificate).strip_suffix(CERTIFICATE)?;
-    let (_type, _nonce) = (
-        take_string(&mut certificate)?,
-        take_string(&mut certificate)?,
-    );
+    let (_type, _nonce) = (take_string(&mut certificate)?, take_string(&mut certificate)?);
     Some((plain, certificate))
 }
 

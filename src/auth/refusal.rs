@@ -139,10 +139,7 @@ impl Refusal<'_> {
             let path = path.display();
             format!("; ssh itself would reuse the connection at {path}, licfwd cannot")
         };
-        self.gateway
-            .control_path
-            .as_ref()
-            .map_or_else(String::new, tell)
+        self.gateway.control_path.as_ref().map_or_else(String::new, tell)
     }
 }
 
@@ -225,13 +222,7 @@ mod tests {
         refusal.tried = &tried[..1];
         assert!(!refusal.closed().error.to_string().contains("MaxAuthTries"));
         refusal.tried = &[];
-        assert!(
-            refusal
-                .refused()
-                .error
-                .to_string()
-                .contains("no usable key")
-        );
+        assert!(refusal.refused().error.to_string().contains("no usable key"));
 
         gateway.control_path = Some("/run/mux".into());
         let refusal = Refusal {

@@ -101,11 +101,7 @@ fn exits() -> String {
     let mut text = String::new();
     for exit in EXITS {
         let (meaning, advice) = (roff(&capital(exit.meaning)), roff(exit.advice));
-        let _ = writeln!(
-            text,
-            ".TP\n.B {}\n{meaning}.\nIn a batch script: {advice}.",
-            exit.code
-        );
+        let _ = writeln!(text, ".TP\n.B {}\n{meaning}.\nIn a batch script: {advice}.", exit.code);
     }
     text
 }

@@ -114,11 +114,7 @@ pub const OPTIONS: &[Opt] = {
 impl Opt {
     /// What getopts knows it by.
     pub fn key(&self) -> &'static str {
-        if self.long.is_empty() {
-            self.short
-        } else {
-            self.long
-        }
+        if self.long.is_empty() { self.short } else { self.long }
     }
 }
 
@@ -130,13 +126,7 @@ pub fn parser() -> Options {
             "" => HasArg::No,
             _ => HasArg::Yes,
         };
-        let Opt {
-            short,
-            long,
-            arg,
-            text,
-            ..
-        } = row;
+        let Opt { short, long, arg, text, .. } = row;
         options.opt(short, long, text, arg, has_arg, Occur::Multi);
     }
     options
@@ -157,11 +147,9 @@ target: [NAME=]host:port[+port...][,host:port[+port...]...]
   Commas join the servers of a triad. IPv6 addresses stand in brackets.
 ",
     );
-    for (kind, heading) in [
-        (Kind::Tunnel, "Tunnel"),
-        (Kind::Access, "Who may connect"),
-        (Kind::Output, "Output"),
-    ] {
+    for (kind, heading) in
+        [(Kind::Tunnel, "Tunnel"), (Kind::Access, "Who may connect"), (Kind::Output, "Output")]
+    {
         let _ = writeln!(text, "\n{heading}:");
         for row in OPTIONS.iter().filter(|row| row.kind == kind) {
             let _ = writeln!(text, "  {:<24} {}", synopsis(row), row.text);
@@ -171,9 +159,7 @@ target: [NAME=]host:port[+port...][,host:port[+port...]...]
     let in_ssh = wrapped(in_ssh.map(synopsis), "  ", 74);
     let accepted = OPTIONS.iter().filter(|row| row.kind == Kind::Accepted);
     let accepted: String = accepted.map(|row| row.short).collect();
-    let codes = EXITS
-        .iter()
-        .map(|exit| format!("{} {}", exit.code, exit.short));
+    let codes = EXITS.iter().map(|exit| format!("{} {}", exit.code, exit.short));
     let codes = format!("Exit codes: {}.", codes.collect::<Vec<_>>().join(", "));
     let codes = wrapped(codes.split(' ').map(str::to_owned), "", 80);
     text + &format!("\nAs in ssh:\n{in_ssh}\n  -{accepted} have no effect\n\n{codes}\n")

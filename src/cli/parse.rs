@@ -203,10 +203,9 @@ impl Arguments {
         let targets = words.iter().map(|word| parse_target(word, gateway));
         let targets: Vec<Target> = targets.collect::<Result<_>>()?;
         match port_in(gateway) {
-            Some(number) if !targets.is_empty() => Err(usage(format!(
-                "gateway {}: a port is given with -p {number}",
-                shown(gateway)
-            ))),
+            Some(number) if !targets.is_empty() => {
+                Err(usage(format!("gateway {}: a port is given with -p {number}", shown(gateway))))
+            }
             _ => Ok((gateway.clone(), targets)),
         }
     }
@@ -228,14 +227,8 @@ impl Arguments {
             }
         }
         found.sort_by_key(|(position, ..)| *position);
-        let pairs = found
-            .into_iter()
-            .map(|(_, name, value)| [Some(name), value]);
-        Ok(pairs
-            .flatten()
-            .flatten()
-            .map(|word| decode(&word))
-            .collect())
+        let pairs = found.into_iter().map(|(_, name, value)| [Some(name), value]);
+        Ok(pairs.flatten().flatten().map(|word| decode(&word)).collect())
     }
 
     fn background(&self, with_targets: bool) -> Result<bool> {
@@ -288,13 +281,12 @@ impl Arguments {
     }
 
     fn pid_var(&self, targets: &[Target]) -> Result<Option<String>> {
-        let name = self.last("pid-var", |name| {
-            target::check_name(name).map(|()| name.to_owned())
-        })?;
+        let name =
+            self.last("pid-var", |name| target::check_name(name).map(|()| name.to_owned()))?;
         match name {
-            Some(name) if targets.iter().any(|target| target.name == name) => Err(usage(format!(
-                "--pid-var {name}: a target sets that variable; choose another"
-            ))),
+            Some(name) if targets.iter().any(|target| target.name == name) => {
+                Err(usage(format!("--pid-var {name}: a target sets that variable; choose another")))
+            }
             name => Ok(name),
         }
     }
@@ -330,9 +322,7 @@ fn parse_target(word: &str, gateway: &str) -> Result<Target> {
         target::parse_target(word)
     } else if target::parse_target(gateway).is_ok() {
         let gateway = shown(gateway);
-        Err(usage(format!(
-            "{gateway} stands before the gateway: {FORM}"
-        )))
+        Err(usage(format!("{gateway} stands before the gateway: {FORM}")))
     } else {
         Err(usage(no_target(word)))
     }
@@ -395,9 +385,7 @@ fn unknown(parser: &Options, words: &[String], name: &str) -> String {
         |n: &usize| matches!(parser.parse(&words[..*n]), Err(Fail::UnrecognizedOption(_)));
     let lengths: Vec<usize> = (0..=words.len()).collect();
     let before = lengths.partition_point(|n| !meets_it(n)).saturating_sub(1);
-    let taken = parser
-        .parse(&words[..before])
-        .map_or(Vec::new(), |arguments| arguments.free);
+    let taken = parser.parse(&words[..before]).map_or(Vec::new(), |arguments| arguments.free);
     if let Some(command) = taken.iter().skip(1).find(|word| !target_like(word)) {
         return no_target(command);
     }

@@ -194,11 +194,7 @@ impl Silence {
         let interval = interval.filter(|seconds| (1..=20).contains(seconds));
         let idle = Duration::from_secs(interval.unwrap_or(20));
         let promised = idle * count.unwrap_or(3).clamp(1, 3) as u32;
-        Silence {
-            limit: promised * 19 / 20,
-            ask: promised / 2,
-            idle,
-        }
+        Silence { limit: promised * 19 / 20, ask: promised / 2, idle }
     }
 }
 
@@ -206,9 +202,6 @@ impl Silence {
 pub fn gateway_down(gateway: &Gateway, what: String) -> Error {
     Error::new(
         Code::GatewayDown,
-        format!(
-            "gateway {} ({} port {}): {what}",
-            gateway.name, gateway.host, gateway.port
-        ),
+        format!("gateway {} ({} port {}): {what}", gateway.name, gateway.host, gateway.port),
     )
 }

@@ -80,10 +80,9 @@ fn tcp(values: &Values<'_>) -> TcpSettings {
 }
 
 fn proxy(values: &Values<'_>, tokens: &Tokens<'_>) -> Option<Proxy> {
-    let jump = values.some("proxyjump").map(|hosts| Proxy::Jump {
-        hosts: hosts.to_owned(),
-        config_file: None,
-    });
+    let jump = values
+        .some("proxyjump")
+        .map(|hosts| Proxy::Jump { hosts: hosts.to_owned(), config_file: None });
     let command = || values.some("proxycommand").map(|line| tokens.command(line));
     jump.or_else(|| command().map(Proxy::Command))
 }
@@ -128,10 +127,7 @@ fn login(values: &Values<'_>, tokens: &Tokens<'_>) -> LoginSettings {
         // The second is the first's old name and stands beside it in 7.4.
         keyboard_interactive: values.is_on("kbdinteractiveauthentication", true)
             && values.is_on("challengeresponseauthentication", true),
-        password_prompts: values
-            .number("numberofpasswordprompts")
-            .unwrap_or(3)
-            .min(10) as u32,
+        password_prompts: values.number("numberofpasswordprompts").unwrap_or(3).min(10) as u32,
         hostbased: values.is_on("hostbasedauthentication", false),
         gssapi: values.is_on("gssapiauthentication", false),
     }
@@ -157,11 +153,7 @@ impl<'a> Values<'a> {
     fn read(text: &'a str) -> Values<'a> {
         let lines = text.lines();
         let pairs = lines.filter_map(|line| line.trim().split_once([' ', '\t']));
-        Values(
-            pairs
-                .map(|(key, value)| (key.to_ascii_lowercase(), value.trim()))
-                .collect(),
-        )
+        Values(pairs.map(|(key, value)| (key.to_ascii_lowercase(), value.trim())).collect())
     }
 
     /// ssh's own rule: the first value obtained counts.
@@ -178,14 +170,11 @@ impl<'a> Values<'a> {
     /// Every value, of a keyword that may stand there several times.
     fn all(&self, key: &str) -> impl Iterator<Item = &'a str> {
         let found = self.0.iter().filter(move |(known, _)| known == key);
-        found
-            .map(|(_, value)| *value)
-            .filter(|value| !is_none(value))
+        found.map(|(_, value)| *value).filter(|value| !is_none(value))
     }
 
     fn is_on(&self, key: &str, unset: bool) -> bool {
-        self.first(key)
-            .map_or(unset, |v| !matches!(v, "no" | "false" | "off" | "none"))
+        self.first(key).map_or(unset, |v| !matches!(v, "no" | "false" | "off" | "none"))
     }
 
     fn number(&self, key: &str) -> Option<u64> {

@@ -43,9 +43,7 @@ pub fn resolve(
     found.has_ssh = has_ssh;
     found.login.missing_identities = hear_remarks(&remarks, log);
     // Only a listening master counts: a stale socket file stays for ever.
-    found.control_path = found
-        .control_path
-        .filter(|path| UnixStream::connect(path).is_ok());
+    found.control_path = found.control_path.filter(|path| UnixStream::connect(path).is_ok());
     if let Some(Proxy::Jump { config_file, .. }) = &mut found.proxy {
         let mut pairs = ssh_options.windows(2);
         *config_file = pairs
@@ -118,9 +116,7 @@ pub fn absolute(options: &[OsString]) -> Vec<OsString> {
     let mut before = OsStr::new("");
     let words = options.iter().map(|word| {
         let option = std::mem::replace(&mut before, word);
-        let setting = word
-            .to_str()
-            .and_then(|word| word.split_once(['=', ' ', '\t']));
+        let setting = word.to_str().and_then(|word| word.split_once(['=', ' ', '\t']));
         match setting {
             _ if option == "-F" || option == "-i" => file(word),
             Some((key, value)) if option == "-o" && names_a_file(key.trim()) => {
@@ -155,10 +151,7 @@ mod tests {
         for (word, expected) in [
             ("IdentityFile=k", format!("IdentityFile={here}/k")),
             ("identityfile = k", format!("identityfile={here}/k")),
-            (
-                "UserKnownHostsFile k",
-                format!("UserKnownHostsFile={here}/k"),
-            ),
+            ("UserKnownHostsFile k", format!("UserKnownHostsFile={here}/k")),
             ("IdentityFile=~/k", "IdentityFile=~/k".into()),
             ("CertificateFile=/k", "CertificateFile=/k".into()),
             ("User=k", "User=k".into()),

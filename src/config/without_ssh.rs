@@ -55,11 +55,7 @@ fn line(option: &str, value: &str) -> Result<String> {
         None if option == "-o" => value.split_once(['=', ' ', '\t']).unwrap_or((value, "")),
         None => return needs_ssh(&format!("option {option}")),
     };
-    let value = value
-        .trim()
-        .trim_start_matches('=')
-        .trim()
-        .trim_matches('"');
+    let value = value.trim().trim_start_matches('=').trim().trim_matches('"');
     match key.trim().to_ascii_lowercase().as_str() {
         "proxyjump" if value != "none" => needs_ssh("ProxyJump"),
         key => Ok(format!("{key} {}", value.replace(['\n', '\r'], " "))),

@@ -83,17 +83,11 @@ pub fn connect(
     let _ = socket.set_nodelay(true);
     let _ = sys::set_keepalive(&socket, silence.idle, silence.limit / 6);
     let _ = sys::set_user_timeout(&socket, silence.limit * 5 / 6);
-    Ok(GatewaySocket {
-        fd: Arc::new(socket.into()),
-        helper: None,
-        stderr: None,
-    })
+    Ok(GatewaySocket { fd: Arc::new(socket.into()), helper: None, stderr: None })
 }
 
 fn be_nonblocking(set: io::Result<()>) -> Result<()> {
-    set.context(Code::System, || {
-        "cannot prepare the socket to the gateway".into()
-    })
+    set.context(Code::System, || "cannot prepare the socket to the gateway".into())
 }
 
 /// Tries each address in the resolver's order, with the limit of a step for each.
@@ -168,9 +162,7 @@ fn not_of_this_node(tcp: &TcpSettings, e: &io::Error) -> Option<Error> {
 
 /// The gateway's addresses in the resolver's order, of the wanted family.
 fn resolve(gateway: &Gateway) -> Result<Vec<SocketAddr>> {
-    let Gateway {
-        name, host, port, ..
-    } = gateway;
+    let Gateway { name, host, port, .. } = gateway;
     let found = (host.as_str(), *port).to_socket_addrs().map_err(|e| {
         let text = cause(&e);
         // EAI_AGAIN, in glibc's and in musl's words: std keeps no number.
@@ -252,9 +244,5 @@ fn start_helper(mut command: Command, log: &Log) -> Result<GatewaySocket> {
     let child = sys::detached(&mut command).spawn().map_err(refuse)?;
     sys::end_with_us(Some(child.id()));
     log.step(format_args!("proxy started: process {}", child.id()));
-    Ok(GatewaySocket {
-        fd: Arc::new(ours.into()),
-        helper: Some(Helper(child)),
-        stderr,
-    })
+    Ok(GatewaySocket { fd: Arc::new(ours.into()), helper: Some(Helper(child)), stderr })
 }

@@ -35,11 +35,7 @@ pub fn final_code(words: &str) -> Option<Code> {
 /// key exchange had begun. sshd sheds load before that: there ssh names the
 /// exchange of identifications.
 pub fn closed_during_login(words: &str) -> bool {
-    let closed = [
-        "Connection closed by",
-        "Connection reset by",
-        "Received disconnect",
-    ];
+    let closed = ["Connection closed by", "Connection reset by", "Received disconnect"];
     let before = ["exchange_identification", "banner exchange"];
     closed.iter().any(|part| words.contains(part))
         && !before.iter().any(|part| words.contains(part))
@@ -58,9 +54,7 @@ pub fn summary(words: &str) -> String {
 
 /// Why the last stream that was asked for was not opened.
 pub fn why_not_open(words: &str) -> Option<&str> {
-    let line = words
-        .lines()
-        .rfind(|line| line.contains(": open failed: "))?;
+    let line = words.lines().rfind(|line| line.contains(": open failed: "))?;
     let (_, why) = line.split_once(": open failed: ")?;
     Some(why.strip_prefix("connect failed: ").unwrap_or(why).trim())
 }
@@ -105,18 +99,12 @@ mod tests {
     fn a_login_that_was_closed_is_told_from_a_full_gateway() {
         for (words, during) in [
             ("Connection closed by 127.0.0.1 port 22", true),
-            (
-                "Received disconnect from 127.0.0.1 port 22:2: too many",
-                true,
-            ),
+            ("Received disconnect from 127.0.0.1 port 22:2: too many", true),
             (
                 "kex_exchange_identification: read: Connection reset by peer\r\nConnection reset by 127.0.0.1 port 22",
                 false,
             ),
-            (
-                "ssh_exchange_identification: Connection closed by remote host",
-                false,
-            ),
+            ("ssh_exchange_identification: Connection closed by remote host", false),
             ("Connection to gw closed by remote host.", false),
         ] {
             assert_eq!(closed_during_login(words), during, "{words}");

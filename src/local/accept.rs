@@ -40,14 +40,7 @@ impl Acceptor {
         token: fn(usize, usize) -> u64,
         log: Arc<Log>,
     ) -> Acceptor {
-        Acceptor {
-            listeners,
-            access,
-            log,
-            token,
-            paused: None,
-            refused: HashSet::new(),
-        }
+        Acceptor { listeners, access, log, token, paused: None, refused: HashSet::new() }
     }
 
     /// Where a listener leads.
@@ -90,15 +83,12 @@ impl Acceptor {
                 None => ("a Unix socket".into(), Admission::Welcome),
             };
             match admission {
-                Admission::Welcome => accepted.push(Waiting {
-                    client,
-                    listener,
-                    since: Instant::now(),
-                    who,
-                }),
-                Admission::Gone => self
-                    .log
-                    .detail(format_args!("client {who}: gone before it was served")),
+                Admission::Welcome => {
+                    accepted.push(Waiting { client, listener, since: Instant::now(), who })
+                }
+                Admission::Gone => {
+                    self.log.detail(format_args!("client {who}: gone before it was served"))
+                }
                 Admission::Stranger(uid) => self.refuse(format!("user {uid} of this node")),
                 Admission::Outsider(ip) => self.refuse(format!("host {ip}")),
             }
@@ -108,9 +98,7 @@ impl Acceptor {
 
     fn refuse(&mut self, whom: String) {
         if self.refused.len() < MAX_REFUSED_REMEMBERED && self.refused.insert(whom.clone()) {
-            self.log.event(format_args!(
-                "refused a client: {whom} may not use this tunnel"
-            ));
+            self.log.event(format_args!("refused a client: {whom} may not use this tunnel"));
         }
     }
 

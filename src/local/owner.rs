@@ -98,11 +98,7 @@ impl Owner {
             format!("neither netlink nor {} is here", SOCKET_TABLES[0])
         } else {
             let sequence = 0;
-            return Ok(Owner {
-                uid,
-                diag,
-                sequence,
-            });
+            return Ok(Owner { uid, diag, sequence });
         };
         let way_out = "use --allow-any-user if every user of this node may use the license";
         Err(why).advise(Code::System, || "cannot tell users apart".into(), way_out)
@@ -225,9 +221,7 @@ fn shown(address: SocketAddr) -> Vec<String> {
     };
     let word = |bytes: &[u8; 4]| format!("{:08X}", u32::from_ne_bytes(*bytes));
     let text = |ip: Vec<u8>| ip.as_chunks().0.iter().map(word).collect::<String>();
-    let both = ips
-        .into_iter()
-        .map(|ip| format!("{}:{:04X}", text(ip), address.port()));
+    let both = ips.into_iter().map(|ip| format!("{}:{:04X}", text(ip), address.port()));
     both.collect()
 }
 

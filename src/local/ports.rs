@@ -59,10 +59,9 @@ impl LocalPorts {
     ) -> Result<LocalPorts> {
         let mut bound = LocalPorts::default();
         for forward in forwards {
-            bound.listeners.push(Listener {
-                sockets: bind_forward(&forward.listen)?,
-                to: forward.to.clone(),
-            });
+            bound
+                .listeners
+                .push(Listener { sockets: bind_forward(&forward.listen)?, to: forward.to.clone() });
         }
         let servers = targets.iter().flat_map(|target| &target.servers);
         let kept = servers.flat_map(|server| server.kept.iter().copied());
@@ -79,10 +78,7 @@ impl LocalPorts {
             let group = group.collect::<Result<Vec<usize>>>()?;
             match bound.variables.iter_mut().find(|v| v.name == *name) {
                 Some(variable) => variable.groups.push(group),
-                None => bound.variables.push(Variable {
-                    name: name.clone(),
-                    groups: vec![group],
-                }),
+                None => bound.variables.push(Variable { name: name.clone(), groups: vec![group] }),
             }
         }
         Ok(bound)

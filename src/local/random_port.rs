@@ -67,9 +67,7 @@ mod tests {
 
     #[test]
     fn draws_avoid_what_is_reserved_and_stay_in_range() {
-        let random = RandomPort {
-            avoid: vec![1024..=60_000],
-        };
+        let random = RandomPort { avoid: vec![1024..=60_000] };
         for _ in 0..1000 {
             assert!(random.draw() > 60_000);
         }

@@ -129,11 +129,7 @@ mod tests {
         for (shell, line, failure) in [
             (Shell::Sh, "export A=1@h B=2\n", "(exit 77)\n"),
             (Shell::Csh, "setenv A 1@h; setenv B 2\n", "(exit 77)\n"),
-            (
-                Shell::Fish,
-                "set -gx A 1@h; set -gx B 2\n",
-                "sh -c \"exit 77\"\n",
-            ),
+            (Shell::Fish, "set -gx A 1@h; set -gx B 2\n", "sh -c \"exit 77\"\n"),
         ] {
             assert_eq!(statement(shell, &two), line);
             assert_eq!(failing_statement(shell, 77), failure);

@@ -51,9 +51,8 @@ fn bring_up(invocation: &Invocation, ignored_signals: &[i32], log: &Arc<Log>) ->
         announce::check_stdout()?;
     }
     if let Some(path) = &invocation.log {
-        log.open_file(path).context(Code::Config, || {
-            format!("cannot open the log file {}", path.display())
-        })?;
+        log.open_file(path)
+            .context(Code::Config, || format!("cannot open the log file {}", path.display()))?;
     }
     let prepared = prepare(invocation, log)?;
     match invocation.check {
@@ -94,14 +93,7 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     let mut route = route(invocation, gateway, credentials);
     let session = tries::connect(invocation, &mut route, &bound, limits, log)?;
     other_nodes::tell(invocation, log);
-    Ok(Prepared {
-        route,
-        session,
-        bound,
-        access,
-        watched_job,
-        step_limit: step,
-    })
+    Ok(Prepared { route, session, bound, access, watched_job, step_limit: step })
 }
 
 fn watched_job(invocation: &Invocation) -> Result<Job> {
@@ -230,9 +222,7 @@ fn ending_signals(background: bool, ignored: &[i32]) -> Vec<i32> {
 /// The first line of a tunnel in the log.
 fn started(prepared: &Prepared, variables: &[(String, String)]) -> String {
     let gateway = &prepared.route.gateway;
-    let values = variables
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"));
+    let values = variables.iter().map(|(name, value)| format!("{name}={value}"));
     format!(
         "started: gateway {} ({} port {}) over {}, {}",
         gateway.name,

@@ -66,9 +66,7 @@ fn be_parent(mut child: UnixStream, announce: impl FnOnce() -> Result<()>) -> Re
         return Err(String::from_utf8_lossy(&report)).context(Code::System, no_background);
     }
     announce()?;
-    child
-        .write_all(&GO)
-        .context(Code::Internal, || "the background process is gone".into())
+    child.write_all(&GO).context(Code::Internal, || "the background process is gone".into())
 }
 
 fn be_child<T>(mut parent: UnixStream, build: impl FnOnce() -> Result<T>, serve: impl FnOnce(T)) {
@@ -81,9 +79,7 @@ fn be_child<T>(mut parent: UnixStream, build: impl FnOnce() -> Result<T>, serve:
         }
     };
     let mut answer = [1];
-    let answered = parent
-        .write_all(&READY)
-        .and_then(|()| parent.read_exact(&mut answer));
+    let answered = parent.write_all(&READY).and_then(|()| parent.read_exact(&mut answer));
     if answered.is_ok() && answer == GO {
         drop(parent);
         serve(product);

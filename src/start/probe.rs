@@ -21,10 +21,7 @@ type PortResult = std::result::Result<(), String>;
 impl ProbeResults<'_> {
     /// Nothing is known yet.
     pub fn new(bound: &LocalPorts) -> ProbeResults<'_> {
-        ProbeResults {
-            bound,
-            listeners: vec![None; bound.listeners.len()],
-        }
+        ProbeResults { bound, listeners: vec![None; bound.listeners.len()] }
     }
 
     /// Opens and closes a stream to every port of the targets that has not been
@@ -51,11 +48,7 @@ impl ProbeResults<'_> {
 
     /// Why that port does not answer, where it does not.
     fn refusal(&self, listener: usize) -> Option<&str> {
-        self.listeners[listener]
-            .as_ref()?
-            .as_ref()
-            .err()
-            .map(String::as_str)
+        self.listeners[listener].as_ref()?.as_ref().err().map(String::as_str)
     }
 
     /// Whether every variable has a server that answers. A server answers when

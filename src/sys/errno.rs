@@ -18,17 +18,10 @@ pub(super) const EINPROGRESS: i32 = 115;
 
 /// Turns C's -1 into the error that errno names.
 pub(super) fn check(result: c_int) -> io::Result<c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Out of descriptors or memory: trying again at once would spin.
 pub fn out_of_something(e: &io::Error) -> bool {
-    matches!(
-        e.raw_os_error(),
-        Some(ENOMEM | ENFILE | EMFILE | ENOBUFS | ETOOMANYREFS)
-    )
+    matches!(e.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOBUFS | ETOOMANYREFS))
 }

@@ -18,11 +18,7 @@ pub(super) const NONBLOCK: c_int = 0o4000;
 /// For open(2): no terminal becomes ours, and a pipe without a reader hangs nobody.
 pub const NOCTTY_NONBLOCK: c_int = 0o400 | NONBLOCK;
 /// For open(2): no symbolic link. Every architecture has its own number.
-pub const NOFOLLOW: c_int = if cfg!(target_arch = "aarch64") {
-    0o100_000
-} else {
-    0o400_000
-};
+pub const NOFOLLOW: c_int = if cfg!(target_arch = "aarch64") { 0o100_000 } else { 0o400_000 };
 
 /// Owns a descriptor that the kernel has just handed out.
 pub(super) fn own(fd: c_int) -> io::Result<OwnedFd> {
@@ -62,11 +58,7 @@ pub fn replace(from: impl AsFd, to: &OwnedFd) -> io::Result<()> {
 /// # Errors
 /// ENOSYS before Linux 3.17.
 pub fn nameless_file() -> io::Result<File> {
-    const SYS_MEMFD_CREATE: c_long = if cfg!(target_arch = "x86_64") {
-        319
-    } else {
-        279
-    };
+    const SYS_MEMFD_CREATE: c_long = if cfg!(target_arch = "x86_64") { 319 } else { 279 };
     const MFD_CLOEXEC: c_long = 1;
     // SAFETY: the name is a NUL-terminated string that the kernel copies.
     let fd = unsafe { syscall(SYS_MEMFD_CREATE, c"licfwd".as_ptr(), MFD_CLOEXEC) };

@@ -22,9 +22,7 @@ pub const ROLE: &str = "LICFWD_ROLE";
 /// the job that licfwd watches, and a terminal's signals do not reach it), and
 /// without the library paths of the job's modules.
 pub fn detached(command: &mut Command) -> &mut Command {
-    command
-        .env_remove("LD_LIBRARY_PATH")
-        .env_remove("LD_PRELOAD");
+    command.env_remove("LD_LIBRARY_PATH").env_remove("LD_PRELOAD");
     // SAFETY: setsid is async-signal-safe and touches no memory.
     unsafe {
         command.pre_exec(|| {

@@ -65,10 +65,7 @@ const BROKEN: u32 = EPOLLHUP | EPOLLERR;
 
 impl Event {
     /// Nothing.
-    pub const NONE: Event = Event {
-        events: 0,
-        token: 0,
-    };
+    pub const NONE: Event = Event { events: 0, token: 0 };
 
     /// The number given when the descriptor was added.
     pub fn token(&self) -> u64 {
@@ -159,9 +156,7 @@ fn unless_interrupted(ready: io::Result<c_int>) -> io::Result<c_int> {
 
 /// Rounded up, so that a wait never ends before its time and turns round idly.
 fn milliseconds(limit: Option<Duration>) -> c_int {
-    limit.map_or(-1, |d| {
-        c_int::try_from(d.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
-    })
+    limit.map_or(-1, |d| c_int::try_from(d.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX))
 }
 
 /// Waits until one of the descriptors is ready or `limit` has passed; the

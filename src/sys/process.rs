@@ -96,10 +96,9 @@ pub fn exit_now(status: i32) -> ! {
 static SIGNAL_OUTPUT: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
 
 extern "C" fn end_by_signal(number: c_int) {
-    if let (Some(output), Some(i)) = (
-        SIGNAL_OUTPUT.get(),
-        DEADLY.iter().position(|deadly| *deadly == number),
-    ) {
+    if let (Some(output), Some(i)) =
+        (SIGNAL_OUTPUT.get(), DEADLY.iter().position(|deadly| *deadly == number))
+    {
         // SAFETY: write is async-signal-safe; the bytes live in a static.
         let _ = unsafe { write(1, output[i].as_ptr().cast(), output[i].len()) };
     }

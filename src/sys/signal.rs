@@ -73,9 +73,7 @@ pub fn serve_signals(wanted: &[i32]) -> io::Result<SignalFd> {
 }
 
 fn ignore_all_but(wanted: &[i32]) {
-    for number in [
-        SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTSTP, SIGTERM,
-    ] {
+    for number in [SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTSTP, SIGTERM] {
         let ignored = !wanted.contains(&number);
         // SAFETY: both dispositions are valid for all of these.
         unsafe { signal(number, if ignored { SIG_IGN } else { SIG_DFL }) };

@@ -288,10 +288,7 @@ mod tests {
 
     #[test]
     fn a_unix_socket_that_is_not_to_be_had() {
-        for (length, why) in [
-            (107, io::ErrorKind::NotFound),
-            (108, io::ErrorKind::InvalidInput),
-        ] {
+        for (length, why) in [(107, io::ErrorKind::NotFound), (108, io::ErrorKind::InvalidInput)] {
             let path = "/".to_owned() + &"n".repeat(length - 1);
             assert_eq!(connect_unix(&path).unwrap_err().kind(), why);
         }

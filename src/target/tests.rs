@@ -6,29 +6,17 @@ use std::process::{Command, Stdio};
 /// Checks that the message is one short line that quotes nothing raw.
 fn refused(text: &str, message: &str) {
     assert!(message.len() < 500, "{text:?}: {message}");
-    assert!(
-        !message.chars().any(char::is_control),
-        "{text:?}: {message}"
-    );
+    assert!(!message.chars().any(char::is_control), "{text:?}: {message}");
 }
 
 #[test]
 fn targets() {
     for (text, printed) in [
         ("licserver:9999", "MLM_LICENSE_FILE=licserver:9999"),
-        (
-            "ANSYSLMD_LICENSE_FILE=lic:1055+1793",
-            "ANSYSLMD_LICENSE_FILE=lic:1055+1793",
-        ),
-        (
-            "A=a:1+2,b.c:1+2,10.0.0.1:65535",
-            "A=a:1+2,b.c:1+2,10.0.0.1:65535",
-        ),
+        ("ANSYSLMD_LICENSE_FILE=lic:1055+1793", "ANSYSLMD_LICENSE_FILE=lic:1055+1793"),
+        ("A=a:1+2,b.c:1+2,10.0.0.1:65535", "A=a:1+2,b.c:1+2,10.0.0.1:65535"),
         ("[::1]:080", "MLM_LICENSE_FILE=[::1]:80"),
-        (
-            "_x9=[fe80::1%eth0.1]:1+3,h_-1:2",
-            "_x9=[fe80::1%eth0.1]:1+3,h_-1:2",
-        ),
+        ("_x9=[fe80::1%eth0.1]:1+3,h_-1:2", "_x9=[fe80::1%eth0.1]:1+3,h_-1:2"),
         ("[lic]:1", "MLM_LICENSE_FILE=lic:1"),
     ] {
         let target = parse_target(text).unwrap();
@@ -142,10 +130,7 @@ fn forwards() {
         (" 1055:h:1056:", "1055:h:1056"),
         (":1055:h:1056", "*:1055:h:1056"),
         ("*:1055:h:1056", "*:1055:h:1056"),
-        (
-            "localhost:7005:localhost:8889",
-            "localhost:7005:localhost:8889",
-        ),
+        ("localhost:7005:localhost:8889", "localhost:7005:localhost:8889"),
         ("[::1]:1:[fe80::1%eth0]:2", "[::1]:1:[fe80::1%eth0]:2"),
         (r"1:fe80\:\:1:2", "1:[fe80::1]:2"),
         ("[b]:1:[h]:2", "b:1:h:2"),
@@ -220,11 +205,7 @@ fn forwards_mean_what_ssh_takes_them_for() {
     for _ in 0..50_000 {
         let mut text = piece().to_owned();
         for _ in 0..rand::random_range(1..5) {
-            text += if rand::random_ratio(9, 10) {
-                ":"
-            } else {
-                piece()
-            };
+            text += if rand::random_ratio(9, 10) { ":" } else { piece() };
             text += piece();
         }
         let Ok(forward) = parse_forward(&text) else {
@@ -232,10 +213,7 @@ fn forwards_mean_what_ssh_takes_them_for() {
         };
         let listen = match &forward.listen {
             ForwardSide::Tcp { bind: None, port } => port.to_string(),
-            ForwardSide::Tcp {
-                bind: Some(bind),
-                port,
-            } => format!("[{bind}]:{port}"),
+            ForwardSide::Tcp { bind: Some(bind), port } => format!("[{bind}]:{port}"),
             ForwardSide::Unix(path) => path.display().to_string(),
         };
         let to = match &forward.to {
@@ -251,10 +229,7 @@ fn forwards_mean_what_ssh_takes_them_for() {
         };
         let said = String::from_utf8_lossy(&output.stdout).replace(" []:", " [*]:");
         let line = format!("localforward {listen} {to}");
-        assert!(
-            said.lines().any(|l| l == line),
-            "{text:?}: want {line}, ssh: {said}"
-        );
+        assert!(said.lines().any(|l| l == line), "{text:?}: want {line}, ssh: {said}");
         accepted += 1;
         if accepted == 300 {
             return;

@@ -84,9 +84,7 @@ impl Carrier {
 
     /// Which listener's client is being connected, and since when.
     pub fn opening(&self) -> Option<(usize, Instant)> {
-        self.opening
-            .as_ref()
-            .map(|(waiting, since)| (waiting.listener, *since))
+        self.opening.as_ref().map(|(waiting, since)| (waiting.listener, *since))
     }
 
     /// How long until [`Carrier::turn`] should come again without an event.
@@ -251,12 +249,7 @@ impl Carrier {
             self.slots.len() - 1
         });
         reports.push(Report::Connected(who.clone()));
-        let mut seat = Box::new(Seat {
-            served,
-            watched: None,
-            channel_watched: None,
-            who,
-        });
+        let mut seat = Box::new(Seat { served, watched: None, channel_watched: None, who });
         seat.watch(epoll, self.number, slot);
         self.slots[slot] = Some(seat);
     }

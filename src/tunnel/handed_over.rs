@@ -26,12 +26,7 @@ pub struct HandedOver<L, H: ?Sized> {
 impl<L: Local, H: gateway::HandOver + ?Sized> HandedOver<L, H> {
     /// Watches over a client that has been handed over.
     pub fn new(client: L, channel: Box<H>) -> Self {
-        HandedOver {
-            client,
-            channel,
-            end: None,
-            client_ended: false,
-        }
+        HandedOver { client, channel, end: None, client_ended: false }
     }
 
     /// The descriptor that tells of the channel's end.
@@ -78,10 +73,7 @@ impl<L: Local, H: gateway::HandOver + ?Sized> HandedOver<L, H> {
 
     /// What to wait for on the client's socket.
     pub fn client_interest(&self) -> Interest {
-        Interest {
-            read: self.end == Some(End::Orderly) && !self.client_ended,
-            write: false,
-        }
+        Interest { read: self.end == Some(End::Orderly) && !self.client_ended, write: false }
     }
 
     /// What to wait for on the channel's descriptor; `None`: it has told its last.

@@ -117,12 +117,7 @@ impl Job {
     }
 
     fn new(watched: Watched) -> Job {
-        Job {
-            watched,
-            witness: None,
-            misses: 0,
-            looked: Instant::now(),
-        }
+        Job { watched, witness: None, misses: 0, looked: Instant::now() }
     }
 
     /// The descriptor that becomes readable when it is time for [`Job::still_runs`].
@@ -237,10 +232,7 @@ impl Stat {
     }
 
     fn process(&self) -> Process {
-        Process {
-            pid: self.pid,
-            start: self.start,
-        }
+        Process { pid: self.pid, start: self.start }
     }
 
     /// Whether it counts as the job's: this session's, this user's, and no licfwd
@@ -281,11 +273,8 @@ mod tests {
     /// nobody has waited for yet.
     #[test]
     fn a_zombie_is_dead() {
-        let mut child = Command::new("cat")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("cat");
+        let mut child =
+            Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("cat");
         let mut job = Job::of_process(child.id()).expect("alive");
         assert!(job.still_runs());
         drop(child.stdin.take());

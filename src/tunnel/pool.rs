@@ -55,8 +55,7 @@ impl Pool {
     /// The free session with the fewest clients.
     pub fn free(&mut self) -> Option<&mut Carrier> {
         let all = self.0.iter_mut().flatten();
-        all.filter(|carrier| carrier.session.is_free())
-            .min_by_key(|carrier| carrier.clients())
+        all.filter(|carrier| carrier.session.is_free()).min_by_key(|carrier| carrier.clients())
     }
 
     /// How many clients are connected or being connected.
@@ -67,8 +66,7 @@ impl Pool {
     /// Whether each has asked the gateway for a channel just now.
     pub fn are_all_asking(&self) -> bool {
         let young = |since: Instant| since.elapsed() < SLOW_ANSWER;
-        self.iter()
-            .all(|carrier| carrier.opening().is_some_and(|(_, since)| young(since)))
+        self.iter().all(|carrier| carrier.opening().is_some_and(|(_, since)| young(since)))
     }
 
     /// The listeners whose license servers are slow to answer.

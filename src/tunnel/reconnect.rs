@@ -136,10 +136,7 @@ impl Reconnect {
         epoll.add(&done, token, Interest::READ)?;
         let route = Arc::clone(&self.route);
         let log = Arc::clone(log);
-        let limits = Limits {
-            step: self.step,
-            deadline: Deadline::after(self.step * 4),
-        };
+        let limits = Limits { step: self.step, deadline: Deadline::after(self.step * 4) };
         let thread = thread::Builder::new().spawn(move || {
             // Closed when this thread ends, in whatever way.
             let _end = end;

@@ -34,10 +34,7 @@ struct Direction {
 
 impl Direction {
     fn new() -> Direction {
-        Direction {
-            flow: Flow::Open,
-            held: Vec::new(),
-        }
+        Direction { flow: Flow::Open, held: Vec::new() }
     }
 
     fn close(&mut self) {

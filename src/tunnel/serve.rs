@@ -171,10 +171,8 @@ impl Tunnel {
         let hopeless = self.reconnect.has_given_up() && self.pool.is_empty();
         for waiting in self.acceptor.accept(listener, socket, &self.epoll) {
             if hopeless {
-                self.log.detail(format_args!(
-                    "client {}: closed, the gateway is lost",
-                    waiting.who
-                ));
+                self.log
+                    .detail(format_args!("client {}: closed, the gateway is lost", waiting.who));
                 waiting.client.reset();
             } else {
                 self.queue.push_back(waiting);
@@ -237,9 +235,9 @@ impl Tunnel {
     fn tell(&mut self, report: Report) {
         match report {
             Report::Connected(who) => self.log.detail(format_args!("client {who}: connected")),
-            Report::Ended(who, Some((up, down))) => self.log.detail(format_args!(
-                "client {who}: ended, {up} bytes up, {down} down"
-            )),
+            Report::Ended(who, Some((up, down))) => {
+                self.log.detail(format_args!("client {who}: ended, {up} bytes up, {down} down"))
+            }
             Report::Ended(who, None) => self.log.detail(format_args!("client {who}: ended")),
             Report::Refused(waiting, since, why) => {
                 let to = self.acceptor.destination(waiting.listener).clone();
@@ -262,10 +260,7 @@ impl Tunnel {
     fn close_waiting(&mut self, which: impl Fn(&Acceptor, &Waiting) -> bool) {
         for waiting in std::mem::take(&mut self.queue) {
             if which(&self.acceptor, &waiting) {
-                self.log.detail(format_args!(
-                    "client {}: closed, it waited in vain",
-                    waiting.who
-                ));
+                self.log.detail(format_args!("client {}: closed, it waited in vain", waiting.who));
                 waiting.client.reset();
             } else {
                 self.queue.push_back(waiting);
@@ -295,8 +290,7 @@ impl Tunnel {
 
     fn want_session(&mut self, why: &str) {
         if !self.one_session && self.reconnect.is_idle() && self.reconnect.can_log_in_alone() {
-            self.log
-                .event(format_args!("{why}: opening another session"));
+            self.log.event(format_args!("{why}: opening another session"));
             self.reconnect.want_now();
         }
     }
@@ -339,9 +333,7 @@ impl Tunnel {
             self.lost = Some((Instant::now(), why.to_owned()));
             self.reconnect.want();
         } else {
-            self.log.event(format_args!(
-                "lost a session: {why}; closed {clients} clients"
-            ));
+            self.log.event(format_args!("lost a session: {why}; closed {clients} clients"));
         }
     }
 
@@ -349,8 +341,7 @@ impl Tunnel {
         match self.reconnect.finish(&self.epoll) {
             None => {}
             Some(Outcome::Later(e, _) | Outcome::GivenUp(e)) if !self.pool.is_empty() => {
-                self.log
-                    .event(format_args!("no further session: {e}; going on without"));
+                self.log.event(format_args!("no further session: {e}; going on without"));
                 self.one_session = true;
                 self.reconnect.start_over();
             }
@@ -362,8 +353,7 @@ impl Tunnel {
                     ));
                 }
                 if let Err(e) = self.add_session(session) {
-                    self.log
-                        .event(format_args!("cannot use the new connection: {e}"));
+                    self.log.event(format_args!("cannot use the new connection: {e}"));
                     self.reconnect.want();
                 }
             }
@@ -396,10 +386,7 @@ impl Tunnel {
                 continue;
             };
             if silence >= limit {
-                self.lose(
-                    number,
-                    &format!("no sign of life for {} s", limit.as_secs()),
-                );
+                self.lose(number, &format!("no sign of life for {} s", limit.as_secs()));
             } else if silence >= ask
                 && carrier.session.can_ask_for_life()
                 && let Err(e) = carrier.ask_for_life()

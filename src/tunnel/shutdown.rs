@@ -31,12 +31,7 @@ impl Shutdown {
         let urgent = Arc::new(Epoll::new()?);
         urgent.add(&signals, 0, Interest::READ)?;
         job.still_runs();
-        let shutdown = Shutdown {
-            job,
-            signals,
-            urgent,
-            term: None,
-        };
+        let shutdown = Shutdown { job, signals, urgent, term: None };
         shutdown.watch_witness()?;
         Ok(shutdown)
     }

@@ -32,21 +32,9 @@ struct Plan {
     long: bool,
 }
 
-const QUICK: Plan = Plan {
-    rounds: 1,
-    starts: 2,
-    pings: 300,
-    bulk: 0.4,
-    long: false,
-};
+const QUICK: Plan = Plan { rounds: 1, starts: 2, pings: 300, bulk: 0.4, long: false };
 
-const FULL: Plan = Plan {
-    rounds: 5,
-    starts: 2,
-    pings: 1000,
-    bulk: 1.2,
-    long: true,
-};
+const FULL: Plan = Plan { rounds: 5, starts: 2, pings: 1000, bulk: 1.2, long: true };
 
 /// Runs everything and prints the table.
 pub fn run(licfwd: &Path, quick: bool) -> io::Result<()> {
@@ -94,10 +82,9 @@ impl Bench {
         let tunnel = self.start(peer)?;
         table.add(Row::ColdStart, peer, milliseconds(tunnel.ready));
         self.few(peer, &tunnel, table)?;
-        for (clients, burst, beside) in [
-            (100, Row::Burst100, Row::Median100),
-            (900, Row::Burst900, Row::Median900),
-        ] {
+        for (clients, burst, beside) in
+            [(100, Row::Burst100, Row::Median100), (900, Row::Burst900, Row::Median900)]
+        {
             let begin = Instant::now();
             let crowd = crowd::connect_all(tunnel.port, clients)?;
             table.add(burst, peer, milliseconds(begin.elapsed()));
@@ -114,9 +101,8 @@ impl Bench {
     }
 
     fn start(&self, peer: Peer) -> io::Result<Tunnel> {
-        let tunnel = Tunnel::start(&self.site, peer, self.echo.port(), |port| {
-            first_byte(port).map(drop)
-        })?;
+        let tunnel =
+            Tunnel::start(&self.site, peer, self.echo.port(), |port| first_byte(port).map(drop))?;
         self.nobody_left(&self.echo)?;
         Ok(tunnel)
     }

@@ -51,20 +51,11 @@ impl Dropbear {
         command.arg(directory.file("host_key"));
         command.arg("-P").arg(directory.file("pid"));
         command.env("LICFWD_RIG", directory.path());
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let server = command.spawn().expect("run dropbear");
         directory.write("known_hosts", &format!("[127.0.0.1]:{port} {host_key}\n"));
-        let dropbear = Dropbear {
-            port,
-            directory,
-            server,
-        };
-        wait_until("dropbear listens", LIMIT, || {
-            dropbear.log().contains("Not backgrounding")
-        });
+        let dropbear = Dropbear { port, directory, server };
+        wait_until("dropbear listens", LIMIT, || dropbear.log().contains("Not backgrounding"));
         Ok(dropbear)
     }
 

@@ -104,19 +104,12 @@ impl Gateway {
         let ours = fs::read_to_string("/etc/nsswitch.conf");
         let ours = ours.map_err(|e| format!("/etc/nsswitch.conf: {e}"))?;
         let others = ours.lines().filter(|line| !line.starts_with("hosts:"));
-        let text = others.fold(String::from("hosts: files\n"), |text, line| {
-            text + line + "\n"
-        });
+        let text = others.fold(String::from("hosts: files\n"), |text, line| text + line + "\n");
         let file = server.write("nsswitch.conf", &text);
         fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("chmod");
         let mut overlay = Overlay::default();
         overlay.add(file, "/etc/nsswitch.conf");
-        Ok(Gateway::overlaid(
-            server,
-            [overlay.clone(), overlay],
-            &[],
-            &[],
-        ))
+        Ok(Gateway::overlaid(server, [overlay.clone(), overlay], &[], &[]))
     }
 
     /// A gateway that keeps its files in `server` and sees what the overlay has;
@@ -292,10 +285,8 @@ impl Gateway {
         }
         let config = self.server.write("sshd_config", &text);
         give_to_account(&config);
-        self.client.write(
-            "known_hosts",
-            &format!("[127.0.0.1]:{port} {host_key}[::1]:{port} {host_key}"),
-        );
+        self.client
+            .write("known_hosts", &format!("[127.0.0.1]:{port} {host_key}[::1]:{port} {host_key}"));
         let user = self.user();
         self.client.write(
             "ssh_config",
@@ -323,11 +314,7 @@ impl Gateway {
             .append(true)
             .open(self.server.file("log"))
             .expect("sshd's log");
-        let mut sshd = self
-            .sshd(&["-D", "-e"])
-            .stderr(log)
-            .spawn()
-            .expect("run sshd");
+        let mut sshd = self.sshd(&["-D", "-e"]).stderr(log).spawn().expect("run sshd");
         self.server.write("sshd.pid", &format!("{}\n", sshd.id()));
         let mut ended = false;
         wait_until("sshd listens", LIMIT, || {
@@ -391,14 +378,8 @@ pub fn account() -> &'static Account {
     ACCOUNT.get_or_init(|| {
         let number = |option| process::id(&[option, "daemon"]).parse().expect("a number");
         match process::is_root() {
-            true => Account {
-                name: "daemon".into(),
-                ids: Some((number("-u"), number("-g"))),
-            },
-            false => Account {
-                name: process::id(&["-un"]),
-                ids: None,
-            },
+            true => Account { name: "daemon".into(), ids: Some((number("-u"), number("-g"))) },
+            false => Account { name: process::id(&["-un"]), ids: None },
         }
     })
 }
@@ -426,12 +407,8 @@ fn tame(command: &mut Command) {
 /// Whether [`PAM`]'s modules are installed, and PAM has a file to lay it over.
 fn has_pam() -> bool {
     let places = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"];
-    let entries = places
-        .into_iter()
-        .filter_map(|place| fs::read_dir(place).ok());
-    let below = entries
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()));
+    let entries = places.into_iter().filter_map(|place| fs::read_dir(place).ok());
+    let below = entries.flatten().filter_map(|entry| Some(entry.ok()?.path()));
     let mut places = below.chain(places.map(PathBuf::from));
     let complete = |place: PathBuf| {
         let mut modules = ["unix", "ftp", "exec", "permit"].into_iter();

@@ -35,10 +35,7 @@ pub fn gateway() -> Result<Gateway, String> {
     let client = process::id(&["-un"]);
     for (name, text) in [
         ("etc-ssh/ssh_config", "EnableSSHKeysign yes\n"),
-        (
-            "etc-ssh/ssh_known_hosts",
-            &format!("localhost {host_key}") as &str,
-        ),
+        ("etc-ssh/ssh_known_hosts", &format!("localhost {host_key}") as &str),
         // Whoever is called so there is let in here under every name but root's.
         ("etc-ssh/shosts.equiv", &format!("localhost {client}\n")),
         ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),

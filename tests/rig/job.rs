@@ -36,10 +36,7 @@ pub struct Outcome {
 impl Job {
     /// An empty job.
     pub fn new() -> Job {
-        Job {
-            directory: Scratch::new(),
-            transcript: Arc::default(),
-        }
+        Job { directory: Scratch::new(), transcript: Arc::default() }
     }
 
     /// Its directory: `$HOME`, and where its programs start.
@@ -86,9 +83,7 @@ impl Job {
     /// the license server's port in `$PORT`.
     pub fn script(&self, shell: &str, text: &str, gateway: &Gateway, port: u16) -> Command {
         let mut command = self.client(shell, gateway);
-        command
-            .env("CONFIG", gateway.config())
-            .env("PORT", port.to_string());
+        command.env("CONFIG", gateway.config()).env("PORT", port.to_string());
         command.args(["-c", text]);
         command
     }
@@ -178,10 +173,7 @@ impl Outcome {
     #[track_caller]
     pub fn line(&self) -> &str {
         let line = self.stdout.strip_suffix('\n').unwrap_or_default();
-        assert!(
-            !line.is_empty() && !line.contains('\n'),
-            "not one line: {self:?}"
-        );
+        assert!(!line.is_empty() && !line.contains('\n'), "not one line: {self:?}");
         line
     }
 
@@ -343,7 +335,5 @@ pub fn built() -> PathBuf {
 /// test's thread the test's name.
 pub fn over_ssh() -> bool {
     let thread = thread::current();
-    thread
-        .name()
-        .is_some_and(|name| name.starts_with("over_ssh::"))
+    thread.name().is_some_and(|name| name.starts_with("over_ssh::"))
 }

@@ -26,10 +26,9 @@ impl Kerberos {
         check(&home)?;
         let (view, kdc) = start_realm(&home, &server);
         let (user, keytab) = (&account().name, server.file("keytab"));
-        for (principal, file) in [
-            ("host/127.0.0.1", keytab.clone()),
-            (user, home.directory().file("keytab")),
-        ] {
+        for (principal, file) in
+            [("host/127.0.0.1", keytab.clone()), (user, home.directory().file("keytab"))]
+        {
             let export = format!("ktadd -k {} -norandkey {principal}", file.display());
             for query in [format!("addprinc -randkey {principal}"), export] {
                 run(&home, &view, "kadmin.local", &["-q", &query]);
@@ -42,11 +41,8 @@ impl Kerberos {
         overlay.set("KRB5_KTNAME", keytab.display());
         // Else it would be a file in /var/tmp that stays behind.
         overlay.set("KRB5RCACHENAME", "none:");
-        let lines = [
-            "GSSAPIAuthentication yes",
-            "GSSAPIStrictAcceptorCheck no",
-            "PubkeyAuthentication no",
-        ];
+        let lines =
+            ["GSSAPIAuthentication yes", "GSSAPIStrictAcceptorCheck no", "PubkeyAuthentication no"];
         let client_lines = ["GSSAPIAuthentication yes"];
         let gateway = Gateway::overlaid(server, [overlay, view], &lines, &client_lines);
         match gateway.log().contains("Unsupported option GSSAPI") {

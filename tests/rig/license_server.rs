@@ -76,11 +76,7 @@ impl LicenseServer {
             let shared = shared.clone();
             move || shared.accept(&listener)
         });
-        LicenseServer {
-            address,
-            shared,
-            acceptor: Some(acceptor),
-        }
+        LicenseServer { address, shared, acceptor: Some(acceptor) }
     }
 
     /// Its TCP port on 127.0.0.1.
@@ -120,9 +116,7 @@ impl Drop for LicenseServer {
         for client in self.shared.clients().values() {
             let _ = client.shutdown(Shutdown::Both);
         }
-        wait_until("the license server's clients leave", LIMIT, || {
-            self.clients() == 0
-        });
+        wait_until("the license server's clients leave", LIMIT, || self.clients() == 0);
         if thread::panicking() {
             let log = self.shared.directory.read("log");
             eprintln!("---- license server {}\n{log}", self.address);
@@ -281,10 +275,7 @@ impl SwallowingPort {
         let once = || TcpStream::connect_timeout(&address, Duration::from_millis(200));
         let connect = || once().or_else(|_| once());
         let queue = std::iter::from_fn(|| connect().ok()).take(600).collect();
-        let port = SwallowingPort {
-            listener,
-            _queue: queue,
-        };
+        let port = SwallowingPort { listener, _queue: queue };
         assert!(connect().is_err(), "the queue does not fill up");
         port
     }

@@ -43,9 +43,7 @@ fn serve() -> io::Result<()> {
 
 /// What licensed software does with the variable that licfwd exports.
 fn check(server: &str, feature: &str) -> io::Result<()> {
-    let port = server
-        .split_once('@')
-        .and_then(|(port, _)| port.parse().ok());
+    let port = server.split_once('@').and_then(|(port, _)| port.parse().ok());
     let port = port.ok_or_else(|| io::Error::other(format!("not PORT@HOST: {server:?}")))?;
     let seat = check_out(port, feature)?;
     println!("checked out {feature}: seat {}", seat.number);

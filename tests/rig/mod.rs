@@ -66,8 +66,7 @@ pub(crate) use skip;
 pub fn test_name() -> String {
     let thread = std::thread::current();
     let name = thread.name().filter(|name| name.contains("::"));
-    name.expect("only a test's own thread knows its name")
-        .into()
+    name.expect("only a test's own thread knows its name").into()
 }
 
 /// Whether everything is to be done that takes minutes (`scripts/test --long`).

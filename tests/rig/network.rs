@@ -28,12 +28,7 @@ pub fn is_our_own() -> bool {
         return false;
     }
     let output = Command::new("unshare")
-        .args([
-            "--net",
-            "sh",
-            "-c",
-            r#"ip link set lo up && exec "$0" "$@""#,
-        ])
+        .args(["--net", "sh", "-c", r#"ip link set lo up && exec "$0" "$@""#])
         .arg(std::env::current_exe().expect("this program"))
         .args([&test, "--exact", "--nocapture"])
         .env(INSIDE, &test)
@@ -52,10 +47,7 @@ pub fn is_our_own() -> bool {
 /// finds them full.
 pub fn make_sockets_small() {
     assert!(std::env::var_os(INSIDE).is_some(), "not the machine's");
-    for (name, bytes) in [
-        ("tcp_wmem", "4096 32768 32768"),
-        ("tcp_rmem", "4096 131072 131072"),
-    ] {
+    for (name, bytes) in [("tcp_wmem", "4096 32768 32768"), ("tcp_rmem", "4096 131072 131072")] {
         fs::write(format!("/proc/sys/net/ipv4/{name}"), bytes).expect(name);
     }
     // Segments that fit in, as on a real network.
@@ -101,9 +93,7 @@ impl Beyond {
             let its = name(&pid.to_string());
             its.is_some() && its != name("self")
         });
-        run(&format!(
-            "ip link add near type veth peer name far netns {pid}"
-        ));
+        run(&format!("ip link add near type veth peer name far netns {pid}"));
         run("ip addr add 10.99.0.1/30 dev near");
         run("ip link set near up");
         beyond.run("ip link set lo up");
@@ -128,10 +118,7 @@ impl Beyond {
     }
 
     fn run(&self, words: &str) {
-        run(&format!(
-            "nsenter --net=/proc/{}/ns/net {words}",
-            self.process()
-        ));
+        run(&format!("nsenter --net=/proc/{}/ns/net {words}", self.process()));
     }
 }
 

@@ -34,9 +34,7 @@ impl Nodes {
             node.args(["-num", "sh", "-c", NODE, "node", name]);
             job.spawn(node.arg(&hosts))
         };
-        let nodes = Nodes {
-            nodes: names.iter().map(start).collect(),
-        };
+        let nodes = Nodes { nodes: names.iter().map(start).collect() };
         for node in &nodes.nodes {
             wait_until("a node starts", LIMIT, || node.stdout() == "ready\n");
         }
@@ -84,9 +82,7 @@ pub fn way_out(gateway: &Gateway) -> Option<String> {
         return None;
     }
     let (here, port) = (std::process::id(), gateway.port());
-    Some(format!(
-        "ProxyCommand=nsenter --net=/proc/{here}/ns/net nc 127.0.0.1 {port}"
-    ))
+    Some(format!("ProxyCommand=nsenter --net=/proc/{here}/ns/net nc 127.0.0.1 {port}"))
 }
 
 fn may_make_namespaces() -> bool {

@@ -19,10 +19,7 @@ impl Open {
         if sshd == 0 {
             say_skipped("only root can see the descriptors of sshd");
         }
-        Open {
-            licfwd: tunnel.descriptors(),
-            sshd: (sshd > 0).then_some(sshd),
-        }
+        Open { licfwd: tunnel.descriptors(), sshd: (sshd > 0).then_some(sshd) }
     }
 
     /// Waits until no more is open, and the server has no clients.

@@ -22,9 +22,7 @@ pub struct Process {
 /// Every process of the machine that is not a zombie.
 pub fn all() -> Vec<Process> {
     let entries = fs::read_dir("/proc").expect("read /proc");
-    entries
-        .filter_map(|entry| look(entry.ok()?.file_name().to_str()?.parse().ok()?))
-        .collect()
+    entries.filter_map(|entry| look(entry.ok()?.file_name().to_str()?.parse().ok()?)).collect()
 }
 
 /// One process, unless it is gone or a zombie.
@@ -65,9 +63,7 @@ pub fn tagged(tag: &str) -> Vec<u32> {
     let wanted = format!("LICFWD_RIG={tag}");
     let has_tag = |pid: u32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment
-            .split(|byte| *byte == 0)
-            .any(|entry| entry == wanted.as_bytes())
+        environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
     };
     let pids = all().into_iter().map(|process| process.pid);
     pids.filter(|pid| has_tag(*pid)).collect()
@@ -91,8 +87,7 @@ pub fn written_kb(pid: u32) -> usize {
 fn status_of(pid: u32, key: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(key));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// Sends a signal (`TERM`, `KILL` and so on); processes that are gone are no error.

@@ -37,11 +37,7 @@ impl Pty {
         let changed = command.get_envs();
         on_pty.envs(changed.filter_map(|(name, value)| Some((name, value?))));
         let (screen, keys) = job.spawn_typing(on_pty.stdin(Stdio::piped()));
-        Pty {
-            screen,
-            keys: keys.expect("a pipe"),
-            seen: 0,
-        }
+        Pty { screen, keys: keys.expect("a pipe"), seen: 0 }
     }
 
     /// Waits until `text` stands on the screen, after what was expected before;

@@ -9,21 +9,9 @@ const STRICT: &str = "LICFWD_TEST_STRICT";
 /// With what the reason begins, whether it counts for root as well, and why no
 /// machine can be blamed for it.
 const EXPECTED: [(&str, bool, &str); 3] = [
-    (
-        "only root can ",
-        false,
-        "the same tests run as root, too, and these run there",
-    ),
-    (
-        "no namespace of one's own: ",
-        false,
-        "many systems keep them from ordinary users",
-    ),
-    (
-        "no Jupyter from PyPI: ",
-        true,
-        "the network may be down, and nothing else needs it",
-    ),
+    ("only root can ", false, "the same tests run as root, too, and these run there"),
+    ("no namespace of one's own: ", false, "many systems keep them from ordinary users"),
+    ("no Jupyter from PyPI: ", true, "the network may be down, and nothing else needs it"),
 ];
 
 /// Says that a test, or a part of it, is left out.
@@ -47,7 +35,5 @@ pub fn say_skipped(reason: &str) {
 
 /// Whether strict mode lets that pass.
 pub fn is_expected(reason: &str, root: bool) -> bool {
-    EXPECTED
-        .iter()
-        .any(|(begin, for_root, _)| reason.starts_with(begin) && (*for_root || !root))
+    EXPECTED.iter().any(|(begin, for_root, _)| reason.starts_with(begin) && (*for_root || !root))
 }

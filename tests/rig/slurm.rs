@@ -11,16 +11,8 @@ use super::programs::missing;
 use super::{Job, LIMIT, Outcome, Running, free_port, process, wait_until};
 
 /// What it consists of (Debian: slurmctld, slurmd, slurm-client, munge).
-const PROGRAMS: [&str; 8] = [
-    "munged",
-    "slurmctld",
-    "slurmd",
-    "sinfo",
-    "sbatch",
-    "srun",
-    "scancel",
-    "scontrol",
-];
+const PROGRAMS: [&str; 8] =
+    ["munged", "slurmctld", "slurmd", "sinfo", "sbatch", "srun", "scancel", "scontrol"];
 
 /// munged, slurmctld and slurmd in a directory of their own: nothing in /etc,
 /// /run or /var is read or written. They are ended on drop, with every step.
@@ -88,10 +80,7 @@ impl Slurm {
         open(&directory.write("slurm.conf", &text), 0o644);
         open(&directory.write("cgroup.conf", cgroups(&version)), 0o644);
         open(&directory.write("plugstack.conf", ""), 0o644);
-        directory.write(
-            "key-file",
-            &format!("{:032x}", rand::random::<u128>()).repeat(4),
-        );
+        directory.write("key-file", &format!("{:032x}", rand::random::<u128>()).repeat(4));
         for name in ["state", "spool"] {
             fs::create_dir(directory.file(name)).expect("create a directory");
         }
@@ -99,12 +88,7 @@ impl Slurm {
             let spool = format!("spool/{}", worker.name);
             fs::create_dir(directory.file(&spool)).expect("create a directory");
         }
-        let mut slurm = Slurm {
-            daemons: Vec::new(),
-            home,
-            nodes,
-            head: head.clone(),
-        };
+        let mut slurm = Slurm { daemons: Vec::new(), home, nodes, head: head.clone() };
         let file = |name| format!("--{name}={}", slurm.home.directory().file(name).display());
         let munged = ["socket", "key-file", "pid-file", "log-file", "seed-file"].map(file);
         let mut munged: Vec<&str> = munged.iter().map(String::as_str).collect();
@@ -161,9 +145,7 @@ impl Slurm {
         let shown = String::from_utf8_lossy(&shown);
         let mut words = shown.split_whitespace();
         let state = words.find_map(|word| word.strip_prefix("JobState="));
-        state
-            .unwrap_or_else(|| panic!("no job {id}: {shown}"))
-            .into()
+        state.unwrap_or_else(|| panic!("no job {id}: {shown}")).into()
     }
 
     fn run_daemon(&mut self, machine: &Machine, program: &str, options: &[&str]) {
@@ -192,8 +174,7 @@ impl Drop for Slurm {
 fn working_in(directory: &Path) -> Vec<u32> {
     let all = process::all().into_iter().map(|process| process.pid);
     let current = |pid: &u32| fs::read_link(format!("/proc/{pid}/cwd"));
-    all.filter(|pid| current(pid).is_ok_and(|path| path == directory))
-        .collect()
+    all.filter(|pid| current(pid).is_ok_and(|path| path == directory)).collect()
 }
 
 fn open(path: &Path, mode: u32) {

@@ -22,9 +22,7 @@ pub fn check_out(port: u16, feature: &str) -> io::Result<Seat> {
 pub fn check_out_from(mut connection: TcpStream, feature: &str) -> io::Result<Seat> {
     writeln!(connection, "CHECKOUT {feature}")?;
     let answer = read_line(&mut BufReader::new(&connection))?;
-    let number = answer
-        .strip_prefix("GRANTED ")
-        .and_then(|number| number.parse().ok());
+    let number = answer.strip_prefix("GRANTED ").and_then(|number| number.parse().ok());
     Ok(Seat {
         number: number.ok_or_else(|| Error::other(format!("denied: {answer:?}")))?,
         _connection: connection,
@@ -86,11 +84,7 @@ pub fn vanish_in_the_middle(port: u16, number: usize) -> io::Result<()> {
     let mut some = [0; 1000];
     client.read_exact(&mut some)?;
     // What the server expects: it must go on reading, or sshd would wait for it.
-    send(
-        &mut client,
-        Pattern::up(number as u64),
-        1000 * (number % 300),
-    )
+    send(&mut client, Pattern::up(number as u64), 1000 * (number % 300))
 }
 
 /// Connects to a port of 127.0.0.1, on which nothing may stall for longer than

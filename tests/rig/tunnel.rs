@@ -84,9 +84,7 @@ impl Tunnel {
     /// Waits until a text stands in its log `times` times.
     #[track_caller]
     pub fn wait_for_log(&self, text: &str, times: usize) {
-        wait_until(&format!("log: {text}"), LIMIT, || {
-            self.logged(text) >= times
-        });
+        wait_until(&format!("log: {text}"), LIMIT, || self.logged(text) >= times);
     }
 
     /// How many descriptors it has open.
@@ -105,9 +103,8 @@ impl Tunnel {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).expect("its threads");
         let count = |path: PathBuf| {
             let status = fs::read_to_string(path.join("status")).unwrap_or_default();
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            let line =
+                status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
             line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
         };
         tasks.flatten().map(|task| count(task.path())).sum::<u64>()

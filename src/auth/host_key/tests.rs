@@ -112,18 +112,11 @@ fn messages_name_place_and_way_out() {
         ("", &old, &["global:2", "administrator of this machine"]),
         (&revoked, "", &["user:2", "@revoked"]),
         ("", &authority, &["global:2", "certificate authority"]),
-        (
-            "",
-            "",
-            &["is unknown", "ssh-keyscan -p 2222 Gate", "'[gate]:2222'"],
-        ),
+        ("", "", &["is unknown", "ssh-keyscan -p 2222 Gate", "'[gate]:2222'"]),
     ] {
         let error = verdict("", user, global, &ed25519(1)).expect_err("refused");
         let text = error.error.to_string();
-        for part in ["gateway Gate port 2222", "SHA256:BwcH"]
-            .iter()
-            .chain(parts)
-        {
+        for part in ["gateway Gate port 2222", "SHA256:BwcH"].iter().chain(parts) {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains('\n') && !text.ends_with('.'), "{text}");
@@ -138,11 +131,9 @@ fn messages_name_place_and_way_out() {
 fn an_accepted_key_is_known_the_next_time() {
     let dir = Dir::new("accept-new");
     let log = Log::new(Verbosity::Quiet, false);
-    for (hashed, config) in [
-        (false, ""),
-        (true, "hashknownhosts yes"),
-        (true, "hashknownhosts yes\nhostkeyalias tri"),
-    ] {
+    for (hashed, config) in
+        [(false, ""), (true, "hashknownhosts yes"), (true, "hashknownhosts yes\nhostkeyalias tri")]
+    {
         let file = dir.0.join(config.len().to_string());
         let verify = |strict, key: &[u8]| {
             let mut gateway = gate(config);

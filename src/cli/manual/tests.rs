@@ -10,19 +10,13 @@ fn names_it(text: &str, option: &str) -> bool {
 
 #[test]
 fn manual_and_help_name_every_option() {
-    let manual = page()
-        .replace("\\-", "-")
-        .replace("\\fR", " ")
-        .replace("\\fB", " ")
-        .replace('\n', " ");
+    let manual =
+        page().replace("\\-", "-").replace("\\fR", " ").replace("\\fB", " ").replace('\n', " ");
     for row in OPTIONS {
         for name in names(row) {
             assert!(names_it(&manual, &name), "the manual lacks {name}");
         }
-        assert!(
-            manual.contains(&capital(row.text).replace('\'', "\\(aq")),
-            "{row:?}"
-        );
+        assert!(manual.contains(&capital(row.text).replace('\'', "\\(aq")), "{row:?}");
     }
     let help = crate::cli::help();
     // Of those without effect it shows the letters in one word, and of those
@@ -42,10 +36,7 @@ fn manual_and_help_name_every_exit_code() {
     for exit in EXITS {
         let code = exit.code.to_string();
         assert!(words.contains(&code.as_str()), "help lacks {code}");
-        assert!(
-            manual.contains(&format!("\n.B {code}\n")),
-            "the manual lacks {code}"
-        );
+        assert!(manual.contains(&format!("\n.B {code}\n")), "the manual lacks {code}");
     }
 }
 
@@ -53,10 +44,7 @@ fn manual_and_help_name_every_exit_code() {
 #[test]
 fn no_exit_code_is_missing_from_the_table() {
     let source = include_str!("../../error.rs");
-    let codes = source
-        .split("pub enum Code {")
-        .nth(1)
-        .and_then(|s| s.split('}').next());
+    let codes = source.split("pub enum Code {").nth(1).and_then(|s| s.split('}').next());
     let made = codes.into_iter().flat_map(str::lines).filter_map(|line| {
         let (_, number) = line.trim().strip_suffix(',')?.split_once(" = ")?;
         number.parse::<u8>().ok()
@@ -70,10 +58,7 @@ fn no_exit_code_is_missing_from_the_table() {
 fn the_manual_is_filled_in() {
     let page = page();
     for line in page.lines() {
-        assert!(
-            !line.starts_with('@') && line == line.trim_end(),
-            "{line:?}"
-        );
+        assert!(!line.starts_with('@') && line == line.trim_end(), "{line:?}");
     }
     for heading in [
         "NAME",

@@ -39,10 +39,7 @@ fn refusal(words: &[OsString]) -> String {
 fn the_contracts_examples() {
     for (line, targets) in [
         ("tri-gw licserver:9999", "MLM_LICENSE_FILE=licserver:9999"),
-        (
-            "tri-gw ANSYSLMD_LICENSE_FILE=lic:1055+1793",
-            "ANSYSLMD_LICENSE_FILE=lic:1055+1793",
-        ),
+        ("tri-gw ANSYSLMD_LICENSE_FILE=lic:1055+1793", "ANSYSLMD_LICENSE_FILE=lic:1055+1793"),
         ("tri-gw A=lic1:1700 A=lic2:1700", "A=lic1:1700 A=lic2:1700"),
         ("tri-gw A=a:2+3,b:2+3,c:2+3", "A=a:2+3,b:2+3,c:2+3"),
         ("-- tri-gw a:9 R=b:5", "MLM_LICENSE_FILE=a:9 R=b:5"),
@@ -64,50 +61,20 @@ fn the_contracts_examples() {
 #[test]
 fn lines_written_for_ssh() {
     for (line, gateway, forwards, background) in [
-        (
-            "tri-gw -L 27000:licserver:27000 -N -f",
-            "tri-gw",
-            "27000:licserver:27000",
-            true,
-        ),
-        (
-            "-N -L 8889:127.0.0.1:13450 user@login",
-            "user@login",
-            "8889:127.0.0.1:13450",
-            false,
-        ),
-        (
-            "-L 8888:localhost:8888 host -N",
-            "host",
-            "8888:localhost:8888",
-            false,
-        ),
+        ("tri-gw -L 27000:licserver:27000 -N -f", "tri-gw", "27000:licserver:27000", true),
+        ("-N -L 8889:127.0.0.1:13450 user@login", "user@login", "8889:127.0.0.1:13450", false),
+        ("-L 8888:localhost:8888 host -N", "host", "8888:localhost:8888", false),
         (
             "-N -f -i ~/.keypairs/k.pem -L localhost:7005:localhost:8889 ubuntu@10.0.1.128",
             "ubuntu@10.0.1.128",
             "localhost:7005:localhost:8889",
             true,
         ),
-        (
-            "-L 5433:pgsql-vm:5432 user@login",
-            "user@login",
-            "5433:pgsql-vm:5432",
-            false,
-        ),
+        ("-L 5433:pgsql-vm:5432 user@login", "user@login", "5433:pgsql-vm:5432", false),
         ("-fNL 1055:h:1055 gw", "gw", "1055:h:1055", true),
         ("-NfL1055:h:1055 -NN -ffnT gw", "gw", "1055:h:1055", true),
-        (
-            "gw -NTnxXYaAkKyvvvL 1:h:1 -L2:h:2",
-            "gw",
-            "1:h:1 2:h:2",
-            false,
-        ),
-        (
-            "-N -p22 ssh://u@gw:2222 -L/tmp/s:/run/t",
-            "ssh://u@gw:2222",
-            "/tmp/s:/run/t",
-            false,
-        ),
+        ("gw -NTnxXYaAkKyvvvL 1:h:1 -L2:h:2", "gw", "1:h:1 2:h:2", false),
+        ("-N -p22 ssh://u@gw:2222 -L/tmp/s:/run/t", "ssh://u@gw:2222", "/tmp/s:/run/t", false),
         ("-NL 1:h:1 dom\\me@gw", "dom\\me@gw", "1:h:1", false),
     ] {
         let given = run(line);
@@ -126,10 +93,7 @@ fn ssh_options_are_handed_on_in_order() {
     for (line, expected) in [
         ("gw h:1", ""),
         ("-p22 gw h:1 -4 -oX=1 -o Y", "-p 22 -4 -o X=1 -o Y"),
-        (
-            "-46 -l me -i a -i b -Fnone gw h:1",
-            "-4 -6 -l me -i a -i b -F none",
-        ),
+        ("-46 -l me -i a -i b -Fnone gw h:1", "-4 -6 -l me -i a -i b -F none"),
         (
             "-CJ a,b -b 1.2.3.4 gw -B eth0 h:1 -c +aes -m x -6 -4",
             "-J a,b -b 1.2.3.4 -B eth0 -c +aes -m x -6 -4",
@@ -145,34 +109,24 @@ fn ssh_options_are_handed_on_in_order() {
 
 #[test]
 fn values_of_our_own() {
-    let given = run(
-        "gw A=h:1 --tries 3 --tries=1000 --timeout 5 --deadline=86400 --no-probe --watch 42 \
+    let given =
+        run("gw A=h:1 --tries 3 --tries=1000 --timeout 5 --deadline=86400 --no-probe --watch 42 \
          --listen 10.0.0.1 --allow a,b --allow=[fe80::1] --allow-any-user --format {host}:{port} \
-         --shell fish --pid-var LIC_PID --log x --log y -q",
-    );
-    assert_eq!(
-        (given.tries, given.timeout),
-        (1000, Some(Duration::from_secs(5)))
-    );
+         --shell fish --pid-var LIC_PID --log x --log y -q");
+    assert_eq!((given.tries, given.timeout), (1000, Some(Duration::from_secs(5))));
     assert_eq!(given.deadline, Duration::from_secs(86400));
     assert_eq!(given.watch, Watch::Pid(42));
     assert_eq!(given.listen, Some([10, 0, 0, 1].into()));
     assert_eq!(given.allow, ["a", "b", "fe80::1"]);
     assert!(given.allow_any_user && !given.probe);
     assert_eq!(given.format.render(5, "h"), "h:5");
-    assert_eq!(
-        (given.shell, given.pid_var.as_deref()),
-        (Shell::Fish, Some("LIC_PID"))
-    );
+    assert_eq!((given.shell, given.pid_var.as_deref()), (Shell::Fish, Some("LIC_PID")));
     assert_eq!(given.log, Some("y".into()));
     assert_eq!(given.verbosity, Verbosity::Quiet);
     assert_eq!(run("gw h:1 -qv").verbosity, Verbosity::Verbose);
     assert_eq!(run("gw h:1 -v -q").verbosity, Verbosity::Quiet);
     assert_eq!(run("gw h:1 --no-watch").watch, Watch::Nothing);
-    assert_eq!(
-        run("gw h:1 --listen ::1").listen,
-        Some(Ipv6Addr::LOCALHOST.into())
-    );
+    assert_eq!(run("gw h:1 --listen ::1").listen, Some(Ipv6Addr::LOCALHOST.into()));
     assert!(run("gw h:1 --listen [::] --allow a").listen.is_some());
 
     // As from --allow "$(scontrol show hostnames)" on a large machine.
@@ -199,11 +153,7 @@ fn help_and_version_stand_alone() {
         assert!(line.len() <= 80 && line == line.trim_end(), "{line:?}");
     }
     for row in OPTIONS.iter().filter(|row| row.kind != Kind::Refused) {
-        let shown = if row.kind == Kind::Accepted {
-            row.short.into()
-        } else {
-            dashed(row.key())
-        };
+        let shown = if row.kind == Kind::Accepted { row.short.into() } else { dashed(row.key()) };
         assert!(help.contains(&shown), "{row:?}");
     }
 }
@@ -213,10 +163,7 @@ fn texts_are_generated_alone() {
     for (name, what) in Generated::ALL {
         for line in [format!("--generate {name}"), format!("--generate={name}")] {
             let request = parse(&words(&line));
-            assert!(
-                matches!(request, Ok(Request::Generate(w)) if w == what),
-                "{line}"
-            );
+            assert!(matches!(request, Ok(Request::Generate(w)) if w == what), "{line}");
         }
     }
     for line in ["--generate man gw h:1", "--generate roff"] {
@@ -250,10 +197,7 @@ fn bad_lines() {
     for (line, why) in [
         ("", "no gateway"),
         ("-v", "no gateway"),
-        (
-            "gw",
-            "nothing to forward: licfwd [options] [user@]gateway target",
-        ),
+        ("gw", "nothing to forward: licfwd [options] [user@]gateway target"),
         ("lic:9999", "no gateway before target"),
         ("A=lic:9999 gw", "before the gateway"),
         ("- h:1", "begin with '-'"),
@@ -292,10 +236,7 @@ fn bad_lines() {
         ("gw h:1 --listen [1.2.3.4] --allow a", "expected an address"),
         ("gw h:1 --allow a", "needs --listen"),
         ("gw h:1 --listen ::1 --allow ,", "names no host"),
-        (
-            "gw h:1 --listen ::1 --allow=",
-            "--allow: expected something",
-        ),
+        ("gw h:1 --listen ::1 --allow=", "--allow: expected something"),
         ("gw h:1 --listen ::1 --allow a;b", "host \"a;b\""),
         ("gw h:1 --listen ::1 --allow -a", "host \"-a\""),
         ("gw h:1 --format {host}", "--format"),
@@ -331,10 +272,7 @@ fn bad_lines() {
         ("gw h:1 --no-prob", "did you mean --no-probe"),
         ("gw h:1 -tries 5", "did you mean --tries"),
         ("gw h:1 -timeout 5", "did you mean --timeout"),
-        (
-            "gw h:1 --frobnicate",
-            "unknown option \"--frobnicate\": licfwd --help",
-        ),
+        ("gw h:1 --frobnicate", "unknown option \"--frobnicate\": licfwd --help"),
         ("gw h:1 -Z", "unknown option \"-Z\""),
         ("gw h:1 --=x", "unknown option"),
     ] {
@@ -377,22 +315,10 @@ fn only_file_names_may_be_any_bytes() {
         line.extend([option.into(), odd.clone()]);
         let given = run_words(&line);
         let file = given.ssh_options.last().cloned();
-        assert_eq!(
-            file.or(given.log.map(PathBuf::into_os_string)),
-            Some(odd.clone())
-        );
+        assert_eq!(file.or(given.log.map(PathBuf::into_os_string)), Some(odd.clone()));
     }
     let bad = OsStr::from_bytes(b"h\xff:1").to_owned();
-    for option in [
-        "-o",
-        "-L",
-        "-J",
-        "--format",
-        "--pid-var",
-        "--allow",
-        "--shell",
-        "--watch",
-    ] {
+    for option in ["-o", "-L", "-J", "--format", "--pid-var", "--allow", "--shell", "--watch"] {
         let mut line = words("gw h:1 --listen ::1");
         line.extend([option.into(), bad.clone()]);
         refusal(&line);

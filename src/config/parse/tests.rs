@@ -55,10 +55,7 @@ fn agents_are_found_as_ssh_finds_them() {
         ("identityagent $UNSET", None),
         ("identityagent ~/a_%r", Some("/home/ann/a_bob")),
     ] {
-        assert_eq!(
-            gateway(line).login.identity_agent,
-            socket.map(PathBuf::from)
-        );
+        assert_eq!(gateway(line).login.identity_agent, socket.map(PathBuf::from));
     }
 }
 
@@ -87,12 +84,7 @@ fn values_are_read_once_and_limited() {
         ("false", Strict::No),
         ("accept-new", Strict::AcceptNew),
     ] {
-        assert_eq!(
-            gateway(&format!("stricthostkeychecking {word}"))
-                .host_key
-                .strict,
-            strict
-        );
+        assert_eq!(gateway(&format!("stricthostkeychecking {word}")).host_key.strict, strict);
     }
     let login = |text| gateway(text).login;
     assert!(login("").keyboard_interactive && login("").pubkey);
@@ -106,24 +98,15 @@ fn values_are_read_once_and_limited() {
 #[test]
 fn what_carries_the_connection() {
     let command = |line: &str| Some(Proxy::Command(line.to_owned()));
-    let jump = Proxy::Jump {
-        hosts: "u@j:1,k".to_owned(),
-        config_file: None,
-    };
+    let jump = Proxy::Jump { hosts: "u@j:1,k".to_owned(), config_file: None };
     for (lines, proxy) in [
         ("", None),
         ("proxycommand none", None),
         ("proxycommand none\nproxyjump u@j:1,k", Some(jump)),
-        (
-            "proxycommand nc %h %p # %% %r@%n",
-            command("nc gw.example 2222 # % bob@gw"),
-        ),
+        ("proxycommand nc %h %p # %% %r@%n", command("nc gw.example 2222 # % bob@gw")),
         ("hostkeyalias a\nproxycommand x %k", command("x a")),
         // Not its tokens, and what is for the shell.
-        (
-            "proxycommand x %d%u%Z% ${MY_AGENT} $h 100%",
-            command("x %d%u%Z% ${MY_AGENT} $h 100%"),
-        ),
+        ("proxycommand x %d%u%Z% ${MY_AGENT} $h 100%", command("x %d%u%Z% ${MY_AGENT} $h 100%")),
     ] {
         assert_eq!(gateway(lines).proxy, proxy, "{lines}");
     }
@@ -137,9 +120,7 @@ fn file_lists_may_hold_blanks() {
         ("/a b/c ~/d", &["/a b/c", "/home/ann/d"]),
         ("k1 k2", &["/here/k1", "/here/k2"]),
     ] {
-        let found = gateway(&format!("userknownhostsfile {value}"))
-            .host_key
-            .user_files;
+        let found = gateway(&format!("userknownhostsfile {value}")).host_key.user_files;
         let files: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
         assert_eq!(found, files, "{value}");
     }
@@ -147,24 +128,11 @@ fn file_lists_may_hold_blanks() {
 
 #[test]
 fn the_command_line_stands_in_for_ssh() {
-    let options = [
-        "-p",
-        "22",
-        "-o",
-        "User=eve",
-        "-i",
-        "k",
-        "-o",
-        "Ciphers x,y",
-        "-4",
-    ];
+    let options = ["-p", "22", "-o", "User=eve", "-i", "k", "-o", "Ciphers x,y", "-4"];
     let options = options.map(Into::into);
     let text = without_ssh("bob@[::1]", &options, &here()).unwrap();
     let g = parse(&text, "bob@[::1]", &here()).unwrap();
-    assert_eq!(
-        (g.host.as_str(), g.port, g.user.as_str()),
-        ("::1", 22, "eve")
-    );
+    assert_eq!((g.host.as_str(), g.port, g.user.as_str()), ("::1", 22, "eve"));
     assert_eq!(g.login.identity_files, [PathBuf::from("/here/k")]);
     assert_eq!((g.algorithms.ciphers.len(), g.tcp.family), (2, Family::V4));
     let text = without_ssh("gw", &[], &here()).unwrap();

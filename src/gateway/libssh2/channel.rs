@@ -73,9 +73,7 @@ impl Channel for Libssh2Channel {
             // ssh2 answers 0 at the end of file without asking libssh2, which
             // may still hold half of the window adjustment that the read began.
             let mut channel = self.state.channel.clone();
-            self.driver.finish(None, &mut || {
-                channel.adjust_receive_window(0, true).map(drop)
-            })?;
+            self.driver.finish(None, &mut || channel.adjust_receive_window(0, true).map(drop))?;
         }
         result
     }

@@ -41,20 +41,12 @@ struct Daemon {
 impl Driver {
     /// Drives `session`, which does not block, over `socket`.
     pub fn new(session: ssh2::Session, socket: Arc<OwnedFd>, packet_limit: Duration) -> Driver {
-        Driver {
-            session,
-            socket,
-            packet_limit,
-            daemon: OnceLock::new(),
-        }
+        Driver { session, socket, packet_limit, daemon: OnceLock::new() }
     }
 
     /// From now on for a daemon.
     pub fn serve(&self, urgent: Arc<Epoll>, packet_limit: Duration) {
-        let daemon = Daemon {
-            urgent,
-            packet_limit,
-        };
+        let daemon = Daemon { urgent, packet_limit };
         let _ = self.daemon.set(daemon);
     }
 
@@ -93,10 +85,7 @@ impl Driver {
 
     /// Whether half a packet waits to be sent.
     pub fn packet_in_flight(&self) -> bool {
-        matches!(
-            self.session.block_directions(),
-            BlockDirections::Outbound | BlockDirections::Both
-        )
+        matches!(self.session.block_directions(), BlockDirections::Outbound | BlockDirections::Both)
     }
 
     fn wait_for_room(&self, since: Instant, read: bool) -> io::Result<()> {

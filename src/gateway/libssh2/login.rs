@@ -30,9 +30,8 @@ pub fn open(
     let session = prepare(gateway, &known_hosts)?;
     let session =
         handshake(session, gateway, &socket, limits).map_err(|e| socket.with_helper_stderr(e))?;
-    let (key, _) = session
-        .host_key()
-        .ok_or_else(|| Error::new(Code::Internal, "libssh2 has no host key"))?;
+    let (key, _) =
+        session.host_key().ok_or_else(|| Error::new(Code::Internal, "libssh2 has no host key"))?;
     let sha256 = session.host_key_hash(HashType::Sha256).unwrap_or_default();
     known_hosts.verify(key, sha256, log)?;
     log.step(format_args!(
@@ -42,10 +41,7 @@ pub fn open(
     ));
     session.set_timeout(milliseconds(limits.next_step()));
     auth::login(&session, gateway, credentials, log, prompter)?;
-    log.step(format_args!(
-        "gateway {}: logged in as {}",
-        gateway.name, gateway.user
-    ));
+    log.step(format_args!("gateway {}: logged in as {}", gateway.name, gateway.user));
     let (fd, helper) = (Arc::clone(&socket.fd), socket.helper.take());
     Ok(Libssh2Session::new(session, fd, helper, limits.next_step()))
 }
@@ -120,9 +116,7 @@ fn why_no_keys(
     socket: &GatewaySocket,
     limits: Limits,
 ) -> LoginError {
-    let Gateway {
-        name, host, port, ..
-    } = gateway;
+    let Gateway { name, host, port, .. } = gateway;
     let still_open = || !sys::poll_readable(&socket.fd, Duration::ZERO).unwrap_or(true);
     match e.code() {
         TIMEOUT => {

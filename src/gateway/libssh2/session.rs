@@ -107,12 +107,10 @@ impl Libssh2Session {
     /// answer.
     fn ask_through(&mut self, state: &Arc<State>) -> io::Result<()> {
         let mut channel = state.channel.clone();
-        let answer = self
-            .driver
-            .finish(None, &mut || match channel.setenv("ARE_YOU_THERE", "") {
-                Err(e) if e.code() == CHANNEL_REQUEST_DENIED => Ok(()),
-                answer => answer,
-            });
+        let answer = self.driver.finish(None, &mut || match channel.setenv("ARE_YOU_THERE", "") {
+            Err(e) if e.code() == CHANNEL_REQUEST_DENIED => Ok(()),
+            answer => answer,
+        });
         match answer {
             Ok(()) => {
                 // Perhaps before the socket could tell.

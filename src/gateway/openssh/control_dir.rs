@@ -247,12 +247,7 @@ mod tests {
     #[test]
     fn a_base_where_others_may_rename_is_not_used() {
         let base = ControlDir::make().unwrap();
-        for (mode, safe) in [
-            (0o755, true),
-            (0o1777, true),
-            (0o777, false),
-            (0o770, false),
-        ] {
+        for (mode, safe) in [(0o755, true), (0o1777, true), (0o777, false), (0o770, false)] {
             fs::set_permissions(base.path(), fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(is_safe(base.path()), safe, "{mode:o}");
         }

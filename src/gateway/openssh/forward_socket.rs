@@ -40,12 +40,7 @@ enum Writing {
 impl ForwardSocket {
     /// A connected socket that does not block.
     pub fn new(stream: UnixStream) -> ForwardSocket {
-        ForwardSocket {
-            stream,
-            reading: Reading::Empty,
-            writing: Writing::Room,
-            cut: false,
-        }
+        ForwardSocket { stream, reading: Reading::Empty, writing: Writing::Room, cut: false }
     }
 }
 

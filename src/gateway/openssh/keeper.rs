@@ -37,10 +37,7 @@ pub fn start(arguments: &[OsString], dir: &ControlDir) -> io::Result<(Child, Uni
     keeper.env(sys::ROLE, format!("keeper {}", dir.path().display()));
     // A job's directory must not stay busy.
     keeper.current_dir("/");
-    keeper
-        .stdin(theirs.try_clone()?)
-        .stdout(theirs.try_clone()?)
-        .stderr(theirs);
+    keeper.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs);
     Ok((sys::detached(&mut keeper).spawn()?, ours))
 }
 

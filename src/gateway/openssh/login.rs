@@ -49,9 +49,8 @@ pub struct Call<'a> {
 pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<OpensshSession> {
     let gateway = call.gateway;
     let what = || format!("gateway {}: ssh", gateway.name);
-    let dir = ControlDir::make().context(Code::System, || {
-        format!("{}: no private directory for its sockets", what())
-    })?;
+    let dir = ControlDir::make()
+        .context(Code::System, || format!("{}: no private directory for its sockets", what()))?;
     let arguments = arguments(&call, &dir, limits.step);
     let (child, output) = keeper::start(&arguments, &dir).context(Code::System, what)?;
     // Dropped before the directory that it keeps.
@@ -73,9 +72,7 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Openss
             .context(Code::GatewayDown, || format!("{} -L for {to}", what()))?;
     }
     let forwards = call.forwards.to_owned();
-    Ok(OpensshSession::new(
-        output, forwards, sentinel, keeper, dir, log,
-    ))
+    Ok(OpensshSession::new(output, forwards, sentinel, keeper, dir, log))
 }
 
 /// Whether ssh is logged in before `limit` is over.

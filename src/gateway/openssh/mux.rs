@@ -128,12 +128,7 @@ impl HandedClient {
         // Its standard input and output.
         sys::send_descriptor(&control.stream, client)?;
         sys::send_descriptor(&control.stream, client)?;
-        Ok(HandedClient {
-            control,
-            sentinel: Arc::clone(sentinel),
-            opened: false,
-            end: None,
-        })
+        Ok(HandedClient { control, sentinel: Arc::clone(sentinel), opened: false, end: None })
     }
 
     /// Why ssh has closed the control connection. A client must not take what it

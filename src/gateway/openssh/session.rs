@@ -129,11 +129,7 @@ impl Session for OpensshSession {
 
     fn open(&mut self, destination: Destination) {
         let now = Instant::now();
-        self.asked = Some(Asked {
-            to: destination,
-            since: now,
-            again: now,
-        });
+        self.asked = Some(Asked { to: destination, since: now, again: now });
     }
 
     fn opened(&mut self, client: Option<BorrowedFd<'_>>) -> io::Result<Option<Opened>> {

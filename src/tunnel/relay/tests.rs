@@ -128,23 +128,14 @@ const AMPLE: usize = 1 << 20;
 
 #[test]
 fn a_half_close_travels_each_way_by_itself() {
-    let person = Person {
-        says: [Some(b"ask".to_vec()), None].into(),
-        takes: AMPLE,
-        ..Person::default()
-    };
-    let server = Server {
-        window: AMPLE,
-        ..Server::default()
-    };
+    let person =
+        Person { says: [Some(b"ask".to_vec()), None].into(), takes: AMPLE, ..Person::default() };
+    let server = Server { window: AMPLE, ..Server::default() };
     let mut relay = relay(person, server);
     let mut buffer = [0; 64];
     relay.carry_up(true, &mut buffer).unwrap();
     relay.carry_up(true, &mut buffer).unwrap();
-    assert_eq!(
-        (&relay.remote.got[..], relay.remote.got_eof),
-        (&b"ask"[..], 1)
-    );
+    assert_eq!((&relay.remote.got[..], relay.remote.got_eof), (&b"ask"[..], 1));
     assert!(!relay.is_over() && !relay.local.told_the_end);
     // The answer comes after the client has ended its side.
     relay.remote.arrived = b"answer".to_vec();
@@ -157,14 +148,8 @@ fn a_half_close_travels_each_way_by_itself() {
 
 #[test]
 fn end_of_file_waits_for_the_last_byte() {
-    let person = Person {
-        says: [Some(b"0123456789".to_vec()), None].into(),
-        ..Person::default()
-    };
-    let server = Server {
-        window: 4,
-        ..Server::default()
-    };
+    let person = Person { says: [Some(b"0123456789".to_vec()), None].into(), ..Person::default() };
+    let server = Server { window: 4, ..Server::default() };
     let mut relay = relay(person, server);
     let mut buffer = [0; 64];
     relay.carry_up(true, &mut buffer).unwrap();
@@ -175,26 +160,17 @@ fn end_of_file_waits_for_the_last_byte() {
     relay.remote.window = 3;
     assert!(relay.up_is_due());
     relay.carry_up(false, &mut buffer).unwrap();
-    assert_eq!(
-        (&relay.remote.got[..], relay.remote.got_eof),
-        (&b"0123456"[..], 0)
-    );
+    assert_eq!((&relay.remote.got[..], relay.remote.got_eof), (&b"0123456"[..], 0));
     relay.remote.window = 100;
     relay.carry_up(false, &mut buffer).unwrap();
     assert!(relay.interest().read);
     relay.carry_up(true, &mut buffer).unwrap();
-    assert_eq!(
-        (&relay.remote.got[..], relay.remote.got_eof),
-        (&b"0123456789"[..], 1)
-    );
+    assert_eq!((&relay.remote.got[..], relay.remote.got_eof), (&b"0123456789"[..], 1));
 }
 
 #[test]
 fn a_client_that_does_not_read_stops_the_reading_too() {
-    let server = Server {
-        arrived: vec![7; 1000],
-        ..Server::default()
-    };
+    let server = Server { arrived: vec![7; 1000], ..Server::default() };
     let mut relay = relay(Person::default(), server);
     let mut buffer = [0; 64];
     relay.carry_down(&mut buffer).unwrap();
@@ -209,38 +185,22 @@ fn a_client_that_does_not_read_stops_the_reading_too() {
 
 #[test]
 fn a_busy_session_loses_nothing() {
-    let person = Person {
-        says: [Some(b"abc".to_vec()), None].into(),
-        takes: AMPLE,
-        ..Person::default()
-    };
-    let server = Server {
-        window: AMPLE,
-        busy: 5,
-        ..Server::default()
-    };
+    let person =
+        Person { says: [Some(b"abc".to_vec()), None].into(), takes: AMPLE, ..Person::default() };
+    let server = Server { window: AMPLE, busy: 5, ..Server::default() };
     let mut relay = relay(person, server);
     let mut buffer = [0; 64];
     for _ in 0..12 {
         relay.carry_up(true, &mut buffer).unwrap();
     }
-    assert_eq!(
-        (&relay.remote.got[..], relay.remote.got_eof),
-        (&b"abc"[..], 1)
-    );
+    assert_eq!((&relay.remote.got[..], relay.remote.got_eof), (&b"abc"[..], 1));
 }
 
 #[test]
 fn a_broken_client_ends_the_relay_and_not_the_session() {
     for readable in [true, false] {
-        let person = Person {
-            broken: true,
-            ..Person::default()
-        };
-        let server = Server {
-            arrived: b"x".to_vec(),
-            ..Server::default()
-        };
+        let person = Person { broken: true, ..Person::default() };
+        let server = Server { arrived: b"x".to_vec(), ..Server::default() };
         let mut relay = relay(person, server);
         let mut buffer = [0; 64];
         if readable {
@@ -254,15 +214,8 @@ fn a_broken_client_ends_the_relay_and_not_the_session() {
 
 #[test]
 fn a_lost_session_is_an_error() {
-    let person = Person {
-        says: [Some(b"x".to_vec())].into(),
-        ..Person::default()
-    };
-    let server = Server {
-        window: 1,
-        lost: true,
-        ..Server::default()
-    };
+    let person = Person { says: [Some(b"x".to_vec())].into(), ..Person::default() };
+    let server = Server { window: 1, lost: true, ..Server::default() };
     assert!(relay(person, server).carry_up(true, &mut [0; 8]).is_err());
 }
 
@@ -270,10 +223,7 @@ fn a_lost_session_is_an_error() {
 /// which had ended its output before, is gone altogether.
 #[test]
 fn a_server_gone_both_ways_ends_the_relay() {
-    let server = Server {
-        ended: true,
-        ..Server::default()
-    };
+    let server = Server { ended: true, ..Server::default() };
     let mut relay = relay(Person::default(), server);
     relay.carry_down(&mut [0; 8]).unwrap();
     relay.notice_hang_up().unwrap();

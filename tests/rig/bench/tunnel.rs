@@ -22,13 +22,8 @@ pub enum Peer {
 }
 
 /// In the order of each round and of the table's columns.
-pub const PEERS: [Peer; 5] = [
-    Peer::Licfwd,
-    Peer::OverSsh,
-    Peer::Ssh,
-    Peer::Autossh,
-    Peer::Dbclient,
-];
+pub const PEERS: [Peer; 5] =
+    [Peer::Licfwd, Peer::OverSsh, Peer::Ssh, Peer::Autossh, Peer::Dbclient];
 
 impl Peer {
     /// What stands at its column's head.
@@ -60,10 +55,7 @@ impl Site {
     pub fn new(gateway: Gateway, licfwd: &Path) -> io::Result<Site> {
         let home = Scratch::new();
         let key = home.file("id_dropbear");
-        let made = Command::new("dropbearkey")
-            .args(["-t", "ed25519", "-f"])
-            .arg(&key)
-            .output()?;
+        let made = Command::new("dropbearkey").args(["-t", "ed25519", "-f"]).arg(&key).output()?;
         let text = String::from_utf8_lossy(&made.stdout).into_owned();
         let public = text.lines().find(|line| line.starts_with("ssh-ed25519 "));
         let public = public.ok_or_else(|| Error::other(format!("dropbearkey: {made:?}")))?;
@@ -73,16 +65,9 @@ impl Site {
         let known = fs::read_to_string(gateway.known_hosts())?;
         let fields: Vec<&str> = known.split_whitespace().collect();
         fs::create_dir(home.file(".ssh"))?;
-        home.write(
-            ".ssh/known_hosts",
-            &format!("127.0.0.1 {} {}\n", fields[1], fields[2]),
-        );
+        home.write(".ssh/known_hosts", &format!("127.0.0.1 {} {}\n", fields[1], fields[2]));
         let licfwd = licfwd.to_owned();
-        Ok(Site {
-            gateway,
-            licfwd,
-            home,
-        })
+        Ok(Site { gateway, licfwd, home })
     }
 
     /// A program in a clean environment, by which it is found again.
@@ -154,11 +139,7 @@ impl Tunnel {
         server: u16,
         answers: impl Fn(u16) -> io::Result<()>,
     ) -> io::Result<Tunnel> {
-        let mut tunnel = Tunnel {
-            port: free_port(),
-            ready: Duration::ZERO,
-            tag: Scratch::new(),
-        };
+        let mut tunnel = Tunnel { port: free_port(), ready: Duration::ZERO, tag: Scratch::new() };
         let mut command = site.forward(peer, tunnel.port, server, &tunnel.tag);
         // Background processes keep what they inherit: only licfwd lets go.
         if !peer.is_licfwd() {
