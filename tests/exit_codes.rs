@@ -8,7 +8,8 @@ use crate::rig::job::{built, over_ssh};
 use crate::rig::license_server::{RefusingPort, SwallowingPort};
 use crate::rig::other_user::hand_over;
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Outcome, Service, Site, process, skip, wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Outcome, Service, Site, free_port, process, skip,
+    wait_until,
 };
 
 /// Goal: 0 is a working tunnel, at once.
@@ -54,6 +55,18 @@ fn code_69_license_server_down() {
         job.run(&mut call).fails(69, &[&target]);
     }
     assert!(job.processes().is_empty());
+}
+
+/// Goal: a license server to which `-L` leads as well is asked all the same: ssh's
+/// own socket for that would always say yes.
+#[test]
+fn code_69_of_a_target_that_is_a_forward_too() {
+    let (job, gateway, refusing) = (Job::new(), Gateway::start(), RefusingPort::new());
+    let target = format!("127.0.0.1:{}", refusing.port());
+    let mut call = job.licfwd(&gateway);
+    call.args(["-L", &format!("{}:{target}", free_port())]);
+    call.args(["--tries", "1", "gw", &target]);
+    job.run(&mut call).fails(69, &[&target]);
 }
 
 /// Goal: 69 names the license server of which nobody knows the address.

@@ -47,10 +47,10 @@ fn ask(session: &mut dyn Session, to: &Destination, deadline: Instant) -> io::Re
     match opened {
         Opened::Refused(why) => Ok(refused(why)),
         Opened::Channel(mut channel) => {
-            while let Err(e) = channel.close() {
-                match e.kind() {
-                    ErrorKind::WouldBlock => wait(session.socket(), deadline, None)?,
-                    _ => break,
+            // It has answered, however long the goodbye takes.
+            while channel.close().is_err_and(|e| e.kind() == ErrorKind::WouldBlock) {
+                if wait(session.socket(), deadline, None).is_err() {
+                    break;
                 }
             }
             Ok(Answer::Yes)
@@ -80,10 +80,13 @@ fn refused(why: String) -> Answer {
 /// `TimedOut`. What else is wrong shows in the next call.
 fn wait(socket: BorrowedFd<'_>, deadline: Instant, again: Option<Duration>) -> io::Result<()> {
     let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(ErrorKind::TimedOut.into());
+    }
     sys::acknowledge(socket);
-    let limit = again.map_or(left, |again| again.min(left));
-    match sys::poll_readable(socket, limit)? {
-        false if left.is_zero() => Err(ErrorKind::TimedOut.into()),
-        _ => Ok(()),
+    match again {
+        // The socket has nothing to do with it.
+        Some(again) => sys::wait_any([], Some(again.min(left))).map(drop),
+        None => sys::poll_readable(socket, left).map(drop),
     }
 }

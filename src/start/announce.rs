@@ -7,7 +7,7 @@ use crate::sys;
 use std::fmt::Display;
 use std::fs::{self, File, Metadata};
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 /// The variables to set, with their values: where each license server is now.
@@ -82,7 +82,7 @@ pub fn print_statement(shell: Shell, variables: &[(String, String)]) -> Result<(
 /// [`Code::Output`]: no statement written to standard output would reach a shell.
 pub fn check_stdout() -> Result<()> {
     // A closed standard output is /dev/null as well: Rust opens it at the start.
-    match (file_behind(1), fs::metadata("/dev/null")) {
+    match (file_behind(io::stdout().as_fd()), fs::metadata("/dev/null")) {
         (Ok(out), Ok(null)) if out.file_type().is_char_device() && out.rdev() == null.rdev() => {
             writable(Err("it is closed or /dev/null"))
         }
@@ -109,14 +109,15 @@ fn write_whole(text: &str) -> io::Result<()> {
 /// Whether standard error is the same pipe or file as standard output (`2>&1`):
 /// whatever is said there would be evaluated.
 pub fn stderr_is_evaluated() -> bool {
-    let (Ok(out), Ok(err)) = (file_behind(1), file_behind(2)) else {
+    let (Ok(out), Ok(err)) = (file_behind(io::stdout().as_fd()), file_behind(io::stderr().as_fd()))
+    else {
         return false;
     };
     !out.file_type().is_char_device() && (out.dev(), out.ino()) == (err.dev(), err.ino())
 }
 
-fn file_behind(descriptor: i32) -> io::Result<Metadata> {
-    fs::metadata(format!("/proc/self/fd/{descriptor}"))
+fn file_behind(descriptor: BorrowedFd<'_>) -> io::Result<Metadata> {
+    File::from(descriptor.try_clone_to_owned()?).metadata()
 }
 
 #[cfg(test)]

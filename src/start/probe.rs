@@ -116,8 +116,9 @@ fn port_result(answer: Answer, to: &Destination, limit: Duration) -> Result<Port
             Err(Error::new(Code::Refused, what))
         }
         Answer::Lost(why) => {
-            let what = "the gateway closed the connection right after the login";
-            Err(Error::new(Code::GatewayDown, format!("{what} ({why})")))
+            let what = "the gateway closed the connection";
+            let how = if why == what { String::new() } else { format!(" ({why})") };
+            Err(Error::new(Code::GatewayDown, format!("{what} right after the login{how}")))
         }
     }
 }

@@ -50,6 +50,8 @@ pub struct Carrier {
     /// Channels whose client has gone; the gateway has not agreed yet.
     closing: Vec<Box<dyn Channel>>,
     opening: Option<(Waiting, Instant)>,
+    /// The gateway has sent something since the last turn.
+    spoken: bool,
     /// Something may be ready that no event will tell.
     unfinished: bool,
 }
@@ -68,6 +70,7 @@ impl Carrier {
             free: Vec::new(),
             closing: Vec::new(),
             opening: None,
+            spoken: false,
             unfinished: false,
         }
     }
@@ -116,7 +119,7 @@ impl Carrier {
     /// # Errors
     /// The session is lost.
     pub fn has_spoken(&mut self) -> io::Result<()> {
-        self.unfinished = true;
+        self.spoken = true;
         self.session.has_spoken()
     }
 
@@ -178,9 +181,10 @@ impl Carrier {
     /// The session is lost.
     pub fn turn(&mut self, epoll: &Epoll, buffer: &mut [u8]) -> io::Result<Vec<Report>> {
         let mut reports = Vec::new();
-        if self.due() != Some(Duration::ZERO) {
+        if !self.spoken && self.due() != Some(Duration::ZERO) {
             return Ok(reports);
         }
+        self.spoken = false;
         for _ in 0..SWEEPS_PER_TURN {
             for seat in self.slots.iter_mut().flatten() {
                 if let Served::Relayed(relay) = &mut seat.served {

@@ -7,6 +7,7 @@
 //! descriptor, ours, keeps it open until the client has got everything: what a
 //! client says to a closed socket would cost it the rest.
 
+use super::relay::BUFFERS_PER_TURN;
 use crate::gateway::{self, End};
 use crate::local::Local;
 use crate::sys::Interest;
@@ -51,7 +52,10 @@ impl<L: Local, H: gateway::HandOver + ?Sized> HandedOver<L, H> {
 
     /// The client has something to say: after the end it goes nowhere.
     pub fn client_is_ready(&mut self, buffer: &mut [u8]) {
-        while self.client_interest().read {
+        for _ in 0..BUFFERS_PER_TURN {
+            if !self.client_interest().read {
+                break;
+            }
             match self.client.read(buffer) {
                 Ok(count) if count > 0 => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,

@@ -66,7 +66,7 @@ fn up_to(buffer: &mut [u8], limit: usize) -> &mut [u8] {
 }
 
 /// How many buffers one direction may carry before others have their turn.
-const BUFFERS_PER_TURN: usize = 4;
+pub const BUFFERS_PER_TURN: usize = 4;
 
 impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
     /// Joins a client and its channel.

@@ -17,6 +17,8 @@ pub struct Libssh2Session {
     driver: Arc<Driver>,
     /// When the gateway last sent anything.
     heard: Instant,
+    /// Somebody has to read that.
+    unread: bool,
     /// What the gateway has not answered yet: only one channel can be asked for
     /// at a time, and libssh2 cannot take the question back.
     asked: Option<Asked>,
@@ -48,6 +50,7 @@ impl Libssh2Session {
         Libssh2Session {
             driver: Arc::new(Driver::new(session, socket, packet_limit)),
             heard: Instant::now(),
+            unread: false,
             asked: None,
             asked_through: Weak::new(),
             channels: Vec::new(),
@@ -148,12 +151,8 @@ impl Session for Libssh2Session {
 
     fn has_spoken(&mut self) -> io::Result<()> {
         self.heard = Instant::now();
-        // Whoever opens or closes a channel reads what has come. Where nobody
-        // does, and no channel is there to read through, or all have ended, the
-        // answer to a question does it.
-        if self.is_free() && !self.is_closing_one() && !self.read_dry()? {
-            self.asked = Some(Asked::AreYouThere);
-        }
+        // Whoever closes a channel reads what has come.
+        self.unread = !self.is_closing_one();
         Ok(())
     }
 
@@ -198,7 +197,13 @@ impl Session for Libssh2Session {
         if let Some(state) = self.asked_through() {
             self.ask_through(&state)?;
         }
-        self.read_dry().map(drop)
+        // Where nobody opens a channel, and none is there to read through, or all have
+        // ended, the answer to a question reads what has come.
+        if !self.read_dry()? && self.unread && self.is_free() {
+            self.asked = Some(Asked::AreYouThere);
+        }
+        self.unread = false;
+        Ok(())
     }
 
     fn silence(&self) -> Option<Duration> {

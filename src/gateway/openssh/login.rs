@@ -85,8 +85,8 @@ fn wait_for_login(output: &mut Output, dir: &ControlDir, limit: Duration) -> io:
         let left = end.saturating_duration_since(Instant::now());
         if output.wait(left.min(LOOK_INTERVAL))? {
             output.read()?;
-            if let Some(at) = output.text.find(LOGGED_IN) {
-                output.text.truncate(at);
+            if output.text.contains(LOGGED_IN) {
+                output.text.clear();
                 return Ok(true);
             }
         } else if Path::new(&dir.socket()).exists() {

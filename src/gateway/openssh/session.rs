@@ -18,7 +18,7 @@ use super::output::Output;
 use crate::error::cause;
 use crate::gateway::{Opened, Session};
 use crate::log::Log;
-use crate::sys::{self, Helper, errno};
+use crate::sys::{self, Epoll, Helper, errno};
 use crate::target::Destination;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -40,6 +40,8 @@ pub struct OpensshSession {
     output: Output,
     /// Where the socket with that number leads.
     forwards: Vec<Destination>,
+    /// The daemon's: before that nobody's bytes go through it, only questions.
+    serving: bool,
     /// What a client waits for.
     asked: Option<Asked>,
     /// Held by every channel of a client that ssh has, too: so it counts them.
@@ -74,6 +76,7 @@ impl OpensshSession {
         OpensshSession {
             output,
             forwards,
+            serving: false,
             asked: None,
             sentinel: Arc::new(sentinel),
             max_clients: clients.saturating_sub(RESERVED_CLIENTS) as usize,
@@ -84,7 +87,8 @@ impl OpensshSession {
     }
 
     fn connect(&self, to: &Destination, client: BorrowedFd<'_>) -> io::Result<Opened> {
-        let forward = self.forwards.iter().position(|known| known == to);
+        // Its own socket would say yes whatever the license server says.
+        let forward = self.forwards.iter().position(|known| self.serving && known == to);
         match (forward, to) {
             (None, Destination::Tcp { host, port }) => {
                 let (ssh, sentinel) = (&self.dir.socket(), &self.sentinel);
@@ -103,6 +107,10 @@ impl OpensshSession {
 impl Session for OpensshSession {
     fn name(&self) -> &'static str {
         "ssh"
+    }
+
+    fn serve(&mut self, _: &Arc<Epoll>, _: Duration) {
+        self.serving = true;
     }
 
     fn socket(&self) -> BorrowedFd<'_> {
@@ -128,6 +136,10 @@ impl Session for OpensshSession {
     }
 
     fn open(&mut self, destination: Destination) {
+        // What it says next is about this question.
+        if !self.serving && self.output.read().is_ok() {
+            self.output.text.clear();
+        }
         let now = Instant::now();
         self.asked = Some(Asked { to: destination, since: now, again: now });
     }
@@ -144,6 +156,11 @@ impl Session for OpensshSession {
         // Its queue is full, or somebody is out of descriptors: that passes.
         let passing = error.kind() == ErrorKind::WouldBlock || errno::out_of_something(&error);
         if !passing {
+            // Where ssh has ended, its own words say more.
+            let why = match self.output.read() {
+                Ok(()) => why,
+                Err(_) => format!("ssh: {}", self.output.why_it_ended()),
+            };
             Err(io::Error::new(ErrorKind::ConnectionReset, why))
         } else if asked.since.elapsed() > CONNECT_LIMIT {
             Ok(Some(Opened::Refused(why)))
