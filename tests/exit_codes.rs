@@ -55,7 +55,7 @@ fn code_69_license_server_down() {
         call.args(["--tries", "2", "--timeout", "4", "gw", &target]);
         job.run(&mut call).fails(69, &[&target]);
     }
-    assert!(job.processes().is_empty());
+    job.wait_until_empty();
 }
 
 /// Goal: 69 names the license server of which nobody knows the address.
