@@ -13,7 +13,7 @@ fn check(gateway: &Gateway, options: &[&str]) -> Outcome {
     let mut call = job.licfwd(gateway);
     let outcome = job.run(call.arg("--check").args(options).arg("gw"));
     assert_eq!(outcome.stdout, "", "{outcome:?}");
-    assert!(job.processes().is_empty(), "{outcome:?}");
+    job.wait_until_empty();
     outcome
 }
 
@@ -45,7 +45,7 @@ fn a_sound_site() {
         let told = steps.next().is_some_and(|line| line.contains(step));
         assert!(told, "{step}: {outcome:?}");
     }
-    assert!(job.processes().is_empty());
+    job.wait_until_empty();
     assert_eq!(fs::read_to_string(known_hosts).expect("known_hosts"), "");
 }
 

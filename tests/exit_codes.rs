@@ -54,7 +54,7 @@ fn code_69_license_server_down() {
         call.args(["--tries", "2", "--timeout", "4", "gw", &target]);
         job.run(&mut call).fails(69, &[&target]);
     }
-    assert!(job.processes().is_empty());
+    job.wait_until_empty();
 }
 
 /// Goal: a license server to which `-L` leads as well is asked all the same: ssh's

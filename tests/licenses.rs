@@ -111,7 +111,7 @@ fn triad_of_the_dead() {
     assert_eq!(outcome.line(), "(exit 69)");
     let last = outcome.stderr.lines().last().unwrap_or_default();
     assert!(names.iter().all(|name| last.contains(name)), "{last}");
-    assert!(job.processes().is_empty());
+    job.wait_until_empty();
 }
 
 /// Goal: FlexNet knows one server or three; two are probably a mistake.
@@ -193,7 +193,7 @@ fn all_or_nothing() {
         let outcome = job.run(job.licfwd(&gateway).args(arguments));
         assert_eq!(outcome.code, code, "{outcome:?}");
         assert_eq!(outcome.line(), format!("(exit {code})"));
-        assert!(job.processes().is_empty());
+        job.wait_until_empty();
         TcpListener::bind(("127.0.0.1", servers.ports.1)).expect("the vendor port is free again");
     }
 }

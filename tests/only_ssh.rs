@@ -106,7 +106,7 @@ fn only_ssh_enters(site: &Site, code: i32, word: &str) {
         serves(site, via);
     }
     site.fails(code, &["--via", "libssh2"], &[word, "ssh"]);
-    assert!(site.job.processes().is_empty());
+    site.job.wait_until_empty();
 }
 
 /// What the user has today: else the gateway is at fault, not licfwd.

@@ -79,7 +79,7 @@ fn broken_proxy_is_quoted() {
         let outcome = site.run(&[&through(command), "--tries", "1"]);
         assert_eq!(outcome.code, 75, "{outcome:?}");
         assert!(outcome.stderr.contains(words), "no {words:?}: {outcome:?}");
-        assert!(site.job.processes().is_empty(), "{command}");
+        site.job.wait_until_empty();
     }
 }
 
@@ -153,7 +153,7 @@ fn refusing_hop_is_quoted() {
     assert_eq!(unknown.code, 76, "{unknown:?}");
     let words = "Host key verification failed";
     assert!(unknown.stderr.contains(words), "{unknown:?}");
-    assert!(hops.site.job.processes().is_empty());
+    hops.site.job.wait_until_empty();
 }
 
 /// The option for a way through that program.

@@ -118,5 +118,5 @@ fn process_id() {
     let outcome = job.run(&mut job.script("sh", text, &gateway, server.port()));
     let pid = outcome.line().parse().expect("a process id");
     wait_until("the daemon ends", LIMIT, || !process::alive(pid));
-    assert!(job.processes().is_empty());
+    job.wait_until_empty();
 }

@@ -254,7 +254,7 @@ fn hop_that_is_not_answered() {
         pty.expect("'s password: ");
         pty.press(key);
         fails(code, pty, "");
-        assert!(site.job.processes().is_empty());
+        site.job.wait_until_empty();
     }
     let batch = site.job.run(&mut script(&site, SCRIPT));
     assert_eq!(batch.code, 77, "{batch:?}");

@@ -144,6 +144,12 @@ impl Job {
         daemons[0]
     }
 
+    /// Waits until none of its processes is left: a helper may end after its master.
+    #[track_caller]
+    pub fn wait_until_empty(&self) {
+        wait_until("no process is left", LIMIT, || self.processes().is_empty());
+    }
+
     /// Ends all its processes.
     pub fn end(&self) {
         wait_until("the job's processes end", LIMIT, || {
