@@ -1,4 +1,4 @@
-//! Runs one of the three programs in this binary: licfwd, or one of two that help it.
+//! Runs one of the four programs in this binary: licfwd, or one of three that help it.
 
 // The rooms; tests/house.rs says which may use which.
 mod auth;
@@ -25,11 +25,12 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     sys::close_inherited();
     let ignored_signals = sys::reset_signals();
-    // licfwd sets it for the two that it starts; the name of a terminal comes last,
+    // licfwd sets it for those that it starts; the name of a terminal comes last,
     // because the kernel may append a blank and "(deleted)".
     let role = std::env::var(sys::ROLE).unwrap_or_default();
     match role.splitn(3, ' ').collect::<Vec<_>>()[..] {
         ["keeper", directory] => gateway::keep_ssh(directory),
+        ["resolver", port, host] => gateway::print_addresses(port, host),
         ["askpass", caller, tty] => auth::answer_ssh(caller, tty),
         _ => run_licfwd(&ignored_signals),
     }

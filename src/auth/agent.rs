@@ -4,11 +4,17 @@
 //! socket has none, and an agent forwarded over a dead connection never answers.
 
 use super::public_key::take_string;
+use crate::sys::{self, Interest};
 use ssh2::Session;
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 /// How long an agent may take to list its keys. A signature has no limit,
 /// because the agent may ask its owner first.
@@ -30,24 +36,33 @@ pub struct Agent {
     inner: ssh2::Agent,
     /// What it holds, in its order.
     pub keys: Vec<AgentKey>,
+    // Dropped after libssh2's end of it.
+    _relay: Relay,
 }
 
 impl Agent {
-    /// Connects to the agent behind the socket `path`.
+    /// Connects to the agent behind the socket `path`. What is waited for is told
+    /// to `cuttable`.
     ///
     /// # Errors
     /// Those of the socket; TimedOut and InvalidData for an agent that hangs or
     /// answers nonsense.
-    pub fn open(session: &Session, path: &Path) -> io::Result<Agent> {
-        let mut socket = UnixStream::connect(path)?;
-        socket.set_read_timeout(Some(LIST_TIMEOUT))?;
-        socket.set_write_timeout(Some(LIST_TIMEOUT))?;
+    pub fn open(
+        session: &Session,
+        path: &Path,
+        cuttable: &dyn Fn(BorrowedFd<'_>) -> io::Result<()>,
+    ) -> io::Result<Agent> {
+        let mut socket = connect(path)?;
+        cuttable(socket.as_fd())?;
         let keys = list(&mut socket)?;
         let mut inner = session.agent()?;
-        inner.set_identity_path(path)?;
+        let meeting = Meeting::new()?;
+        inner.set_identity_path(&meeting.name())?;
         inner.connect()?;
+        let relay = Relay::start(meeting.listener.accept()?.0, socket)?;
+        cuttable(relay.libssh2.as_fd())?;
         inner.list_identities()?;
-        Ok(Agent { inner, keys })
+        Ok(Agent { inner, keys, _relay: relay })
     }
 
     /// Logs `user` in with the key `blob`.
@@ -59,6 +74,114 @@ impl Agent {
         match keys.iter().find(|key| key.blob() == blob) {
             Some(key) => self.inner.userauth(user, key),
             None => Err(ssh2::Error::unknown()),
+        }
+    }
+}
+
+/// Waits no longer for an agent with a full queue than for its answer.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    const RETRY: Duration = Duration::from_millis(50);
+    let path = path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+    let begin = Instant::now();
+    loop {
+        match sys::connect_unix(path) {
+            Ok(socket) => {
+                socket.set_nonblocking(false)?;
+                socket.set_read_timeout(Some(LIST_TIMEOUT))?;
+                socket.set_write_timeout(Some(LIST_TIMEOUT))?;
+                return Ok(socket);
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && begin.elapsed() < LIST_TIMEOUT => {
+                sys::wait_any([], Some(RETRY))?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "its queue is full"));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Where libssh2 finds us instead of the agent: its own client waits for ever, and
+/// nobody else knows its socket. The socket's file is gone at once; its descriptor
+/// is a name that leaves nothing behind.
+struct Meeting {
+    listener: UnixListener,
+    file: File,
+}
+
+impl Meeting {
+    fn new() -> io::Result<Meeting> {
+        let named = ["XDG_RUNTIME_DIR", "TMPDIR"].map(std::env::var_os);
+        let bases = named.into_iter().flatten().map(PathBuf::from);
+        let mut failure = None;
+        for base in bases.chain(["/tmp".into()]) {
+            match Meeting::in_base(&base) {
+                Ok(meeting) => return Ok(meeting),
+                Err(e) => failure = Some(e),
+            }
+        }
+        Err(failure.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+    }
+
+    fn in_base(base: &Path) -> io::Result<Meeting> {
+        let path = base.join(format!("licfwd-agent-{:016x}", rand::random::<u64>()));
+        // The umask lets nobody else connect.
+        let listener = UnixListener::bind(&path)?;
+        let file = File::options().read(true).custom_flags(sys::PATH_ONLY).open(&path);
+        let removed = std::fs::remove_file(&path);
+        let file = file?;
+        removed.map(|()| Meeting { listener, file })
+    }
+
+    fn name(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
+    }
+}
+
+/// Carries libssh2's questions to the agent and the answers back, in a thread, until
+/// one of them ends, or is cut off.
+struct Relay {
+    libssh2: UnixStream,
+    agent: UnixStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Relay {
+    fn start(libssh2: UnixStream, agent: UnixStream) -> io::Result<Relay> {
+        agent.set_read_timeout(None)?;
+        let (mut near, mut far) = (libssh2.try_clone()?, agent.try_clone()?);
+        let thread = thread::Builder::new().name("agent".into()).spawn(move || {
+            let _ = relay(&mut near, &mut far);
+            let _ = near.shutdown(Shutdown::Both);
+        })?;
+        Ok(Relay { libssh2, agent, thread: Some(thread) })
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        for socket in [&self.libssh2, &self.agent] {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        // The process may fork when nobody but its own thread is left.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn relay(near: &mut UnixStream, far: &mut UnixStream) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let fds = [(near.as_fd(), Interest::READ), (far.as_fd(), Interest::READ)];
+        let [asked, answered] = sys::wait_any(fds, None)?;
+        for (ready, from, to) in [(asked, &*near, &*far), (answered, &*far, &*near)] {
+            if ready {
+                let (mut from, mut to) = (from, to);
+                match from.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    count => to.write_all(&buffer[..count])?,
+                }
+            }
         }
     }
 }

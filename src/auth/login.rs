@@ -15,11 +15,15 @@ use crate::config::Gateway;
 use crate::log::Log;
 use ssh2::Session;
 use std::collections::HashSet;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 type Result<T> = std::result::Result<T, LoginError>;
 
 /// Logs in. `session` has shaken hands and is in blocking mode with a time-out;
-/// without a `prompter` nobody is ever asked.
+/// without a `prompter` nobody is ever asked. Each further socket that it waits for is
+/// told to `cuttable`, so that somebody else can end the waiting.
 ///
 /// # Errors
 /// [`Code::Refused`](crate::error::Code): no method worked, or the gateway closed the connection;
@@ -31,8 +35,10 @@ pub fn login(
     credentials: &mut Credentials,
     log: &Log,
     prompter: Option<&mut dyn Prompter>,
+    cuttable: &dyn Fn(BorrowedFd<'_>) -> io::Result<()>,
 ) -> Result<()> {
     let mut login = Login {
+        cuttable,
         session,
         gateway,
         credentials,
@@ -83,6 +89,7 @@ struct Sent {
 
 /// One login, from the first request to the verdict.
 struct Login<'a, 'p> {
+    cuttable: &'a dyn Fn(BorrowedFd<'_>) -> io::Result<()>,
     session: &'a Session,
     gateway: &'a Gateway,
     credentials: &'a mut Credentials,
@@ -162,12 +169,16 @@ impl Login<'_, '_> {
     /// Asks the gateway which methods it takes now; true when that already was
     /// the login.
     fn refresh_methods(&mut self) -> Result<bool> {
-        match self.session.auth_methods(&self.gateway.user) {
-            Ok(methods) => {
-                let methods = methods.split(',').filter(|m| !m.is_empty());
-                self.offered = methods.map(str::to_owned).collect();
-            }
-            Err(e) => drop(self.reply(Err(e))?),
+        // ssh2 panics where the list is no text (in this thread nobody hears of it).
+        let asked = AssertUnwindSafe(|| {
+            let methods = self.session.auth_methods(&self.gateway.user)?;
+            let methods = methods.split(',').filter(|m| !m.is_empty());
+            Ok(methods.map(str::to_owned).collect())
+        });
+        match catch_unwind(asked) {
+            Ok(Ok(methods)) => self.offered = methods,
+            Ok(Err(e)) => drop(self.reply(Err(e))?),
+            Err(_) => self.flaws.push("the gateway's list of methods: not text".to_owned()),
         }
         Ok(self.session.authenticated())
     }
@@ -218,7 +229,7 @@ impl Login<'_, '_> {
     /// from another machine, so that a missing socket is no news.
     fn open_agent(&mut self) -> Option<Agent> {
         let path = self.gateway.login.identity_agent.as_ref()?;
-        let why = match Agent::open(self.session, path) {
+        let why = match Agent::open(self.session, path, self.cuttable) {
             Ok(agent) => return Some(agent),
             Err(e) => format!("agent {}: {e}", path.display()),
         };

@@ -5,7 +5,7 @@ use ssh2::{KeyboardInteractivePrompt, Prompt};
 use std::process::Command;
 
 /// Asks a person, on a terminal or through SSH_ASKPASS.
-pub trait Prompter {
+pub trait Prompter: Send {
     /// The answer to `prompt`, shown while it is typed only with `echo`;
     /// `None`: the person gave up.
     fn ask(&mut self, prompt: &str, echo: bool) -> Option<String>;

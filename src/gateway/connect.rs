@@ -17,8 +17,9 @@ use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A socket on which the gateway is to be spoken to, and who carries it there.
 ///
@@ -97,7 +98,7 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
     let source = source.transpose()?;
     let interface = tcp.bind_interface.as_deref();
     let name = &gateway.name;
-    let addresses = resolve(gateway)?;
+    let addresses = resolve(gateway, limits)?;
     log.step(format_args!("gateway {name}: resolved to {addresses:?}"));
     let mut last = None;
     for address in addresses {
@@ -161,26 +162,66 @@ fn not_of_this_node(tcp: &TcpSettings, e: &io::Error) -> Option<Error> {
 }
 
 /// The gateway's addresses in the resolver's order, of the wanted family.
-fn resolve(gateway: &Gateway) -> Result<Vec<SocketAddr>> {
+fn resolve(gateway: &Gateway, limits: Limits) -> Result<Vec<SocketAddr>> {
     let Gateway { name, host, port, .. } = gateway;
-    let found = (host.as_str(), *port).to_socket_addrs().map_err(|e| {
-        let text = cause(&e);
-        // EAI_AGAIN, in glibc's and in musl's words: std keeps no number.
-        let passing = text.contains("Temporary failure") || text.contains("Try again");
-        let why = text.strip_prefix("failed to lookup address information: ");
-        let what = format!("cannot resolve {host}: {}", why.unwrap_or(&text));
-        if passing {
-            return gateway_down(gateway, what);
-        }
-        let way_out = "check the name, or add it to ~/.ssh/config";
-        Error::new(Code::Config, format!("gateway {name}: {what}; {way_out}"))
-    })?;
+    let found = match host.parse() {
+        Ok(ip) => vec![SocketAddr::new(ip, *port)],
+        Err(_) => look_up(host, *port, limits.next_step()).map_err(|why| {
+            // EAI_AGAIN, in glibc's and in musl's words: std keeps no number.
+            let passing = ["Temporary failure", "Try again", "timed out"];
+            let passing = passing.iter().any(|words| why.contains(words));
+            let what = format!("cannot resolve {host}: {why}");
+            if passing {
+                return gateway_down(gateway, what);
+            }
+            let way_out = "check the name, or add it to ~/.ssh/config";
+            Error::new(Code::Config, format!("gateway {name}: {what}; {way_out}"))
+        })?,
+    };
     let wanted = |address: &SocketAddr| match gateway.tcp.family {
         Family::Any => true,
         Family::V4 => address.is_ipv4(),
         Family::V6 => address.is_ipv6(),
     };
-    Ok(found.filter(wanted).collect())
+    Ok(found.into_iter().filter(wanted).collect())
+}
+
+/// Looks a name up in a process of its own: the resolver knows no limit, and takes
+/// minutes where no name server answers.
+fn look_up(host: &str, port: u16, limit: Duration) -> std::result::Result<Vec<SocketAddr>, String> {
+    let mut resolver = Command::new("/proc/self/exe");
+    resolver.env(sys::ROLE, format!("resolver {port} {host}"));
+    resolver.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let answer = sys::detached_short(&mut resolver).spawn().and_then(|mut child| {
+        let answer = sys::hear_out(&mut child, limit);
+        if answer.is_err() {
+            sys::kill_group(child.id());
+            let _ = child.wait();
+        }
+        answer
+    });
+    match answer.map_err(|e| cause(&e))? {
+        (status, found, _) if status.success() => {
+            Ok(found.lines().filter_map(|line| line.parse().ok()).collect())
+        }
+        (_, _, why) => Err(why.trim().to_owned()),
+    }
+}
+
+/// The program of a resolver: prints the addresses of a name.
+pub fn print_addresses(port: &str, host: &str) -> ExitCode {
+    match (host, port.parse().unwrap_or(0)).to_socket_addrs() {
+        Ok(found) => {
+            found.for_each(|address| println!("{address}"));
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            let why = cause(&e);
+            let about = "failed to lookup address information: ";
+            eprintln!("{}", why.strip_prefix(about).unwrap_or(&why));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// How the helper is called: ProxyCommand as a line for the user's shell, and

@@ -28,6 +28,12 @@ pub trait Session: Send {
     /// The session is lost.
     fn has_spoken(&mut self) -> io::Result<()>;
 
+    /// Whether to wait on the socket now. Not where nobody would read what has come:
+    /// it would wake the loop again and again.
+    fn listens(&self) -> bool {
+        true
+    }
+
     /// Whether a channel can be asked for now: one at a time.
     fn is_free(&self) -> bool;
 

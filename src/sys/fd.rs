@@ -17,6 +17,8 @@ pub(super) const CLOEXEC: c_int = 0o2_000_000;
 pub(super) const NONBLOCK: c_int = 0o4000;
 /// For open(2): no terminal becomes ours, and a pipe without a reader hangs nobody.
 pub const NOCTTY_NONBLOCK: c_int = 0o400 | NONBLOCK;
+/// O_PATH: a descriptor that is a name, and nothing else.
+pub const PATH_ONLY: c_int = 0o10_000_000;
 /// For open(2): no symbolic link. Every architecture has its own number.
 pub const NOFOLLOW: c_int = if cfg!(target_arch = "aarch64") { 0o100_000 } else { 0o400_000 };
 

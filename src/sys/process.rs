@@ -182,6 +182,14 @@ pub fn trim_memory() {
     }
 }
 
+/// What this process has in memory, in bytes (`VmRSS` of proc_pid_status(5)).
+pub fn resident_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kilobytes.and_then(|kb| kb.parse().ok()).unwrap_or(0) * 1024
+}
+
 /// Keeps glibc from giving the reconnecting thread a heap of its own, from
 /// which the new session would never move (mallopt(3)).
 pub fn share_one_heap() {

@@ -108,6 +108,23 @@ pub fn unacknowledged(socket: &TcpStream) -> c_int {
     bytes
 }
 
+/// What the kernel has received over a TCP connection, in bytes (TCP_INFO, tcp(7));
+/// `None` for other sockets, and before Linux 4.1.
+pub fn bytes_received(socket: impl AsFd) -> Option<u64> {
+    const TCP_INFO: c_int = 11;
+    // `struct tcp_info`: 8 bytes, 24 words, and then the fourth double word.
+    const RECEIVED: usize = 8 + 24 * 4 + 3 * 8;
+    let mut info = [0u8; RECEIVED + 8];
+    let mut size = size_of_val(&info) as u32;
+    // SAFETY: the kernel writes at most `size` bytes to the address given.
+    let got = unsafe {
+        let (fd, info) = (socket.as_fd().as_raw_fd(), info.as_mut_ptr().cast());
+        getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &raw mut size)
+    };
+    let bytes = info[RECEIVED..].try_into().ok()?;
+    (got == 0 && size as usize == info.len()).then(|| u64::from_ne_bytes(bytes))
+}
+
 /// Lets the kernel hold `backlog` connections that have not been accepted yet.
 /// std's listeners hold 128, and whoever comes then waits a second for its SYN.
 pub fn set_backlog(listener: impl AsFd, backlog: i32) -> io::Result<()> {

@@ -44,7 +44,7 @@ pub struct Carrier {
     /// The session.
     pub session: Box<dyn Session>,
     /// Which one it is, for [`Token`].
-    number: usize,
+    pub number: usize,
     slots: Vec<Option<Box<Seat>>>,
     free: Vec<usize>,
     /// Channels whose client has gone; the gateway has not agreed yet.
@@ -54,6 +54,10 @@ pub struct Carrier {
     spoken: bool,
     /// Something may be ready that no event will tell.
     unfinished: bool,
+    /// epoll waits on the session's socket.
+    listening: bool,
+    /// Bytes of clients have moved since this was last set to false.
+    pub carried: bool,
 }
 
 /// Sweeps over all clients in one turn, before other sessions and new clients
@@ -72,6 +76,8 @@ impl Carrier {
             opening: None,
             spoken: false,
             unfinished: false,
+            listening: true,
+            carried: false,
         }
     }
 
@@ -161,6 +167,7 @@ impl Carrier {
         }
         // Writing to a channel reads the socket first: others may have got data.
         self.unfinished = true;
+        self.carried = true;
         seat.watch(epoll, self.number, slot);
         Ok(())
     }
@@ -181,6 +188,7 @@ impl Carrier {
     /// The session is lost.
     pub fn turn(&mut self, epoll: &Epoll, buffer: &mut [u8]) -> io::Result<Vec<Report>> {
         let mut reports = Vec::new();
+        self.listen(epoll)?;
         if !self.spoken && self.due() != Some(Duration::ZERO) {
             return Ok(reports);
         }
@@ -204,7 +212,21 @@ impl Carrier {
             // acknowledged (Nagle), and we have nothing to send before it comes.
             sys::acknowledge(self.session.socket());
         }
+        self.listen(epoll)?;
         Ok(reports)
+    }
+
+    /// Waits on the session's socket, or no longer.
+    fn listen(&mut self, epoll: &Epoll) -> io::Result<()> {
+        let listens = self.session.listens();
+        if listens != std::mem::replace(&mut self.listening, listens) {
+            let (socket, token) = (self.session.socket(), Token::Session(self.number).pack());
+            match listens {
+                true => epoll.add(socket, token, Interest::READ)?,
+                false => epoll.remove(socket),
+            }
+        }
+        Ok(())
     }
 
     /// Goes on with saying goodbye, until the gateway has agreed.
@@ -284,6 +306,7 @@ impl Carrier {
                 seat.watch(epoll, self.number, slot);
             }
             acted |= moved || over;
+            self.carried |= moved;
         }
         Ok(acted)
     }

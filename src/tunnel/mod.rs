@@ -9,6 +9,7 @@ mod relay;
 mod serve;
 mod shutdown;
 mod token;
+mod watchdog;
 
 pub use job::Job;
 pub use reconnect::Reconnect;

@@ -162,7 +162,7 @@ impl Reconnect {
         };
         self.failures += 1;
         let wait = match error.code {
-            Code::Internal | Code::HostKey => None,
+            Code::HostKey => None,
             Code::Refused if !self.can_log_in_alone() => None,
             Code::Refused => {
                 self.refusals += 1;

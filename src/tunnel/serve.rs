@@ -18,6 +18,7 @@ use super::pool::{MAX_SESSIONS, Pool, SLOW_ANSWER};
 use super::reconnect::{Outcome, Reconnect};
 use super::shutdown::Shutdown;
 use super::token::Token;
+use super::watchdog::Watchdog;
 use crate::config::Silence;
 use crate::gateway::Session;
 use crate::local::{Acceptor, Access, Listener, Waiting};
@@ -62,6 +63,7 @@ pub struct Tunnel {
     reconnect: Reconnect,
     silence: Silence,
     shutdown: Shutdown,
+    watchdog: Arc<Watchdog>,
     log: Arc<Log>,
     epoll: Epoll,
     pool: Pool,
@@ -84,11 +86,14 @@ impl Tunnel {
     pub fn new(parts: Parts, session: Box<dyn Session>) -> io::Result<Tunnel> {
         let token = |listener, socket| Token::Listener(listener, socket).pack();
         let log = Arc::clone(&parts.log);
+        let shutdown = Shutdown::new(parts.job, parts.signals)?;
+        let watchdog = Watchdog::start(shutdown.urgent(), &log)?;
         let mut tunnel = Tunnel {
             acceptor: Acceptor::new(parts.listeners, parts.access, token, log),
             reconnect: parts.reconnect,
             silence: parts.silence,
-            shutdown: Shutdown::new(parts.job, parts.signals)?,
+            shutdown,
+            watchdog,
             log: parts.log,
             epoll: Epoll::new()?,
             pool: Pool::default(),
@@ -101,7 +106,10 @@ impl Tunnel {
         let (urgent, token) = (tunnel.shutdown.urgent(), Token::Urgent.pack());
         tunnel.epoll.add(&**urgent, token, Interest::READ)?;
         tunnel.acceptor.listen(&tunnel.epoll)?;
+        // It reads already: the gateway may flood from here on.
+        tunnel.watchdog.turn_begins();
         tunnel.add_session(session)?;
+        tunnel.watchdog.turn_ends(0, true);
         Ok(tunnel)
     }
 
@@ -125,6 +133,7 @@ impl Tunnel {
                 Ok(ready) => ready,
                 Err(e) => return format!("waiting failed: {e}"),
             };
+            self.watchdog.turn_begins();
             let events = &events[..ready];
             let mut urgent = false;
             for event in events {
@@ -141,6 +150,7 @@ impl Tunnel {
             self.connect_waiting();
             self.carry();
             self.connect_waiting();
+            self.end_turn();
         }
     }
 
@@ -163,6 +173,16 @@ impl Tunnel {
             }
         }
         token == Token::Urgent
+    }
+
+    fn end_turn(&mut self) {
+        let mut idle = true;
+        for number in 0..MAX_SESSIONS {
+            if let Some(carrier) = self.pool.get_mut(number) {
+                idle &= !std::mem::take(&mut carrier.carried);
+            }
+        }
+        self.watchdog.turn_ends(self.clients(), idle);
     }
 
     // ---- clients ---------------------------------------------------------
@@ -281,6 +301,7 @@ impl Tunnel {
         session.serve(self.shutdown.urgent(), self.silence.limit);
         let token = Token::Session(number).pack();
         self.epoll.add(session.socket(), token, Interest::READ)?;
+        self.watchdog.add(number, session.socket())?;
         let mut carrier = Carrier::new(session, number);
         // Packets may have come with the login already.
         carrier.has_spoken()?;
@@ -306,6 +327,7 @@ impl Tunnel {
             for carrier in self.pool.take_superfluous(clients) {
                 self.log.detail("closed a session without clients");
                 self.epoll.remove(carrier.session.socket());
+                self.watchdog.remove(carrier.number);
             }
         }
     }
@@ -315,6 +337,8 @@ impl Tunnel {
             return;
         };
         self.epoll.remove(carrier.session.socket());
+        let cut_off = self.watchdog.remove(number);
+        let why = cut_off.as_deref().unwrap_or(why);
         let (clients, waiting) = carrier.break_off();
         match waiting {
             Some(waiting) if waiting.since.elapsed() < MAX_WAIT_FOR_GATEWAY => {

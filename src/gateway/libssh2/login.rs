@@ -1,19 +1,25 @@
 //! Opens an authenticated session within one deadline.
 
+use super::attempt::{self, Attempt};
 use super::session::Libssh2Session;
 use crate::auth::libssh2_error::{KEX_FAILURE, KEY_EXCHANGE_FAILURE, TIMEOUT};
 use crate::auth::{self, Credentials, KnownHosts, LoginError, Prompter, is_asking};
 use crate::config::{Gateway, gateway_down};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Context, Error, Result};
 use crate::gateway::connect::{self, GatewaySocket};
 use crate::log::Log;
 use crate::retry::Limits;
 use crate::sys;
 use ssh2::{HashType, MethodType, Session};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Connects, checks the host key and logs in.
+/// What a limit from outside leaves libssh2 for its own, which words it better.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Connects, checks the host key and logs in, within limits that hold whatever the
+/// other side does (see [`attempt`]).
 ///
 /// # Errors
 /// [`Code::GatewayDown`] when another try may help, [`Code::HostKey`],
@@ -25,7 +31,30 @@ pub fn open(
     limits: Limits,
     log: &Log,
 ) -> std::result::Result<Libssh2Session, LoginError> {
+    let attended = prompter.is_some();
+    let failed = |why| gateway_down(gateway, why);
+    attempt::run(attended, failed, |attempt| {
+        log_in(attempt, gateway, credentials, prompter, limits, log)
+    })
+}
+
+fn log_in(
+    attempt: &Attempt,
+    gateway: &Gateway,
+    credentials: &mut Credentials,
+    prompter: Option<&mut dyn Prompter>,
+    limits: Limits,
+    log: &Log,
+) -> std::result::Result<Libssh2Session, LoginError> {
     let mut socket = connect::connect(gateway, limits, prompter.as_deref(), log)?;
+    attempt.uses(&socket.fd).context(Code::System, || "no descriptor".into())?;
+    // Who is asked something may take longer, up to the deadline of the whole.
+    let attended = prompter.is_some();
+    let limit = |steps: u32| match attended {
+        true => limits.deadline.left(),
+        false => (limits.step * steps).min(limits.deadline.left()),
+    };
+    attempt.step("key exchange", limit(1) + GRACE);
     let known_hosts = KnownHosts::load(gateway);
     let session = prepare(gateway, &known_hosts)?;
     let session =
@@ -39,8 +68,11 @@ pub fn open(
         gateway.name,
         session.methods(MethodType::CryptCs).unwrap_or("?")
     ));
+    // Each key that is tried costs the gateway's time.
+    attempt.step("login", limit(3) + GRACE);
     session.set_timeout(milliseconds(limits.next_step()));
-    auth::login(&session, gateway, credentials, log, prompter)?;
+    let cuttable = |socket: BorrowedFd<'_>| attempt.uses(socket);
+    auth::login(&session, gateway, credentials, log, prompter, &cuttable)?;
     log.step(format_args!("gateway {}: logged in as {}", gateway.name, gateway.user));
     let (fd, helper) = (Arc::clone(&socket.fd), socket.helper.take());
     Ok(Libssh2Session::new(session, fd, helper, limits.next_step()))

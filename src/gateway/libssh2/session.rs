@@ -26,6 +26,10 @@ pub struct Libssh2Session {
     asked_through: Weak<State>,
     /// Each channel that lives, also while it is being closed.
     channels: Vec<Weak<State>>,
+    /// A gateway that grants what no server knows: there we can read and ask.
+    granted: Option<Libssh2Channel>,
+    /// When [`Session::has_spoken`] last had to ask in order to read.
+    asked_to_read: Option<Instant>,
     _helper: Option<Helper>,
 }
 
@@ -54,6 +58,8 @@ impl Libssh2Session {
             asked: None,
             asked_through: Weak::new(),
             channels: Vec::new(),
+            granted: None,
+            asked_to_read: None,
             _helper: helper,
         }
     }
@@ -128,6 +134,15 @@ impl Libssh2Session {
         Ok(())
     }
 
+    /// How long until there may be another question in order to read: one a second.
+    /// Nobody needs more, and a gateway could answer each with something to read.
+    fn deaf_for(&self) -> Option<Duration> {
+        const INTERVAL: Duration = Duration::from_secs(1);
+        let since = self.asked_to_read.filter(|_| self.in_use().next().is_none())?;
+        let left = INTERVAL.saturating_sub(since.elapsed());
+        (!left.is_zero()).then_some(left)
+    }
+
     /// The channel through which an answer is owed.
     fn asked_through(&self) -> Option<Arc<State>> {
         let state = self.asked_through.upgrade();
@@ -156,6 +171,10 @@ impl Session for Libssh2Session {
         Ok(())
     }
 
+    fn listens(&self) -> bool {
+        !self.is_free() || self.deaf_for().is_none()
+    }
+
     fn is_free(&self) -> bool {
         self.asked.is_none()
     }
@@ -175,16 +194,19 @@ impl Session for Libssh2Session {
         };
         // The answer may have come before the socket could tell of it.
         self.heard = Instant::now();
-        if self.asked.take() == Some(Asked::AreYouThere) {
+        let question = self.asked.take();
+        let answer = answer.map(|channel| {
+            let channel = Libssh2Channel::new(channel, Arc::clone(&self.driver));
+            self.channels.retain(|known| known.strong_count() > 0);
+            self.channels.push(Arc::downgrade(channel.state()));
+            channel
+        });
+        if question == Some(Asked::AreYouThere) {
+            self.granted = answer.ok().or(self.granted.take());
             return Ok(None);
         }
         Ok(Some(match answer {
-            Ok(channel) => {
-                let channel = Libssh2Channel::new(channel, Arc::clone(&self.driver));
-                self.channels.retain(|known| known.strong_count() > 0);
-                self.channels.push(Arc::downgrade(channel.state()));
-                Opened::Channel(Box::new(channel))
-            }
+            Ok(channel) => Opened::Channel(Box::new(channel)),
             // The rest of RFC 4254's reasons (section 5.1) libssh2 does not tell apart.
             Err(e) => Opened::Refused(match e.message().contains("prohibited") {
                 true => "administratively prohibited".into(),
@@ -193,14 +215,20 @@ impl Session for Libssh2Session {
         }))
     }
 
+    /// Where the answer to one question has brought the next thing to read, and so on.
+    fn due(&self) -> Option<Duration> {
+        self.deaf_for().filter(|_| self.is_free())
+    }
+
     fn read_arrived(&mut self) -> io::Result<()> {
         if let Some(state) = self.asked_through() {
             self.ask_through(&state)?;
         }
         // Where nobody opens a channel, and none is there to read through, or all have
         // ended, the answer to a question reads what has come.
-        if !self.read_dry()? && self.unread && self.is_free() {
+        if !self.read_dry()? && self.unread && self.is_free() && self.listens() {
             self.asked = Some(Asked::AreYouThere);
+            self.asked_to_read = Some(Instant::now());
         }
         self.unread = false;
         Ok(())
@@ -212,7 +240,7 @@ impl Session for Libssh2Session {
 
     fn can_ask_for_life(&self) -> bool {
         match self.asked {
-            None => true,
+            None => self.asked_through().is_none(),
             Some(Asked::AreYouThere) => false,
             // A license server is slow: through another's channel, if there is one.
             Some(Asked::Channel(_)) => {
@@ -222,7 +250,7 @@ impl Session for Libssh2Session {
     }
 
     fn ask_for_life(&mut self) -> io::Result<()> {
-        if self.is_free() {
+        if self.is_free() && self.granted.is_none() {
             self.asked = Some(Asked::AreYouThere);
         } else if let Some(state) = { self.in_use().next() } {
             self.ask_through(&state)?;

@@ -1,0 +1,143 @@
+//! Holds one attempt to log in to its limits from outside.
+//!
+//! libssh2 looks at its time-out only while the socket has nothing to read, keeps
+//! whatever it does not know, and has no limit at all for an agent: a peer that
+//! goes on sending keeps it for ever. So the attempt runs in a thread of its own,
+//! and who waits for it holds a duplicate of each socket that it uses. When time,
+//! bytes or memory are over, these are shut down, and what libssh2 does then is an
+//! ordinary lost connection.
+
+use crate::auth::LoginError;
+use crate::error::{Code, Error};
+use crate::sys;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often to look while an attempt is under way.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// What a gateway may send until somebody is logged in: a banner of a megabyte is
+/// legal, and nobody needs more than a few of them.
+const MAX_BYTES: u64 = 16 << 20;
+/// By how much an attempt may make this process grow.
+const MAX_GROWTH: u64 = 40 << 20;
+
+/// What is known of an attempt while it runs.
+pub struct Attempt {
+    sockets: Mutex<Vec<TcpStream>>,
+    step: Mutex<Step>,
+}
+
+#[derive(Clone, Copy)]
+struct Step {
+    name: &'static str,
+    limit: Duration,
+    begin: Instant,
+}
+
+impl Attempt {
+    /// The next step begins, and may take that long.
+    pub fn step(&self, name: &'static str, limit: Duration) {
+        let begin = Instant::now();
+        *lock(&self.step) = Step { name, limit, begin };
+    }
+
+    /// What is read from that socket counts, and it is shut down with the attempt.
+    ///
+    /// # Errors
+    /// No descriptor for the duplicate.
+    pub fn uses(&self, socket: impl AsFd) -> std::io::Result<()> {
+        let duplicate = socket.as_fd().try_clone_to_owned()?;
+        // Shutting down is the same call for every kind of socket.
+        lock(&self.sockets).push(TcpStream::from(duplicate));
+        Ok(())
+    }
+
+    /// Which limit is over.
+    fn exceeded(&self, memory_before: u64) -> Option<String> {
+        let step = *lock(&self.step);
+        let sockets = lock(&self.sockets);
+        let received: u64 = sockets.iter().filter_map(sys::bytes_received).sum();
+        let growth = sys::resident_memory().saturating_sub(memory_before);
+        if step.begin.elapsed() > step.limit {
+            let seconds = step.limit.as_secs_f64().ceil();
+            Some(format!("the {} timed out after {seconds} s", step.name))
+        } else if received > MAX_BYTES {
+            Some(format!("{} MB came before the login was done", received >> 20))
+        } else if growth > MAX_GROWTH {
+            let name = step.name;
+            Some(format!("the {name} took {} MB of memory", growth >> 20))
+        } else {
+            None
+        }
+    }
+
+    fn cut(&self) {
+        for socket in lock(&self.sockets).iter() {
+            // Both ways: the receiving side alone would still take what the kernel holds.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Runs `attempt`, and cuts it off when a limit is over; `failed` words that.
+/// Signals reach the attempt's thread alone while a person may be asked there: a
+/// terminal must not stay silent.
+///
+/// # Errors
+/// The attempt's own; that of a limit.
+pub fn run<T: Send>(
+    attended: bool,
+    failed: impl Fn(String) -> Error,
+    attempt: impl FnOnce(&Attempt) -> Result<T, LoginError> + Send,
+) -> Result<T, LoginError> {
+    let no_thread = |e: std::io::Error| {
+        Error::new(Code::System, format!("cannot start a thread: {}", crate::error::cause(&e)))
+    };
+    let memory_before = sys::resident_memory();
+    let (done, end) = UnixStream::pair().map_err(no_thread)?;
+    let shared = Attempt {
+        sockets: Mutex::new(Vec::new()),
+        step: Mutex::new(Step { name: "connection", limit: Duration::MAX, begin: Instant::now() }),
+    };
+    if attended {
+        sys::hold_signals(true);
+    }
+    let result = thread::scope(|scope| {
+        let begin = || {
+            // Closed when the thread ends, in whatever way.
+            let _end = end;
+            if attended {
+                sys::hold_signals(false);
+            }
+            attempt(&shared)
+        };
+        let named = thread::Builder::new().name("login".into());
+        let thread = named.spawn_scoped(scope, begin).map_err(no_thread)?;
+        let mut over = None;
+        while !sys::poll_readable(&done, LOOK_INTERVAL).unwrap_or(true) {
+            over = over.or_else(|| shared.exceeded(memory_before));
+            if over.is_some() {
+                // Again and again: it may have opened a further socket since.
+                shared.cut();
+            }
+        }
+        match (thread.join(), over) {
+            (Ok(_), Some(why)) => Err(failed(why).into()),
+            (Ok(result), None) => result,
+            (Err(_), _) => Err(Error::new(Code::Internal, "the login's thread died").into()),
+        }
+    });
+    if attended {
+        sys::hold_signals(false);
+    }
+    result
+}
+
+/// A panic leaves what is in it as good as it was.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}

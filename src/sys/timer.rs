@@ -1,0 +1,63 @@
+//! A timer that is a descriptor.
+
+use super::errno::check;
+use super::fd::{CLOEXEC, NONBLOCK, own};
+use std::ffi::{c_int, c_long};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+unsafe extern "C" {
+    safe fn timerfd_create(clock: c_int, flags: c_int) -> c_int;
+    fn timerfd_settime(
+        fd: c_int,
+        flags: c_int,
+        new: *const TimerSpec,
+        old: *mut TimerSpec,
+    ) -> c_int;
+}
+
+/// `struct itimerspec`: seconds and nanoseconds of the interval, then of the time.
+#[repr(C)]
+struct TimerSpec([c_long; 4]);
+
+/// Readable once its time has come (timerfd_create(2)).
+#[derive(Debug)]
+pub struct Timer(File);
+
+impl Timer {
+    /// One that is not set.
+    ///
+    /// # Errors
+    /// EMFILE and its like.
+    pub fn new() -> io::Result<Timer> {
+        const CLOCK_MONOTONIC: c_int = 1;
+        own(timerfd_create(CLOCK_MONOTONIC, CLOEXEC | NONBLOCK)).map(|fd| Timer(File::from(fd)))
+    }
+
+    /// Sets it that far ahead; `None`: it never comes.
+    pub fn set(&self, ahead: Option<Duration>) {
+        let ahead = ahead.map_or(Duration::ZERO, |ahead| ahead.max(Duration::from_nanos(1)));
+        let (seconds, nanos) =
+            (ahead.as_secs() as c_long, c_long::from(ahead.subsec_nanos() as i32));
+        let spec = TimerSpec([0, 0, seconds, nanos]);
+        // SAFETY: the kernel reads the structure, which outlives the call; no old one is
+        // asked for.
+        let set = unsafe {
+            timerfd_settime(self.0.as_raw_fd(), 0, &raw const spec, std::ptr::null_mut())
+        };
+        debug_assert!(check(set).is_ok());
+    }
+
+    /// Whether its time has come since it was last asked.
+    pub fn take(&self) -> bool {
+        (&self.0).read(&mut [0; 8]).is_ok()
+    }
+}
+
+impl AsFd for Timer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
