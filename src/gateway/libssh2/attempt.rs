@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// How often to look while an attempt is under way.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// What a step leaves libssh2 for its own time-out, which words it better.
+const GRACE: Duration = Duration::from_millis(500);
 /// What a gateway may send until somebody is logged in: a banner of a megabyte is
 /// legal, and nobody needs more than a few of them.
 const MAX_BYTES: u64 = 16 << 20;
@@ -62,7 +64,7 @@ impl Attempt {
         let sockets = lock(&self.sockets);
         let received: u64 = sockets.iter().filter_map(sys::bytes_received).sum();
         let growth = sys::resident_memory().saturating_sub(memory_before);
-        if step.begin.elapsed() > step.limit {
+        if step.begin.elapsed() > step.limit.saturating_add(GRACE) {
             let seconds = step.limit.as_secs_f64().ceil();
             Some(format!("the {} timed out after {seconds} s", step.name))
         } else if received > MAX_BYTES {

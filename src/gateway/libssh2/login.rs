@@ -15,9 +15,6 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a limit from outside leaves libssh2 for its own, which words it better.
-const GRACE: Duration = Duration::from_millis(500);
-
 /// Connects, checks the host key and logs in, within limits that hold whatever the
 /// other side does (see [`attempt`]).
 ///
@@ -54,7 +51,7 @@ fn log_in(
         true => limits.deadline.left(),
         false => (limits.step * steps).min(limits.deadline.left()),
     };
-    attempt.step("key exchange", limit(1) + GRACE);
+    attempt.step("key exchange", limit(1));
     let known_hosts = KnownHosts::load(gateway);
     let session = prepare(gateway, &known_hosts)?;
     let session =
@@ -69,7 +66,7 @@ fn log_in(
         session.methods(MethodType::CryptCs).unwrap_or("?")
     ));
     // Each key that is tried costs the gateway's time.
-    attempt.step("login", limit(3) + GRACE);
+    attempt.step("login", limit(3));
     session.set_timeout(milliseconds(limits.next_step()));
     let cuttable = |socket: BorrowedFd<'_>| attempt.uses(socket);
     auth::login(&session, gateway, credentials, log, prompter, &cuttable)?;
