@@ -6,7 +6,7 @@
 //! does then is an ordinary lost connection.
 //!
 //! It costs nothing while the tunnel idles: the loop sets a timer when a turn
-//! begins, once a second at most, and puts it off when the turn has carried
+//! begins, ten times a second at most, and puts it off when the turn has carried
 //! nobody's bytes.
 
 use crate::log::Log;
@@ -20,15 +20,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a turn may last before somebody looks, and how often from then on.
-const LOOK_AFTER: Duration = Duration::from_secs(1);
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const LOOK_AFTER: Duration = Duration::from_millis(100);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the loop may stay away while the job's end or a signal waits, and
 /// how long in any case.
 const MAX_TURN_IF_URGENT: Duration = Duration::from_secs(2);
 const MAX_TURN: Duration = Duration::from_secs(10);
 /// Bytes that the tunnel may take in memory, and for each client: libssh2's window
 /// of 2 MB, and what is held.
-const MAX_MEMORY: u64 = 48 << 20;
+const MAX_MEMORY: u64 = 32 << 20;
 const MAX_MEMORY_PER_CLIENT: u64 = 3 << 20;
 
 /// What the loop and its watchdog share.
