@@ -111,7 +111,8 @@ impl Watchdog {
             loop {
                 let urgent = sys::poll_readable(urgent, Duration::ZERO).unwrap_or(false);
                 let stays = LOOK_AFTER + begin.elapsed();
-                let comes_round = self.turns.load(Ordering::Relaxed) != turn || turn % 2 == 0;
+                let comes_round =
+                    self.turns.load(Ordering::Relaxed) != turn || turn.is_multiple_of(2);
                 if let Some(why) = self.exceeded(stays, urgent, comes_round) {
                     self.cut(why, log);
                 }
