@@ -25,6 +25,7 @@ mod other_nodes;
 mod over_ssh;
 mod owner;
 mod packaging;
+mod private_dir;
 mod proxy;
 mod readme;
 mod reconnect;

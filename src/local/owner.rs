@@ -92,7 +92,7 @@ impl Owner {
     fn new() -> Result<Owner> {
         let uid = sys::user_id();
         let diag = sys::sock_diag().ok();
-        let why = if uid == overflow_uid() {
+        let why = if Some(uid) == sys::overflow_user() {
             format!("this user namespace maps everybody to uid {uid}")
         } else if diag.is_none() && fs::metadata(SOCKET_TABLES[0]).is_err() {
             format!("neither netlink nor {} is here", SOCKET_TABLES[0])
@@ -124,14 +124,6 @@ impl Owner {
 
 /// Connections of this network namespace (proc_net(5)).
 const SOCKET_TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
-
-/// The user id that stands for every unmapped one (user_namespaces(7)).
-fn overflow_uid() -> u32 {
-    fs::read_to_string("/proc/sys/kernel/overflowuid")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(65_534)
-}
 
 /// States in which a socket belongs to nobody, or is no connection (`tcp_states.h`).
 const TIME_WAIT: u8 = 6;

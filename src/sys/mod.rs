@@ -12,6 +12,7 @@ mod fd;
 mod helper;
 mod poll;
 mod process;
+mod safe_base;
 mod signal;
 mod socket;
 mod timer;
@@ -23,15 +24,17 @@ pub use helper::{Helper, ROLE, detached, detached_short, hear_out, tied_to_this_
 pub use poll::{Epoll, Event, Interest, poll_readable, wait_any};
 pub use process::{
     Fork, end_own_group, end_with_us, exit_now, fork_process, home_dir, interrupt, kill_group,
-    new_session, node_name, on_deadly_signal, pidfd_open, raise_descriptor_limit, resident_memory,
-    session_id, set_umask, share_one_heap, test_hook, trim_memory, user_id, user_name,
+    new_session, node_name, on_deadly_signal, overflow_user, pidfd_open, raise_descriptor_limit,
+    resident_memory, session_id, set_umask, share_one_heap, test_hook, trim_memory, user_id,
+    user_name,
 };
+pub use safe_base::in_safe_base;
 pub use signal::{
     SIGHUP, SIGINT, SIGQUIT, SIGTERM, SignalFd, hold_signals, ignore_signals, reset_signals,
     serve_signals,
 };
 pub use socket::{
-    acknowledge, bytes_received, connect_from, connect_unix, peer_process, reset_on_close,
+    acknowledge, bytes_received, connect_from, connect_own, connect_unix, peer, reset_on_close,
     send_descriptor, set_backlog, set_keepalive, set_user_timeout, sock_diag, unacknowledged,
 };
 pub use timer::Timer;

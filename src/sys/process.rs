@@ -209,6 +209,16 @@ pub fn node_name() -> String {
         .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }
 
+/// The user id that stands for every unmapped one, in a user namespace
+/// (user_namespaces(7)); elsewhere it is a user's like any other.
+pub fn overflow_user() -> Option<u32> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").ok()?;
+    let everybody = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
+    let id = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
+    let id = id.and_then(|id| id.trim().parse().ok()).unwrap_or(65_534);
+    (!everybody).then_some(id)
+}
+
 /// The home directory and login name of the effective user, from the password
 /// database, where `ssh` takes them from as well.
 fn passwd() -> Option<(PathBuf, String)> {

@@ -3,6 +3,7 @@
 use super::errno::{EINPROGRESS, check};
 use super::fd::{CLOEXEC, NONBLOCK, own};
 use super::poll::{Interest, wait_any};
+use super::process::user_id;
 use std::ffi::{c_int, c_ulong, c_void};
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -144,6 +145,21 @@ pub fn connect_unix(path: &str) -> io::Result<UnixStream> {
     Ok(UnixStream::from(socket))
 }
 
+/// The same, but only to a process of this user's.
+///
+/// # Errors
+/// Those of [`connect_unix`]; `PermissionDenied`: another user's listens there.
+pub fn connect_own(path: &str) -> io::Result<UnixStream> {
+    let socket = connect_unix(path)?;
+    match peer(&socket)?.user {
+        user if user == user_id() => Ok(socket),
+        user => {
+            let why = format!("a process of user {user} listens there");
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+        }
+    }
+}
+
 /// A stream socket that never waits.
 fn new_socket(family: u16) -> io::Result<OwnedFd> {
     const SOCK_STREAM: c_int = 1;
@@ -157,17 +173,29 @@ fn connect_to(socket: &OwnedFd, address: &[u8]) -> io::Result<()> {
     check(unsafe { connect(fd, address.as_ptr().cast(), len) }).map(drop)
 }
 
-/// The process at the other end: who connected or, to whom connects, who
-/// listened (SO_PEERCRED, unix(7)).
-pub fn peer_process(socket: &UnixStream) -> io::Result<i32> {
+/// Who is at the other end of a Unix socket.
+#[repr(C)]
+pub struct Peer {
+    /// The process; 0: of another namespace.
+    pub process: c_int,
+    /// Its user.
+    pub user: u32,
+    group: u32,
+}
+
+/// The process at the other end: who connected or, to whom connects, who listened;
+/// of a pair, who made it (SO_PEERCRED, unix(7)).
+///
+/// # Errors
+/// Not a Unix socket.
+pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
     const SO_PEERCRED: c_int = 17;
-    // `struct ucred`: process, user, group.
-    let mut peer: [c_int; 3] = [0; 3];
+    let mut peer = Peer { process: 0, user: u32::MAX, group: u32::MAX };
     let mut size = size_of_val(&peer) as u32;
-    let (fd, out) = (socket.as_raw_fd(), peer.as_mut_ptr().cast());
-    // SAFETY: the kernel writes at most `size` bytes to the address given.
+    let (fd, out) = (socket.as_fd().as_raw_fd(), (&raw mut peer).cast());
+    // SAFETY: `struct ucred`, of which the kernel writes at most `size` bytes.
     check(unsafe { getsockopt(fd, SOL_SOCKET, SO_PEERCRED, out, &raw mut size) })?;
-    Ok(peer[0])
+    Ok(peer)
 }
 
 /// Sends a descriptor together with one zero byte (SCM_RIGHTS, unix(7)).

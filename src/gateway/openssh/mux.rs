@@ -41,7 +41,7 @@ struct Control {
 impl Control {
     /// Connects to the ssh that listens at `path`, greets it and sends a request.
     fn request(path: &str, request: &[u8]) -> io::Result<Control> {
-        let mut stream = sys::connect_unix(path)?;
+        let mut stream = sys::connect_own(path)?;
         let hello = words(&[HELLO, VERSION]);
         stream.write_all(&[message(&hello), message(request)].concat())?;
         let heard = Vec::new();
@@ -66,7 +66,7 @@ impl Control {
 /// forward to `to`, within `limit`.
 ///
 /// # Errors
-/// Those of [`sys::connect_unix`]; `TimedOut`; ssh's own words.
+/// Those of [`sys::connect_own`]; `TimedOut`; ssh's own words.
 pub fn forward(path: &str, listen: &str, to: &Destination, limit: Duration) -> io::Result<()> {
     let (host, port) = match to {
         Destination::Tcp { host, port } => (host, u32::from(*port)),
@@ -117,7 +117,7 @@ impl HandedClient {
     /// client's socket. Whether it is opened is told later.
     ///
     /// # Errors
-    /// Those of [`sys::connect_unix`] and [`sys::send_descriptor`].
+    /// Those of [`sys::connect_own`] and [`sys::send_descriptor`].
     pub fn over(
         path: &str,
         sentinel: &Arc<Sentinel>,
@@ -144,9 +144,9 @@ impl HandedClient {
     /// The kernel takes the memory from a process that has been killed, and with
     /// it the knowledge of its program, before it closes its files.
     fn ssh_is_killed(&self) -> bool {
-        match sys::peer_process(&self.control.stream) {
-            Ok(pid) if pid > 0 => {
-                let program = fs::read_link(format!("/proc/{pid}/exe"));
+        match sys::peer(&self.control.stream) {
+            Ok(ssh) if ssh.process > 0 => {
+                let program = fs::read_link(format!("/proc/{}/exe", ssh.process));
                 program.is_err_and(|e| e.kind() == ErrorKind::NotFound)
             }
             // Of another namespace.
@@ -186,9 +186,9 @@ impl Sentinel {
     /// Connects to the ssh that listens at `path`.
     ///
     /// # Errors
-    /// Those of [`sys::connect_unix`].
+    /// Those of [`sys::connect_own`].
     pub fn over(path: &str) -> io::Result<Sentinel> {
-        sys::connect_unix(path).map(Sentinel)
+        sys::connect_own(path).map(Sentinel)
     }
 
     /// An ssh that ends by itself frees its channels in their order: this one

@@ -97,7 +97,7 @@ impl OpensshSession {
             }
             (None, Destination::Unix(_)) => Err(ErrorKind::NotFound.into()),
             (Some(n), _) => {
-                let socket = sys::connect_unix(&self.dir.file(&n.to_string()))?;
+                let socket = sys::connect_own(&self.dir.file(&n.to_string()))?;
                 Ok(Opened::Channel(Box::new(ForwardSocket::new(socket))))
             }
         }
