@@ -25,15 +25,27 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     sys::close_inherited();
     let ignored_signals = sys::reset_signals();
-    // licfwd sets it for those that it starts; the name of a terminal comes last,
-    // because the kernel may append a blank and "(deleted)".
-    let role = std::env::var(sys::ROLE).unwrap_or_default();
-    match role.splitn(3, ' ').collect::<Vec<_>>()[..] {
-        ["keeper", directory] => gateway::keep_ssh(directory),
-        ["resolver", port, host] => gateway::print_addresses(port, host),
-        ["askpass", caller, tty] => auth::answer_ssh(caller, tty),
-        _ => run_licfwd(&ignored_signals),
+    // The two that licfwd starts by name, each to be had from it alone: what they do
+    // to a directory, or to a group of processes, must happen to nobody else's.
+    let name = std::env::args_os().next().unwrap_or_default();
+    let helper = match name.to_str().unwrap_or_default() {
+        sys::KEEPER => gateway::keep_ssh as fn() -> ExitCode,
+        sys::RESOLVER => gateway::print_addresses,
+        _ => return run_askpass().unwrap_or_else(|| run_licfwd(&ignored_signals)),
+    };
+    match sys::has_come_from_parent() {
+        true => helper(),
+        false => ExitCode::from(Code::Usage as u8),
     }
+}
+
+/// The third, which ssh starts for licfwd. The name of a terminal comes last, because
+/// the kernel may append a blank and "(deleted)".
+fn run_askpass() -> Option<ExitCode> {
+    let words = std::env::var(sys::ASKPASS).ok()?;
+    let (caller, tty) = words.split_once(' ')?;
+    let caller = caller.parse().ok()?;
+    sys::has_come_from(caller).then(|| auth::answer_ssh(caller, tty))
 }
 
 /// licfwd proper: parses, starts, and says in one line why it fails.

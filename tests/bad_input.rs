@@ -1,7 +1,7 @@
 //! Whatever stands on the command line: a clear error, 64, and none of it on
 //! standard output, which the calling shell evaluates.
 
-use crate::rig::{Job, Outcome};
+use crate::rig::{Job, Outcome, Scratch};
 
 /// Targets that mean nothing.
 const TARGETS: &[&str] = &[
@@ -171,4 +171,38 @@ fn check(outcome: &Outcome, what: &str) {
     let told = lines.iter().all(|line| !line.contains(char::is_control));
     assert!(told && lines.len() <= 2, "{what}: {outcome:?}");
     assert!(outcome.stderr.starts_with("licfwd: "), "{what}: {outcome:?}");
+}
+
+/// Goal: a variable that somebody has set, or a name by which licfwd is called,
+/// makes no helper of it: what is in the caller's directory stays, and so do the
+/// processes of the caller's group.
+#[test]
+fn only_licfwd_makes_a_helper_of_itself() {
+    let job = Job::new();
+    let mine = Scratch::new();
+    mine.write("thesis", "");
+    let directory = mine.path().display();
+    let calls = [
+        format!("LICFWD_ROLE='keeper {directory}' licfwd --version"),
+        format!("LICFWD_KEEPS='{directory}' licfwd --version"),
+        "LICFWD_ROLE='resolver 1 localhost' licfwd --version".to_owned(),
+        "LICFWD_ROLE=\"askpass $$ /dev/tty\" licfwd --version".to_owned(),
+        "LICFWD_ASKPASS=\"$$ /dev/tty\" licfwd --version".to_owned(),
+        "LICFWD_ASKPASS=\"$PPID /dev/tty\" licfwd --version".to_owned(),
+        "LICFWD_ROLE=\"askpass $PPID /dev/tty\" licfwd --version".to_owned(),
+        format!("(exec -a licfwd-keeper licfwd {directory})"),
+        format!("(exec -a licfwd-keeper licfwd {directory} </dev/null)"),
+        "(exec -a licfwd-resolver licfwd 1 localhost)".to_owned(),
+    ];
+    for call in calls {
+        let mut bash = job.command("setsid");
+        bash.args(["-w", "bash", "-c", &format!("{call}; echo $? alive")]);
+        let outcome = job.run(&mut bash);
+        let version = format!("licfwd {}\n0 alive\n", env!("CARGO_PKG_VERSION"));
+        match call.contains("exec") {
+            true => assert_eq!(outcome.stdout, "64 alive\n", "{call}: {outcome:?}"),
+            false => assert_eq!(outcome.stdout, version, "{call}: {outcome:?}"),
+        }
+        assert!(mine.file("thesis").exists(), "{call}");
+    }
 }

@@ -64,8 +64,7 @@ impl Prompter for Terminal {
         let (Ok(tty), Ok(licfwd)) = (fs::read_link("/proc/self/fd/0"), env::current_exe()) else {
             return false;
         };
-        let role = format!("askpass {} {}", process::id(), tty.display());
-        ssh.env(sys::ROLE, role);
+        ssh.env(sys::ASKPASS, format!("{} {}", process::id(), tty.display()));
         ssh.env("SSH_ASKPASS", licfwd);
         ssh.env("SSH_ASKPASS_REQUIRE", "force");
         // Before OpenSSH 8.4 that is not known, but any display will do.
@@ -90,7 +89,7 @@ pub fn is_asking(words: &str) -> bool {
 
 /// The program of an SSH_ASKPASS: on that terminal asks what an ssh on the way to
 /// the gateway wants to know. Control-C there is meant for the process `caller`.
-pub fn answer_ssh(caller: &str, tty: &str) -> ExitCode {
+pub fn answer_ssh(caller: u32, tty: &str) -> ExitCode {
     let Some(prompt) = env::args().nth(1) else {
         return ExitCode::FAILURE;
     };
@@ -104,7 +103,7 @@ pub fn answer_ssh(caller: &str, tty: &str) -> ExitCode {
             println!("{text}");
             return ExitCode::SUCCESS;
         }
-        Some(Typed::Interrupted) => sys::interrupt(caller.parse().unwrap_or(0)),
+        Some(Typed::Interrupted) => sys::interrupt(caller),
         None => eprintln!("{NO_ANSWER}: {}", one_line(&prompt)),
     }
     // Without an answer ssh would send an empty one.

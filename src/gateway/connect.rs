@@ -11,6 +11,7 @@ use crate::log::Log;
 use crate::retry::Limits;
 use crate::sys::{self, Helper, errno};
 use crate::target::{host_port, split_port, split_user};
+use std::env;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -189,10 +190,15 @@ fn resolve(gateway: &Gateway, limits: Limits) -> Result<Vec<SocketAddr>> {
 /// Looks a name up in a process of its own: the resolver knows no limit, and takes
 /// minutes where no name server answers.
 fn look_up(host: &str, port: u16, limit: Duration) -> std::result::Result<Vec<SocketAddr>, String> {
-    let mut resolver = Command::new("/proc/self/exe");
-    resolver.env(sys::ROLE, format!("resolver {port} {host}"));
-    resolver.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let answer = sys::detached_short(&mut resolver).spawn().and_then(|mut child| {
+    let mut resolver = sys::this_program_as(sys::RESOLVER);
+    resolver.arg(port.to_string()).arg(host);
+    resolver.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut spawn = || {
+        // Nothing is said there.
+        let (_ours, theirs) = UnixStream::pair()?;
+        sys::detached_short(resolver.stdin(OwnedFd::from(theirs))).spawn()
+    };
+    let answer = spawn().and_then(|mut child| {
         let answer = sys::hear_out(&mut child, limit);
         if answer.is_err() {
             sys::kill_group(child.id());
@@ -208,9 +214,12 @@ fn look_up(host: &str, port: u16, limit: Duration) -> std::result::Result<Vec<So
     }
 }
 
-/// The program of a resolver: prints the addresses of a name.
-pub fn print_addresses(port: &str, host: &str) -> ExitCode {
-    match (host, port.parse().unwrap_or(0)).to_socket_addrs() {
+/// The program of a resolver. Its arguments: a port and the name whose addresses it
+/// prints.
+pub fn print_addresses() -> ExitCode {
+    let mut arguments = env::args().skip(1);
+    let port = arguments.next().and_then(|port| port.parse().ok()).unwrap_or(0);
+    match (arguments.next().unwrap_or_default().as_str(), port).to_socket_addrs() {
         Ok(found) => {
             found.for_each(|address| println!("{address}"));
             ExitCode::SUCCESS

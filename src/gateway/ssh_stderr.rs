@@ -2,9 +2,7 @@
 
 use crate::auth::NO_ANSWER;
 use crate::error::Code;
-
-/// How the keeper of an ssh is called, by the kernel and in what it says itself.
-pub const KEEPER: &str = "licfwd-keeper";
+use crate::sys::KEEPER;
 
 /// What a failed ssh has failed at, where another try would not help: tried
 /// again and again, its refused logins would lock an account.

@@ -1,12 +1,15 @@
 //! Child programs that help: how they are started, heard out and ended.
 
 use super::poll::poll_readable;
-use super::process::{kill_group, new_session};
+use super::process::{kill_group, new_session, parent, session_id};
 use super::signal::SIGKILL;
+use super::socket::peer;
 use std::ffi::{c_int, c_long};
+use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::{CommandExt, parent_id};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -14,9 +17,39 @@ unsafe extern "C" {
     fn prctl(option: c_int, ...) -> c_int;
 }
 
-/// Tells a process of this binary which of its three programs it is: `keeper
-/// DIRECTORY`, `askpass PID TTY`; without it, or with anything else, licfwd.
-pub const ROLE: &str = "LICFWD_ROLE";
+/// The names under which licfwd starts itself as another program, with a socket on
+/// stdin: see [`has_come_from_parent`].
+pub const KEEPER: &str = "licfwd-keeper";
+/// The other one.
+pub const RESOLVER: &str = "licfwd-resolver";
+/// `PID TTY`: makes an SSH_ASKPASS of licfwd, started by an ssh that it has started;
+/// see [`has_come_from`].
+pub const ASKPASS: &str = "LICFWD_ASKPASS";
+
+/// This very program under another name, also where its file has been replaced since.
+pub fn this_program_as(name: &str) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(name);
+    command
+}
+
+/// Whether the socket on stdin was made by the process that has started this one.
+/// Anybody can use a name, and set a variable for all that follows; no shell hands
+/// over such a socket.
+pub fn has_come_from_parent() -> bool {
+    peer(io::stdin()).is_ok_and(|maker| maker.process as u32 == parent_id())
+}
+
+/// Whether this process belongs to a helper ([`detached`]) of the process `pid`,
+/// which runs this same program.
+pub fn has_come_from(pid: u32) -> bool {
+    let program = |process: &str| {
+        let about = fs::metadata(format!("/proc/{process}/exe")).ok();
+        about.map(|about| (about.dev(), about.ino()))
+    };
+    let same = program(&pid.to_string()).is_some_and(|its| Some(its) == program("self"));
+    same && parent(session_id()) == Some(pid)
+}
 
 /// Prepares a helper program: a session of its own (so that it is no process of
 /// the job that licfwd watches, and a terminal's signals do not reach it), and

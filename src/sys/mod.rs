@@ -20,7 +20,10 @@ mod timer;
 pub use fd::{
     NOCTTY_NONBLOCK, NOFOLLOW, PATH_ONLY, close_inherited, nameless_file, redirect, replace,
 };
-pub use helper::{Helper, ROLE, detached, detached_short, hear_out, tied_to_this_thread};
+pub use helper::{
+    ASKPASS, Helper, KEEPER, RESOLVER, detached, detached_short, has_come_from,
+    has_come_from_parent, hear_out, this_program_as, tied_to_this_thread,
+};
 pub use poll::{Epoll, Event, Interest, poll_readable, wait_any};
 pub use process::{
     Fork, end_own_group, end_with_us, exit_now, fork_process, home_dir, interrupt, kill_group,

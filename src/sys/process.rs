@@ -121,6 +121,14 @@ pub fn session_id() -> i32 {
     getsid(0)
 }
 
+/// The parent of a process (field 4 of proc_pid_stat(5)).
+pub(super) fn parent(pid: i32) -> Option<u32> {
+    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    // The name before it may hold anything.
+    text.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// Ends a helper that we started, and everything in its session's first group.
 /// Async-signal-safe.
 pub fn kill_group(leader: u32) {

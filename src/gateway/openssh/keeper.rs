@@ -13,13 +13,11 @@
 
 use super::control_dir::ControlDir;
 use crate::error::cause;
-use crate::gateway::ssh_stderr::KEEPER;
-use crate::sys;
+use crate::sys::{self, KEEPER};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::{env, fs, thread};
 
@@ -31,19 +29,19 @@ use std::{env, fs, thread};
 pub fn start(arguments: &[OsString], dir: &ControlDir) -> io::Result<(Child, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     let theirs = OwnedFd::from(theirs);
-    // Also where the program has been replaced since.
-    let mut keeper = Command::new("/proc/self/exe");
-    keeper.arg0(KEEPER).args(arguments);
-    keeper.env(sys::ROLE, format!("keeper {}", dir.path().display()));
+    let mut keeper = sys::this_program_as(KEEPER);
+    keeper.arg(dir.path()).args(arguments);
     // A job's directory must not stay busy.
     keeper.current_dir("/");
     keeper.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs);
     Ok((sys::detached(&mut keeper).spawn()?, ours))
 }
 
-/// The program of a keeper: starts ssh with this process's arguments, and keeps
-/// it and that private directory.
-pub fn keep_ssh(directory: &str) -> ExitCode {
+/// The program of a keeper. Its arguments: the private directory that it keeps, and
+/// those of the ssh that it starts and keeps.
+pub fn keep_ssh() -> ExitCode {
+    let mut arguments = env::args_os().skip(1);
+    let directory = arguments.next().unwrap_or_default();
     // Schedulers signal every process of a job; ssh inherits the indifference.
     sys::ignore_signals();
     // Else it would be called exe in ps and top.
@@ -54,8 +52,7 @@ pub fn keep_ssh(directory: &str) -> ExitCode {
     };
     let dir = Box::leak(Box::new(dir));
     let mut ssh = Command::new("ssh");
-    ssh.args(env::args_os().skip(1))
-        .env_remove(sys::ROLE)
+    ssh.args(arguments)
         .env("SSH_ASKPASS_REQUIRE", "never")
         // Before OpenSSH 8.4 these two decide.
         .env_remove("SSH_ASKPASS")
