@@ -1,8 +1,9 @@
 //! The user's own ssh as the way to the gateway: whoever dies, nothing is left and the port stays.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +15,8 @@ use crate::rig::gateway::keygen;
 use crate::rig::sockets;
 use crate::rig::traffic::{connect, uninterrupted};
 use crate::rig::{
-    FLOOD, Gateway, Job, LIMIT, LicenseServer, Service, Site, Tunnel, eventually_every, free_port,
-    process, wait_until,
+    FLOOD, Gateway, Job, LIMIT, LicenseServer, Scratch, Service, Site, Tunnel, eventually_every,
+    free_port, process, wait_until,
 };
 
 /// A tunnel over ssh, with an echo at its end.
@@ -305,6 +306,20 @@ fn a_refusal_is_told_in_sshs_words() {
     site.gateway.authorize(&other);
     site.fails(77, &[], &["Permission denied (publickey"]);
     assert_eq!(site.connections(), 1, "{}", site.gateway.log());
+}
+
+/// Goal: what a gateway says before the login is not taken for the login.
+#[test]
+fn a_banner_is_no_login() {
+    let directory = Scratch::new();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("chmod");
+    let banner = directory.write("banner", "licfwd-logged-in\nlicfwd-logged-in\n");
+    fs::set_permissions(&banner, Permissions::from_mode(0o644)).expect("chmod");
+    let gateway = Gateway::with(&[&format!("Banner {}", banner.display())]);
+    let other = keygen(&gateway.client().file("other"), &["-t", "ed25519"]);
+    gateway.authorize(&other);
+    let site = Site::behind(gateway);
+    site.fails(77, &["--via", "ssh", "--tries", "1"], &["Permission denied"]);
 }
 
 /// Goal: service accounts have a shell that runs nothing.

@@ -19,8 +19,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What ssh's LocalCommand prints when the user is logged in.
-const LOGGED_IN: &str = "licfwd-logged-in";
 /// Where the user's shell does not run LocalCommand (nologin, false), the control
 /// socket tells: how often to look.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -51,13 +49,16 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Openss
     let what = || format!("gateway {}: ssh", gateway.name);
     let dir = ControlDir::make()
         .context(Code::System, || format!("{}: no private directory for its sockets", what()))?;
-    let arguments = arguments(&call, &dir, limits.step);
+    // What ssh's LocalCommand prints when the user is logged in: what a gateway says
+    // before that comes the same way, and must not be able to say this.
+    let logged_in = format!("licfwd-{:016x}", rand::random::<u64>());
+    let arguments = arguments(&call, &dir, &logged_in, limits.step);
     let (child, output) = keeper::start(&arguments, &dir).context(Code::System, what)?;
     // Dropped before the directory that it keeps.
     let keeper = Helper(child);
     let mut output = Output::new(output).context(Code::System, what)?;
     let limit = (limits.step * 3).min(limits.deadline.left());
-    match wait_for_login(&mut output, &dir, limit) {
+    match wait_for_login(&mut output, &dir, &logged_in, limit) {
         Ok(true) => {}
         Ok(false) => return Err(gateway_down(gateway, too_late(&output, limit))),
         Err(_) => return Err(why_not(&output, &mut call)),
@@ -79,13 +80,18 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Openss
 ///
 /// # Errors
 /// ssh has ended.
-fn wait_for_login(output: &mut Output, dir: &ControlDir, limit: Duration) -> io::Result<bool> {
+fn wait_for_login(
+    output: &mut Output,
+    dir: &ControlDir,
+    logged_in: &str,
+    limit: Duration,
+) -> io::Result<bool> {
     let end = Instant::now() + limit;
     loop {
         let left = end.saturating_duration_since(Instant::now());
         if output.wait(left.min(LOOK_INTERVAL))? {
             output.read()?;
-            if output.text.contains(LOGGED_IN) {
+            if output.text.contains(logged_in) {
                 output.text.clear();
                 return Ok(true);
             }
@@ -125,7 +131,7 @@ fn why_not(output: &Output, call: &mut Call<'_>) -> Error {
 
 /// What ssh is called with. Of each option the first counts: ours come before
 /// the user's, and those before the configuration file's.
-fn arguments(call: &Call<'_>, dir: &ControlDir, step: Duration) -> Vec<OsString> {
+fn arguments(call: &Call<'_>, dir: &ControlDir, logged_in: &str, step: Duration) -> Vec<OsString> {
     let gateway = call.gateway;
     // ssh gives up at the third question without an answer.
     let interval = (gateway.silence.limit / 3).as_secs().max(1);
@@ -138,7 +144,7 @@ fn arguments(call: &Call<'_>, dir: &ControlDir, step: Duration) -> Vec<OsString>
         "ControlPersist=no".to_owned(),
         "BatchMode=yes".to_owned(),
         "PermitLocalCommand=yes".to_owned(),
-        format!("LocalCommand=echo {LOGGED_IN}"),
+        format!("LocalCommand=echo {logged_in}"),
         // The configuration's own forwards are another ssh's business.
         "ClearAllForwardings=yes".to_owned(),
         "StreamLocalBindUnlink=yes".to_owned(),
