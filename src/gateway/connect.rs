@@ -13,7 +13,7 @@ use crate::sys::{self, Helper, errno};
 use crate::target::{host_port, split_port, split_user};
 use std::env;
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Seek};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -21,6 +21,10 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How much of a helper's stderr there is room for, in bytes: it may talk for as long
+/// as the tunnel lives, and nobody reads it once somebody is logged in.
+const MAX_STDERR: u64 = 256 << 10;
 
 /// A socket on which the gateway is to be spoken to, and who carries it there.
 ///
@@ -37,13 +41,18 @@ pub struct GatewaySocket {
 }
 
 impl GatewaySocket {
-    /// What the helper has said on stderr so far, the first 4096 bytes of it.
+    /// The last that the helper has said on stderr so far.
     pub fn helper_stderr(&self) -> String {
-        let mut text = vec![0; 4096];
-        // Not from where the helper will write next, which would move that place.
-        let read = self.stderr.as_ref().map(|file| file.read_at(&mut text, 0));
-        text.truncate(read.and_then(io::Result::ok).unwrap_or(0));
-        String::from_utf8_lossy(&text).into_owned()
+        const LAST: u64 = 4096;
+        let last = |mut file: &File| -> io::Result<Vec<u8>> {
+            // Shared with the helper: where it will write next.
+            let end = file.stream_position()?;
+            let mut text = vec![0; end.min(LAST) as usize];
+            file.read_exact_at(&mut text, end - end.min(LAST))?;
+            Ok(text)
+        };
+        let text = self.stderr.as_ref().and_then(|file| last(file).ok());
+        String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
     }
 
     /// Adds what the helper said to an error that it probably caused.
@@ -285,7 +294,7 @@ fn start_helper(mut command: Command, log: &Log) -> Result<GatewaySocket> {
     };
     let (ours, theirs) = UnixStream::pair().map_err(refuse)?;
     be_nonblocking(ours.set_nonblocking(true))?;
-    let stderr = sys::nameless_file().ok();
+    let stderr = sys::nameless_file(MAX_STDERR).ok();
     let theirs_too = stderr.as_ref().and_then(|file| file.try_clone().ok());
     command
         .stdin(OwnedFd::from(theirs.try_clone().map_err(refuse)?))

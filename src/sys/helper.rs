@@ -94,6 +94,9 @@ impl Drop for Helper {
     }
 }
 
+/// Bytes of an output that are kept: ssh -G prints some 5 kB.
+const MAX_HEARD: usize = 1 << 20;
+
 /// Reads both outputs until ssh has ended. What it prints on stderr fits into a
 /// pipe, so that one output can be read after the other. A process started by
 /// `Match exec` may keep stderr open for good: then ssh's own end is the end.
@@ -144,6 +147,7 @@ fn read_some(
     }
     let mut chunk = [0; 4096];
     let count = from.read(&mut chunk)?;
-    to.extend_from_slice(&chunk[..count]);
+    // What a program says beyond that nobody reads.
+    to.extend_from_slice(&chunk[..count.min(MAX_HEARD.saturating_sub(to.len()))]);
     Ok(Some(count))
 }
