@@ -9,6 +9,7 @@ compile_error!("licfwd runs on Linux: it reads /proc and asks the kernel who own
 
 pub mod errno;
 mod fd;
+mod file;
 mod helper;
 mod poll;
 mod process;
@@ -19,6 +20,7 @@ mod timer;
 pub use fd::{
     NOCTTY_NONBLOCK, NOFOLLOW, PATH_ONLY, close_inherited, nameless_file, redirect, replace,
 };
+pub use file::{read_file, regular};
 pub use helper::{Helper, ROLE, detached, detached_short, hear_out, tied_to_this_thread};
 pub use poll::{Epoll, Event, Interest, poll_readable, wait_any};
 pub use process::{
