@@ -1,7 +1,8 @@
 //! Whatever stands on the command line: a clear error, 64, and none of it on
 //! standard output, which the calling shell evaluates.
 
-use crate::rig::{Job, Outcome, Scratch};
+use crate::rig::{Job, Outcome, Scratch, Site};
+use std::fs::File;
 
 /// Targets that mean nothing.
 const TARGETS: &[&str] = &[
@@ -205,4 +206,44 @@ fn only_licfwd_makes_a_helper_of_itself() {
         }
         assert!(mine.file("thesis").exists(), "{call}");
     }
+}
+
+/// Goal: a file that licfwd is to read and that is none, or has no end, is said to be
+/// so: it is neither waited for nor read into memory.
+#[test]
+fn files_that_are_none() {
+    let site = Site::new();
+    let job = &site.job;
+    let pipe = job.directory().file("pipe");
+    assert_eq!(job.run(job.command("mkfifo").arg(&pipe)).code, 0);
+    let large = job.directory().file("large");
+    let made = File::create(&large).and_then(|file| file.set_len(17 << 20));
+    made.expect("a large file");
+    let name = |path: &std::path::PathBuf| path.display().to_string();
+    for (file, why) in [
+        (name(&pipe), "not a regular file"),
+        ("/dev/zero".into(), "not a regular file"),
+        (name(&large), "larger than 16 MB"),
+    ] {
+        let why = format!("cannot be read: {why}");
+        for setting in ["UserKnownHostsFile", "GlobalKnownHostsFile"] {
+            let setting = format!("-o{setting}={file}");
+            let others = ["-oUserKnownHostsFile=/dev/null", "-oGlobalKnownHostsFile=/dev/null"];
+            let options = [&[setting.as_str()], &others[..], &["-oStrictHostKeyChecking=yes"]];
+            site.fails(76, &options.concat(), &[&file, &why]);
+        }
+        // A key is another's, or one that licfwd knows of without the file.
+        for setting in ["CertificateFile", "IdentityFile"] {
+            site.logs_in(&[&format!("-o{setting}={file}")]);
+        }
+        let outcome = job.run(site.call(&[]).env("PBS_NODEFILE", &file));
+        outcome.port("MLM_LICENSE_FILE");
+        let told = outcome.stderr.contains("PBS_NODEFILE: cannot read");
+        assert!(told && outcome.stderr.lines().count() == 1, "{outcome:?}");
+    }
+    let new = ["-oStrictHostKeyChecking=accept-new", "-oGlobalKnownHostsFile=/dev/null"];
+    let file = format!("-oUserKnownHostsFile={}", pipe.display());
+    let outcome = site.run(&[&new[..], &[&file]].concat());
+    outcome.port("MLM_LICENSE_FILE");
+    assert!(outcome.stderr.contains("not a regular file"), "{outcome:?}");
 }

@@ -6,7 +6,7 @@ use crate::rig::network::{self, Beyond};
 use crate::rig::traffic::{connect, uninterrupted};
 use crate::rig::{
     FLOOD, Gateway, Job, LIMIT, LicenseServer, Promise, Service, Tunnel, eventually_every, long,
-    wait_until,
+    process, wait_until,
 };
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -102,6 +102,27 @@ fn stopped_gateway(busy: bool) {
         let port = tunnel.port();
         move || echo(&mut connect(port)?)
     });
+}
+
+/// Goal: a job that was suspended for longer than a gateway may be silent keeps
+/// its clients: nobody had asked the gateway.
+#[test]
+fn a_suspended_job_keeps_its_clients() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::Echo);
+    let tunnel = Tunnel::with(&gateway, server.port(), &["-o", "ServerAliveInterval=1"]);
+    let mut client = connect(tunnel.port()).expect("connect");
+    echo(&mut client).expect("an echo");
+    let stopped =
+        process::stop_all("the job", || process::look(tunnel.pid()).into_iter().collect());
+    let since = Instant::now();
+    wait_until("more than three seconds", LIMIT, || since.elapsed().as_secs() > 3);
+    process::signal("CONT", &stopped);
+    // Asked now, the gateway answers: the tunnel goes on beyond another limit.
+    let since = Instant::now();
+    wait_until("the next limit", LIMIT, || since.elapsed().as_secs() > 2);
+    echo(&mut client).expect("an echo after the suspension");
+    assert_eq!(tunnel.logged("lost the gateway"), 0);
 }
 
 /// Goal: an idle tunnel sleeps: four wake-ups a minute at most at the default

@@ -8,8 +8,11 @@ use super::known_hosts::{self, Entry, Marker};
 use super::login_error::LoginError;
 use super::public_key::{self, CERTIFICATE, key_type};
 use crate::config::{Gateway, Strict};
-use crate::error::Code;
+use crate::error::{Code, cause};
 use crate::log::Log;
+use crate::sys;
+use std::io::ErrorKind;
+use std::path::PathBuf;
 
 type Verified = Result<(), LoginError>;
 
@@ -200,6 +203,13 @@ impl KnownHosts<'_> {
     fn unknown(&self, offered: &str) -> String {
         let files = self.gateway.host_key.files();
         let files: Vec<_> = files.map(|f| f.display().to_string()).collect();
+        let unreadable = |file: &PathBuf| match sys::read_file(file) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Some(format!("; {} cannot be read: {}", file.display(), cause(&e)))
+            }
+            _ => None,
+        };
+        let unreadable: String = self.gateway.host_key.files().filter_map(unreadable).collect();
         let why = match self.authority() {
             Some(entry) => format!(
                 "the files trust this gateway through a certificate authority ({}), which libssh2 \
@@ -207,7 +217,7 @@ impl KnownHosts<'_> {
                 entry.place()
             ),
             None if files.is_empty() => format!("{offered} is unknown: no known_hosts file is set"),
-            None => format!("{offered} is unknown: it is not in {}", files.join(", ")),
+            None => format!("{offered} is unknown: it is not in {}{unreadable}", files.join(", ")),
         };
         let file = files.first().map_or("~/.ssh/known_hosts", String::as_str);
         let Gateway { host, port, .. } = self.gateway;

@@ -6,8 +6,8 @@
 use super::base64::base64_decode;
 use super::public_key::{key_type, take_string};
 use crate::sys;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -74,21 +74,14 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn read_text(path: &Path) -> Result<String, Flaw> {
-    const MAX_BYTES: u64 = 1 << 20;
-    let unusable = |why: &str| Flaw::Unusable(why.to_owned());
-    // Asked first, because opening a named pipe would hang.
-    let about = fs::metadata(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Flaw::Missing,
-        _ => unusable(&e.to_string()),
+    let bytes = sys::read_file(path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => Flaw::Missing,
+        _ => Flaw::Unusable(e.to_string()),
     })?;
-    if !about.is_file() {
-        return Err(unusable("not a file"));
-    }
-    let mut text = String::new();
-    let file = File::open(path).map_err(|e| unusable(&e.to_string()))?;
-    file.take(MAX_BYTES).read_to_string(&mut text).map_err(|_| unusable("not a private key"))?;
+    let text = String::from_utf8(bytes);
+    let text = text.map_err(|_| Flaw::Unusable("not a private key".to_owned()))?;
     // libssh2 takes neither foreign line ends nor a missing last one.
-    text = text.replace("\r\n", "\n");
+    let mut text = text.replace("\r\n", "\n");
     if !text.ends_with('\n') {
         text.push('\n');
     }

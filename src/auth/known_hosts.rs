@@ -7,8 +7,9 @@
 
 use super::base64::{base64_decode, base64_encode};
 use super::public_key::{public_line, sound_type, type_for};
+use crate::sys;
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -52,7 +53,7 @@ pub fn read_files<'a>(files: impl Iterator<Item = &'a PathBuf>, name: &str) -> V
     let mut lines = Vec::new();
     for file in files {
         // Bytes, not text: one name in Latin-1 must not hide the file.
-        let text = fs::read(file).unwrap_or_default();
+        let text = sys::read_file(file).unwrap_or_default();
         for (index, line) in text.split(|b| *b == b'\n').enumerate() {
             if let Some((marker, blob)) = parse(line, name) {
                 let (file, number) = (file.clone(), index + 1);
@@ -185,7 +186,8 @@ pub fn append(file: &Path, name: &str, hashed: bool, key: &[u8]) -> io::Result<(
     }
     let mut options = OpenOptions::new();
     options.read(true).append(true).create(true).mode(0o600);
-    let mut to = options.open(file)?;
+    let mut to = options.custom_flags(sys::NOCTTY_NONBLOCK).open(file)?;
+    to.metadata().and_then(sys::regular)?;
     let mut last = [b'\n'];
     if to.seek(SeekFrom::End(-1)).is_ok() {
         // A line without its end must not swallow ours. /dev/null reads nothing.
@@ -254,6 +256,7 @@ fn sha1(message: &[u8]) -> [u8; 20] {
 mod tests {
     use super::*;
     use crate::auth::public_key::tests::blob;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     const HASHED: &str = "|1|AAECAwQFBgcICQoLDA0ODxAREhM=|MCG+v+7iG2Atuuy6MI/AzlkP0Wc=";

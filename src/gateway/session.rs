@@ -78,9 +78,11 @@ pub trait Session: Send {
         None
     }
 
-    /// Whether [`Session::ask_for_life`] would ask: not while an answer is owed.
-    fn can_ask_for_life(&self) -> bool {
-        false
+    /// For how long the gateway has owed an answer to [`Session::ask_for_life`];
+    /// `None`: it has sent something since, or was not asked. Only this counts
+    /// against it: a suspended job has heard nothing because it asked nothing.
+    fn unanswered(&self) -> Option<Duration> {
+        None
     }
 
     /// Asks whether the gateway is still there.

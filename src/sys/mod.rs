@@ -9,6 +9,7 @@ compile_error!("licfwd runs on Linux: it reads /proc and asks the kernel who own
 
 pub mod errno;
 mod fd;
+mod file;
 mod helper;
 mod poll;
 mod process;
@@ -20,6 +21,7 @@ mod timer;
 pub use fd::{
     NOCTTY_NONBLOCK, NOFOLLOW, PATH_ONLY, close_inherited, nameless_file, redirect, replace,
 };
+pub use file::{read_file, regular};
 pub use helper::{
     ASKPASS, Helper, KEEPER, RESOLVER, detached, detached_short, has_come_from,
     has_come_from_parent, hear_out, this_program_as, tied_to_this_thread,

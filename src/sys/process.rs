@@ -2,7 +2,7 @@
 
 use super::errno::check;
 use super::fd::{own, syscall};
-use super::signal::{DEADLY, SIGINT, SIGKILL, signal};
+use super::signal::{SIGINT, SIGKILL, deadly, signal};
 use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint, c_void};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -92,25 +92,25 @@ pub fn exit_now(status: i32) -> ! {
     _exit(status)
 }
 
-/// What HUP, INT and TERM write to standard output before they end the process.
-static SIGNAL_OUTPUT: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
+/// What each signal, by its number, writes to standard output before it ends the
+/// process.
+static SIGNAL_OUTPUT: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
 
 extern "C" fn end_by_signal(number: c_int) {
-    if let (Some(output), Some(i)) =
-        (SIGNAL_OUTPUT.get(), DEADLY.iter().position(|deadly| *deadly == number))
-    {
+    if let Some(output) = SIGNAL_OUTPUT.get().and_then(|all| all.get(number as usize)) {
         // SAFETY: write is async-signal-safe; the bytes live in a static.
-        let _ = unsafe { write(1, output[i].as_ptr().cast(), output[i].len()) };
+        let _ = unsafe { write(1, output.as_ptr().cast(), output.len()) };
     }
     kill_group(HELPER.load(Ordering::Relaxed));
     _exit(128 + number)
 }
 
-/// From now on HUP, INT and TERM write `output(128 + n)` to standard output and
-/// end the process with that status.
+/// From now on each of [`deadly`]'s signals writes `output(128 + n)` to standard
+/// output and ends the process with that status.
 pub fn on_deadly_signal(output: impl Fn(i32) -> String) {
-    let _ = SIGNAL_OUTPUT.set(DEADLY.map(|number| output(128 + number).into_bytes()));
-    for number in DEADLY {
+    let outputs = (0..=64).map(|number| output(128 + number).into_bytes());
+    let _ = SIGNAL_OUTPUT.set(outputs.collect());
+    for number in deadly() {
         // SAFETY: the handler calls async-signal-safe functions only.
         unsafe { signal(number, end_by_signal as *const () as usize) };
     }

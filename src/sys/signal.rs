@@ -18,6 +18,7 @@ pub const SIGHUP: i32 = 1;
 pub const SIGINT: i32 = 2;
 /// Quit from the keyboard.
 pub const SIGQUIT: i32 = 3;
+const SIGABRT: i32 = 6;
 pub(super) const SIGKILL: i32 = 9;
 const SIGUSR1: i32 = 10;
 const SIGUSR2: i32 = 12;
@@ -49,11 +50,20 @@ pub fn reset_signals() -> Vec<i32> {
     ignored
 }
 
-pub(super) const DEADLY: [c_int; 3] = [SIGHUP, SIGINT, SIGTERM];
+/// Whatever ends a program that knows nothing of it and can be caught: schedulers
+/// warn a job with this or that, and their users choose which. Not the faults of
+/// the program itself, after which nothing is certain (ILL, BUS, FPE, SEGV), nor
+/// what the C library keeps for itself (32, 33).
+pub(super) fn deadly() -> impl Iterator<Item = c_int> {
+    // STKFLT, XCPU, XFSZ, VTALRM, PROF, IO, PWR, SYS, and the real-time ones.
+    let late = [16, 24, 25, 26, 27, 29, 30, 31].into_iter().chain(34..=64);
+    let early = [SIGHUP, SIGINT, SIGQUIT, SIGABRT, SIGUSR1, SIGUSR2, SIGALRM, SIGTERM];
+    early.into_iter().chain(late)
+}
 
-/// Blocks HUP, INT and TERM (`true`) or lets them through again.
+/// Blocks those (`true`) or lets them through again.
 pub fn hold_signals(hold: bool) {
-    mask(if hold { SIG_BLOCK } else { SIG_UNBLOCK }, &DEADLY);
+    mask(if hold { SIG_BLOCK } else { SIG_UNBLOCK }, &deadly().collect::<Vec<_>>());
 }
 
 /// Ignores what schedulers send to every process of a job; programs started
@@ -73,8 +83,11 @@ pub fn serve_signals(wanted: &[i32]) -> io::Result<SignalFd> {
 }
 
 fn ignore_all_but(wanted: &[i32]) {
-    for number in [SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTSTP, SIGTERM] {
-        let ignored = !wanted.contains(&number);
+    const SENT_TO_JOBS: [i32; 8] =
+        [SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTSTP, SIGTERM];
+    // Nothing is left to be written to stdout.
+    for number in deadly().chain([SIGTSTP]) {
+        let ignored = SENT_TO_JOBS.contains(&number) && !wanted.contains(&number);
         // SAFETY: both dispositions are valid for all of these.
         unsafe { signal(number, if ignored { SIG_IGN } else { SIG_DFL }) };
     }

@@ -3,6 +3,7 @@
 use super::handed_over::HandedOver;
 use super::relay::Relay;
 use super::token::Token;
+use crate::config::Silence;
 use crate::gateway::{self, Channel, Opened, Session};
 use crate::local::{Client, Waiting};
 use crate::sys::{self, Epoll, Event, Interest};
@@ -101,6 +102,15 @@ impl Carrier {
         match self.unfinished {
             true => Some(Duration::ZERO),
             false => self.session.due(),
+        }
+    }
+
+    /// How long until the gateway is to be asked for a sign of life, or the answer
+    /// is overdue.
+    pub fn silence_due(&self, Silence { ask, limit, .. }: Silence) -> Option<Duration> {
+        match self.session.unanswered() {
+            Some(since) => Some((limit - ask).saturating_sub(since)),
+            None => self.session.silence().map(|silence| ask.saturating_sub(silence)),
         }
     }
 

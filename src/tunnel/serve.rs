@@ -401,21 +401,23 @@ impl Tunnel {
                 self.reconnect.want();
             }
         }
-        let Silence { ask, limit, .. } = self.silence;
         for number in 0..MAX_SESSIONS {
             let Some(carrier) = self.pool.get_mut(number) else {
                 continue;
             };
-            let Some(silence) = carrier.session.silence() else {
+            if carrier.silence_due(self.silence) != Some(Duration::ZERO) {
                 continue;
+            }
+            let lost = if carrier.session.unanswered().is_none() {
+                carrier.ask_for_life().err().map(|e| e.to_string())
+            } else {
+                // After a suspension the answer may wait in the socket.
+                let arrived = sys::poll_readable(carrier.session.socket(), Duration::ZERO);
+                let seconds = self.silence.limit.as_secs();
+                (!arrived.unwrap_or(false)).then(|| format!("no sign of life for {seconds} s"))
             };
-            if silence >= limit {
-                self.lose(number, &format!("no sign of life for {} s", limit.as_secs()));
-            } else if silence >= ask
-                && carrier.session.can_ask_for_life()
-                && let Err(e) = carrier.ask_for_life()
-            {
-                self.lose(number, &e.to_string());
+            if let Some(why) = lost {
+                self.lose(number, &why);
             }
         }
         let token = Token::Attempt.pack();
@@ -436,12 +438,7 @@ impl Tunnel {
             oldest.map(|waiting| until(waiting.since, MAX_WAIT_FOR_GATEWAY)),
         ];
         for carrier in self.pool.iter() {
-            let next = match carrier.session.can_ask_for_life() {
-                true => self.silence.ask,
-                false => self.silence.limit,
-            };
-            let silence = carrier.session.silence();
-            due.push(silence.map(|silence| next.saturating_sub(silence)));
+            due.push(carrier.silence_due(self.silence));
             due.push(carrier.due());
             // Somebody may wait behind a slow one.
             let opening = carrier.opening().filter(|_| !self.queue.is_empty());

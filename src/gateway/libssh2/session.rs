@@ -17,6 +17,8 @@ pub struct Libssh2Session {
     driver: Arc<Driver>,
     /// When the gateway last sent anything.
     heard: Instant,
+    /// When it was asked for a sign of life, and has sent nothing since.
+    unanswered: Option<Instant>,
     /// Somebody has to read that.
     unread: bool,
     /// What the gateway has not answered yet: only one channel can be asked for
@@ -54,6 +56,7 @@ impl Libssh2Session {
         Libssh2Session {
             driver: Arc::new(Driver::new(session, socket, packet_limit)),
             heard: Instant::now(),
+            unanswered: None,
             unread: false,
             asked: None,
             asked_through: Weak::new(),
@@ -62,6 +65,12 @@ impl Libssh2Session {
             asked_to_read: None,
             _helper: helper,
         }
+    }
+
+    /// The gateway has sent something.
+    fn hear(&mut self) {
+        self.heard = Instant::now();
+        self.unanswered = None;
     }
 
     /// Channels that are not being closed.
@@ -123,7 +132,7 @@ impl Libssh2Session {
         match answer {
             Ok(()) => {
                 // Perhaps before the socket could tell.
-                self.heard = Instant::now();
+                self.hear();
                 self.asked_through = Weak::new();
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
@@ -156,7 +165,7 @@ impl Session for Libssh2Session {
     }
 
     fn serve(&mut self, urgent: &Arc<Epoll>, packet_limit: Duration) {
-        self.heard = Instant::now();
+        self.hear();
         self.driver.serve(Arc::clone(urgent), packet_limit);
     }
 
@@ -165,7 +174,7 @@ impl Session for Libssh2Session {
     }
 
     fn has_spoken(&mut self) -> io::Result<()> {
-        self.heard = Instant::now();
+        self.hear();
         // Whoever closes a channel reads what has come.
         self.unread = !self.is_closing_one();
         Ok(())
@@ -193,7 +202,7 @@ impl Session for Libssh2Session {
             answer => answer?,
         };
         // The answer may have come before the socket could tell of it.
-        self.heard = Instant::now();
+        self.hear();
         let question = self.asked.take();
         let answer = answer.map(|channel| {
             let channel = Libssh2Channel::new(channel, Arc::clone(&self.driver));
@@ -238,21 +247,19 @@ impl Session for Libssh2Session {
         Some(self.heard.elapsed())
     }
 
-    fn can_ask_for_life(&self) -> bool {
-        match self.asked {
-            None => self.asked_through().is_none(),
-            Some(Asked::AreYouThere) => false,
-            // A license server is slow: through another's channel, if there is one.
-            Some(Asked::Channel(_)) => {
-                self.asked_through().is_none() && self.in_use().next().is_some()
-            }
-        }
+    fn unanswered(&self) -> Option<Duration> {
+        self.unanswered.map(|since| since.elapsed())
     }
 
     fn ask_for_life(&mut self) -> io::Result<()> {
+        self.unanswered = Some(Instant::now());
         if self.is_free() && self.granted.is_none() {
             self.asked = Some(Asked::AreYouThere);
-        } else if let Some(state) = { self.in_use().next() } {
+        } else if self.asked_through().is_none()
+            && let Some(state) = { self.in_use().next() }
+        {
+            // A license server is slow: through another's channel. Without one the
+            // question that is out has to do.
             self.ask_through(&state)?;
         }
         Ok(())
