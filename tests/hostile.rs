@@ -1,7 +1,9 @@
 //! Its promises hold against a gateway that floods, dawdles or falls silent: at the
 //! start, under a running tunnel, and while it reconnects.
 
+use crate::rig::gateway::keygen;
 use crate::rig::hostile::{Behaviour, Front, RAW, Script};
+use crate::rig::job::over_ssh;
 use crate::rig::traffic::connect;
 use crate::rig::{
     Gateway, Job, LIMIT, LicenseServer, Promise, Running, Service, Tunnel, eventually, long,
@@ -18,6 +20,8 @@ const LIMITS: [&str; 6] = ["--tries", "1", "--timeout", "3", "--deadline", "6"];
 const START: Promise = Promise::seconds(7);
 /// A turn of the loop, and the way back.
 const RECOVERY: Promise = Promise::seconds(15);
+/// Four steps of three seconds, and the wait before.
+const ATTEMPT: Promise = Promise::seconds(13);
 /// How long to wait for a flood to do harm.
 const BITES: Duration = Duration::from_secs(4);
 /// After TERM or the job's end, with the gateway at its worst.
@@ -45,8 +49,21 @@ impl Place {
         Tunnel::of(Job::new(), |job| {
             let mut command = job.licfwd(&self.gateway);
             command.args(front.options()).args(options).args(["gw", &self.target()]);
+            // Ten refusals would be the end: more than there is time for.
+            command.env("LICFWD_TEST_REFUSAL_MS", "3000");
             command
         })
+    }
+
+    /// One that ends with a process of its job, and both.
+    fn watching_tunnel(&self, front: &Front) -> (Job, u32, Running) {
+        let job = Job::new();
+        let watched = job.spawn(job.command("sleep").arg("600"));
+        let mut command = job.licfwd(&self.gateway);
+        command.args(front.options()).args(["--watch", &watched.pid().to_string()]);
+        job.run(command.args(["gw", &self.target()])).port("MLM_LICENSE_FILE");
+        let daemon = job.daemon();
+        (job, daemon, watched)
     }
 
     fn target(&self) -> String {
@@ -76,7 +93,7 @@ impl Start {
         Start { what, running, begin, peak: 0, took: None, _front: front, job }
     }
 
-    fn look(&mut self) -> bool {
+    fn has_ended(&mut self) -> bool {
         if self.took.is_none() {
             self.peak = self.peak.max(process::peak_kb(self.running.pid()));
             self.took = self.running.has_ended().then(|| self.begin.elapsed());
@@ -88,7 +105,7 @@ impl Start {
 /// Waits for all of them; each must keep to time and memory, and end with its code.
 fn all_fail(mut starts: Vec<Start>, promise: &Promise, codes: &[i32]) {
     wait_until("all have ended", promise.room(), || {
-        starts.iter_mut().fold(true, |all, start| start.look() && all)
+        starts.iter_mut().map(Start::has_ended).filter(|ended| !ended).count() == 0
     });
     for start in starts {
         let took = start.took.expect("it has ended");
@@ -216,6 +233,159 @@ fn under_a_running_tunnel() {
         assert!(peak < MEMORY, "{what}: {peak} kB");
         drop(client);
         ends_at_once(&tunnel, what);
+    }
+}
+
+/// Goal: TERM and the job's end are obeyed while the gateway floods with what
+/// libssh2 throws away, so that no memory tells of it.
+#[test]
+fn term_and_the_jobs_end_under_a_flood() {
+    let place = match Place::new() {
+        Ok(place) => place,
+        Err(why) => skip!("{why}"),
+    };
+    let front = Front::start(place.script.behaviour("running", "ignore"));
+    let (told, watching) = (place.tunnel(&front, &[]), place.watching_tunnel(&front));
+    place.script.go();
+    wait_until("both flood", LIMIT, || place.script.said("begins: ") == 2);
+    ends_at_once(&told, "TERM");
+    let (job, daemon, watched) = watching;
+    process::signal("KILL", &[watched.pid()]);
+    END.wait_until("the job's end: it ends", || !process::alive(daemon));
+    job.wait_until_empty();
+}
+
+/// Goal: an attempt to get back that hangs, floods or is told nonsense is one that has
+/// failed, and not the last: as soon as the gateway is good, clients are served again.
+#[test]
+fn while_it_reconnects() {
+    let place = match Place::new() {
+        Ok(place) => place,
+        Err(why) => skip!("{why}"),
+    };
+    let raw = if long() { &RAW[..] } else { &["lines", "unknown"] };
+    let mut cases: Vec<Behaviour> = raw.iter().map(|what| Behaviour::Raw(what)).collect();
+    let auth = if long() { &AUTH[..] } else { &["banner", "methods"] };
+    cases.extend(auth.iter().map(|what| place.script.behaviour("auth", what)));
+    for cases in cases.chunks(6) {
+        let start = |behaviour: &Behaviour| {
+            let front = Front::start(place.good());
+            let tunnel = place.tunnel(&front, &["--timeout", "3"]);
+            front.set(behaviour.clone());
+            front.cut();
+            (format!("{behaviour:?}"), front, tunnel, Instant::now())
+        };
+        let tunnels: Vec<_> = cases.iter().map(start).collect();
+        let mut failed = vec![None; tunnels.len()];
+        wait_until("an attempt of each fails", ATTEMPT.room(), || {
+            for ((_, _, tunnel, begin), failed) in tunnels.iter().zip(&mut failed) {
+                let now = failed.is_none() && tunnel.logged("reconnecting failed") > 0;
+                *failed = failed.or(now.then(|| begin.elapsed()));
+            }
+            failed.iter().all(Option::is_some)
+        });
+        for ((what, front, tunnel, _), failed) in tunnels.iter().zip(failed) {
+            ATTEMPT.kept(&format!("{what}: an attempt failed"), failed.unwrap_or_default());
+            front.set(place.good());
+            let port = tunnel.port();
+            RECOVERY.wait_until(&format!("{what}: clients are served"), || is_served(port));
+            let peak = process::peak_kb(tunnel.pid());
+            let log = tunnel.log();
+            let why = log.lines().find(|line| line.contains("reconnecting failed"));
+            eprintln!("{what}: {} MB; {}", peak >> 10, why.unwrap_or_default());
+            assert!(peak < MEMORY, "{what}: {peak} kB");
+        }
+        // And while an attempt is under way.
+        for (what, front, tunnel, _) in &tunnels {
+            front.set(Behaviour::Raw("lines"));
+            let before = front.connections();
+            front.cut();
+            wait_until("another attempt", LIMIT, || front.connections() > before);
+            ends_at_once(tunnel, what);
+        }
+    }
+}
+
+/// What can be said during the login.
+const AUTH: [&str; 15] = [
+    "banner",
+    "methods",
+    "silence",
+    "unknown",
+    "ignore",
+    "debug",
+    "failure",
+    "info-request",
+    "service-accept",
+    "half-packet",
+    "drip",
+    "garbage",
+    "drip-ignore",
+    "rekey",
+    "kexinit",
+];
+
+/// Goal: eight keys, each answered within the limit of a step: the deadline holds for
+/// all of them together.
+#[test]
+fn a_gateway_that_takes_its_time_with_each_key() {
+    let place = match Place::new() {
+        Ok(place) => place,
+        Err(why) => skip!("{why}"),
+    };
+    let keys: Vec<String> = (0..8)
+        .map(|number| {
+            let key = place.gateway.client().file(&format!("key{number}"));
+            keygen(&key, &["-t", "ed25519"]);
+            format!("-i{}", key.display())
+        })
+        .collect();
+    let mut options = vec!["--timeout", "3", "--deadline", "8"];
+    options.extend(keys.iter().map(String::as_str));
+    let behaviour = place.script.behaviour("never", "slow-keys");
+    let start = Start::new(&place.gateway, "slow keys", behaviour, &options);
+    all_fail(vec![start], &Promise::seconds(9), &[75]);
+}
+
+/// Goal: a list of methods that is no text is a login that is refused.
+#[test]
+fn a_list_of_methods_that_is_no_text() {
+    let place = match Place::new() {
+        Ok(place) => place,
+        Err(why) => skip!("{why}"),
+    };
+    let behaviour = place.script.behaviour("never", "methods");
+    let start = Start::new(&place.gateway, "methods", behaviour, &LIMITS);
+    all_fail(vec![start], &START, &[77]);
+}
+
+/// Goal: an idle tunnel asks a gateway that grants what no server knows, or says one
+/// thing more after each answer, no more than about once a second.
+#[test]
+fn no_storm_of_questions() {
+    if over_ssh() {
+        // ssh asks by itself.
+        return;
+    }
+    let kinds = ["grants", "grants-one-more", "one-more"];
+    let tunnels = kinds.map(|what| {
+        let place = Place::new()?;
+        let front = Front::start(place.script.behaviour("never", what));
+        let quick = ["-o", "ServerAliveInterval=3"];
+        let tunnel = place.tunnel(&front, &quick);
+        Ok::<_, String>((what, place, front, tunnel, Instant::now()))
+    });
+    for place in tunnels {
+        let (what, place, _front, tunnel, begin) = match place {
+            Ok(all) => all,
+            Err(why) => skip!("{why}"),
+        };
+        wait_until("ten seconds", LIMIT, || begin.elapsed() > Duration::from_secs(10));
+        let (asked, ticks) = (place.script.said("question"), tunnel.processor_ticks());
+        let took = begin.elapsed();
+        eprintln!("{what}: {asked} questions in {took:.1?}, {ticks} ticks");
+        assert!(asked as u64 <= 3 * took.as_secs(), "{what}: {asked} questions");
+        assert!(ticks < 100, "{what}: {ticks} ticks");
     }
 }
 

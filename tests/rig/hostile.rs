@@ -261,7 +261,7 @@ impl Raw<'_> {
     }
 }
 
-const MUCH: [u8; 30_000] = [b'z'; 30_000];
+static MUCH: [u8; 30_000] = [b'z'; 30_000];
 
 /// As it is sent before there are keys (RFC 4253, section 6).
 fn packet(payload: &[u8]) -> Vec<u8> {
