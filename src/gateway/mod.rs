@@ -3,6 +3,7 @@
 //! [`session`] is the contract; [`libssh2`] and [`openssh`] keep it, each in its
 //! own way and without knowing of the other; [`route`] decides which of the two.
 
+mod attempt;
 mod connect;
 mod libssh2;
 mod openssh;

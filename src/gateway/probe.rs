@@ -1,7 +1,8 @@
 //! Asks through a session whether a license server answers, before anything is announced.
 
+use super::attempt;
 use super::session::{Opened, Session};
-use crate::error::cause;
+use crate::error::{Code, Error, cause};
 use crate::sys;
 use crate::target::Destination;
 use std::io::{self, ErrorKind};
@@ -24,13 +25,20 @@ pub enum Answer {
     Lost(String),
 }
 
-/// Opens a channel to a license server and closes it again, within `limit`.
+/// Opens a channel to a license server and closes it again, within limits that hold
+/// whatever the gateway sends meanwhile.
 pub fn probe(session: &mut dyn Session, to: &Destination, limit: Duration) -> Answer {
     let deadline = Instant::now() + limit;
-    ask(session, to, deadline).unwrap_or_else(|e| match e.kind() {
-        ErrorKind::TimedOut => Answer::Late,
-        _ => Answer::Lost(cause(&e)),
-    })
+    let failed = |why| Error::new(Code::GatewayDown, why);
+    let answer = attempt::run(false, failed, |attempt| {
+        attempt.step("question", limit);
+        let asked = attempt.uses(session.socket()).and_then(|()| ask(session, to, deadline));
+        Ok(asked.unwrap_or_else(|e| match e.kind() {
+            ErrorKind::TimedOut => Answer::Late,
+            _ => Answer::Lost(cause(&e)),
+        }))
+    });
+    answer.unwrap_or_else(|e: Error| Answer::Lost(e.to_string()))
 }
 
 fn ask(session: &mut dyn Session, to: &Destination, deadline: Instant) -> io::Result<Answer> {

@@ -176,6 +176,11 @@ impl Gateway {
         self.client.file("id_ed25519")
     }
 
+    /// The private key that shows who it is.
+    pub fn host_key(&self) -> PathBuf {
+        self.server.file("host_ed25519")
+    }
+
     /// A program as its clients see it.
     pub fn client_command(&self, program: &Path) -> Command {
         self.client_overlay.command(program, None)

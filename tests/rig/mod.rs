@@ -11,6 +11,7 @@ pub mod dropbear;
 pub mod flexnet;
 pub mod gateway;
 pub mod hostbased;
+pub mod hostile;
 pub mod job;
 pub mod kerberos;
 pub mod license_server;

@@ -79,6 +79,11 @@ pub fn resident_kb(pid: u32) -> usize {
     status_of(pid, "VmRSS:")
 }
 
+/// The most that it has ever been, in kB.
+pub fn peak_kb(pid: u32) -> usize {
+    status_of(pid, "VmHWM:")
+}
+
 /// What of it the process has written to, without its program's code, in kB.
 pub fn written_kb(pid: u32) -> usize {
     status_of(pid, "RssAnon:")

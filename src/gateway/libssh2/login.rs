@@ -1,11 +1,11 @@
 //! Opens an authenticated session within one deadline.
 
-use super::attempt::{self, Attempt};
 use super::session::Libssh2Session;
 use crate::auth::libssh2_error::{KEX_FAILURE, KEY_EXCHANGE_FAILURE, TIMEOUT};
 use crate::auth::{self, Credentials, KnownHosts, LoginError, Prompter, is_asking};
 use crate::config::{Gateway, gateway_down};
 use crate::error::{Code, Context, Error, Result};
+use crate::gateway::attempt::{self, Attempt};
 use crate::gateway::connect::{self, GatewaySocket};
 use crate::log::Log;
 use crate::retry::Limits;

@@ -38,7 +38,6 @@
 //! - CPU seconds per GB with AES-NI: chacha20-poly1305 3.2-3.7, aes128-gcm 3.0-4.7
 //!   by OpenSSL's version, aes-ctr 3.4-4.0, where ssh takes 0.9-2.0.
 
-mod attempt;
 mod channel;
 mod driver;
 mod login;

@@ -1,4 +1,4 @@
-//! Holds one attempt to log in to its limits from outside.
+//! Holds an attempt to log in, or to ask for a channel, to its limits from outside.
 //!
 //! libssh2 looks at its time-out only while the socket has nothing to read, keeps
 //! whatever it does not know, and has no limit at all for an agent: a peer that
@@ -7,7 +7,6 @@
 //! bytes or memory are over, these are shut down, and what libssh2 does then is an
 //! ordinary lost connection.
 
-use crate::auth::LoginError;
 use crate::error::{Code, Error};
 use crate::sys;
 use std::net::{Shutdown, TcpStream};
@@ -21,7 +20,7 @@ use std::time::{Duration, Instant};
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// What a step leaves libssh2 for its own time-out, which words it better.
 const GRACE: Duration = Duration::from_millis(500);
-/// What a gateway may send until somebody is logged in: a banner of a megabyte is
+/// What a gateway may send meanwhile: a banner of a megabyte is
 /// legal, and nobody needs more than a few of them.
 const MAX_BYTES: u64 = 16 << 20;
 /// By how much an attempt may make this process grow.
@@ -68,7 +67,7 @@ impl Attempt {
             let seconds = step.limit.as_secs_f64().ceil();
             Some(format!("the {} timed out after {seconds} s", step.name))
         } else if received > MAX_BYTES {
-            Some(format!("{} MB came before the login was done", received >> 20))
+            Some(format!("{} MB came during the {}", received >> 20, step.name))
         } else if growth > MAX_GROWTH {
             let name = step.name;
             Some(format!("the {name} took {} MB of memory", growth >> 20))
@@ -91,11 +90,11 @@ impl Attempt {
 ///
 /// # Errors
 /// The attempt's own; that of a limit.
-pub fn run<T: Send>(
+pub fn run<T: Send, E: From<Error> + Send>(
     attended: bool,
     failed: impl Fn(String) -> Error,
-    attempt: impl FnOnce(&Attempt) -> Result<T, LoginError> + Send,
-) -> Result<T, LoginError> {
+    attempt: impl FnOnce(&Attempt) -> Result<T, E> + Send,
+) -> Result<T, E> {
     let no_thread = |e: std::io::Error| {
         Error::new(Code::System, format!("cannot start a thread: {}", crate::error::cause(&e)))
     };
@@ -117,7 +116,7 @@ pub fn run<T: Send>(
             }
             attempt(&shared)
         };
-        let named = thread::Builder::new().name("login".into());
+        let named = thread::Builder::new().name("attempt".into());
         let thread = named.spawn_scoped(scope, begin).map_err(no_thread)?;
         let mut over = None;
         while !sys::poll_readable(&done, LOOK_INTERVAL).unwrap_or(true) {
@@ -130,7 +129,7 @@ pub fn run<T: Send>(
         match (thread.join(), over) {
             (Ok(_), Some(why)) => Err(failed(why).into()),
             (Ok(result), None) => result,
-            (Err(_), _) => Err(Error::new(Code::Internal, "the login's thread died").into()),
+            (Err(_), _) => Err(Error::new(Code::Internal, "the attempt's thread died").into()),
         }
     });
     if attended {

@@ -1,0 +1,409 @@
+//! Its promises hold against a gateway that floods, dawdles or falls silent: at the
+//! start, under a running tunnel, and while it reconnects.
+
+use crate::rig::gateway::keygen;
+use crate::rig::hostile::{Behaviour, Front, RAW, Script};
+use crate::rig::job::over_ssh;
+use crate::rig::traffic::connect;
+use crate::rig::{
+    Gateway, Job, LIMIT, LicenseServer, Promise, Running, Service, Tunnel, eventually, long,
+    process, skip, wait_until,
+};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+/// What any of it may take, in kB.
+const MEMORY: usize = 64 << 10;
+const LIMITS: [&str; 6] = ["--tries", "1", "--timeout", "3", "--deadline", "6"];
+/// The deadline, and a second.
+const START: Promise = Promise::seconds(7);
+/// A turn of the loop, and the way back.
+const RECOVERY: Promise = Promise::seconds(15);
+/// Four steps of three seconds, and the wait before.
+const ATTEMPT: Promise = Promise::seconds(13);
+/// How long to wait for a flood to do harm.
+const BITES: Duration = Duration::from_secs(4);
+/// After TERM or the job's end, with the gateway at its worst.
+const END: Promise = Promise::seconds(3);
+
+/// A good gateway, and a bad one beside it with the same key.
+struct Place {
+    gateway: Gateway,
+    server: LicenseServer,
+    script: Script,
+}
+
+impl Place {
+    fn new() -> Result<Place, String> {
+        let gateway = Gateway::start();
+        let script = Script::start(&gateway)?;
+        Ok(Place { gateway, server: LicenseServer::start(Service::Echo), script })
+    }
+
+    fn good(&self) -> Behaviour {
+        Behaviour::Good(self.gateway.port())
+    }
+
+    fn tunnel(&self, front: &Front, options: &[&str]) -> Tunnel {
+        Tunnel::of(Job::new(), |job| {
+            let mut command = job.licfwd(&self.gateway);
+            command.args(front.options()).args(options).args(["gw", &self.target()]);
+            // Ten refusals would be the end: more than there is time for.
+            command.env("LICFWD_TEST_REFUSAL_MS", "3000");
+            command
+        })
+    }
+
+    /// One that ends with a process of its job, and both.
+    fn watching_tunnel(&self, front: &Front) -> (Job, u32, Running) {
+        let job = Job::new();
+        let watched = job.spawn(job.command("sleep").arg("600"));
+        let mut command = job.licfwd(&self.gateway);
+        command.args(front.options()).args(["--watch", &watched.pid().to_string()]);
+        job.run(command.args(["gw", &self.target()])).port("MLM_LICENSE_FILE");
+        let daemon = job.daemon();
+        (job, daemon, watched)
+    }
+
+    fn target(&self) -> String {
+        format!("127.0.0.1:{}", self.server.port())
+    }
+}
+
+/// A start that is going to fail.
+struct Start {
+    what: String,
+    running: Running,
+    begin: Instant,
+    peak: usize,
+    took: Option<Duration>,
+    // Last: their processes end with them.
+    _front: Front,
+    job: Job,
+}
+
+impl Start {
+    fn new(gateway: &Gateway, what: &str, behaviour: Behaviour, options: &[&str]) -> Start {
+        let (job, front) = (Job::new(), Front::start(behaviour));
+        let mut command = job.licfwd(gateway);
+        command.args(front.options()).args(options).args(["--no-watch", "gw", "127.0.0.1:1"]);
+        let running = job.spawn(&mut command);
+        let (what, begin) = (what.to_owned(), Instant::now());
+        Start { what, running, begin, peak: 0, took: None, _front: front, job }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        if self.took.is_none() {
+            self.peak = self.peak.max(process::peak_kb(self.running.pid()));
+            self.took = self.running.has_ended().then(|| self.begin.elapsed());
+        }
+        self.took.is_some()
+    }
+}
+
+/// Waits for all of them; each must keep to time and memory, and end with its code.
+fn all_fail(mut starts: Vec<Start>, promise: &Promise, codes: &[i32]) {
+    wait_until("all have ended", promise.room(), || {
+        starts.iter_mut().map(Start::has_ended).filter(|ended| !ended).count() == 0
+    });
+    for start in starts {
+        let took = start.took.expect("it has ended");
+        let outcome = start.running.wait(LIMIT);
+        let last = outcome.stderr.lines().last().unwrap_or_default();
+        let what = format!("{} [{}; {} MB; {last}]", start.what, outcome.code, start.peak >> 10);
+        promise.kept(&what, took);
+        assert!(codes.contains(&outcome.code), "{what}: {outcome:?}");
+        assert_eq!(outcome.stdout, format!("(exit {})\n", outcome.code), "{what}");
+        assert!(start.peak < MEMORY, "{what}: {} kB", start.peak);
+        start.job.wait_until_empty();
+    }
+}
+
+/// Goal: before there are keys: within the limits, in little memory, and 75, whatever
+/// the gateway sends or does not. With `--long` all that we can think of.
+#[test]
+fn at_the_start_before_the_keys() {
+    let gateway = Gateway::start();
+    let kinds = if long() { &RAW[..] } else { &RAW[..7] };
+    for kinds in kinds.chunks(8) {
+        let start = |what: &&'static str| Start::new(&gateway, what, Behaviour::Raw(what), &LIMITS);
+        // What is no SSH at all may pass for one with nothing in common.
+        let codes = if kinds[0] == RAW[0] { &[75][..] } else { &[75, 78] };
+        all_fail(kinds.iter().map(start).collect(), &START, codes);
+    }
+}
+
+/// Goal: the same with what comes behind the keys, during and after the login.
+#[test]
+fn at_the_start_behind_the_keys() {
+    let place = match Place::new() {
+        Ok(place) => place,
+        Err(why) => skip!("{why}"),
+    };
+    let mut cases = vec![("auth", "banner"), ("auth", "silence"), ("open", "global")];
+    cases.extend([("open", "unknown"), ("open", "silence")]);
+    if long() {
+        let auth = ["unknown", "ignore", "debug", "failure", "info-request", "service-accept"];
+        cases.extend(auth.map(|what| ("auth", what)));
+        let both = ["half-packet", "drip", "garbage", "drip-ignore", "rekey", "kexinit", "newkeys"];
+        cases.extend(both.iter().flat_map(|what| [("auth", *what), ("open", *what)]));
+        cases.extend(RUNNING.iter().map(|what| ("open", *what)));
+    }
+    for cases in cases.chunks(6) {
+        let start = |(when, what): &(&str, &str)| {
+            let behaviour = place.script.behaviour(when, what);
+            Start::new(&place.gateway, &format!("{when} {what}"), behaviour, &LIMITS)
+        };
+        all_fail(cases.iter().map(start).collect(), &START, &[75, 69]);
+    }
+}
+
+/// What a gateway can send to a tunnel that runs. Those of the issue come first.
+const RUNNING: [&str; 38] = [
+    "unknown",
+    "global",
+    "ignore",
+    "global-reply",
+    "debug",
+    "unimplemented",
+    "banner",
+    "success",
+    "failure",
+    "info-request",
+    "service-accept",
+    "kexinit",
+    "newkeys",
+    "request-success",
+    "request-failure",
+    "open",
+    "open-x11",
+    "open-agent",
+    "confirmation",
+    "open-failure",
+    "window",
+    "window-live",
+    "data",
+    "data-live",
+    "extended-live",
+    "eof",
+    "close",
+    "request",
+    "request-live",
+    "channel-success",
+    "channel-failure",
+    "empty",
+    "silence",
+    "half-packet",
+    "drip",
+    "garbage",
+    "drip-ignore",
+    "rekey",
+];
+
+/// Goal: under a running tunnel: little memory, and clients are served again as soon
+/// as the gateway is good.
+#[test]
+fn under_a_running_tunnel() {
+    let kinds = if long() { &RUNNING[..] } else { &RUNNING[..2] };
+    for what in kinds {
+        let place = match Place::new() {
+            Ok(place) => place,
+            Err(why) => skip!("{why}"),
+        };
+        let front = Front::start(place.script.behaviour("running", what));
+        let quick = ["-o", "ServerAliveInterval=3", "-o", "ServerAliveCountMax=2"];
+        let tunnel = place.tunnel(&front, &quick);
+        let port = tunnel.port();
+        let mut client = connect(port).expect("connect");
+        echo(&mut client).expect("an echo");
+        front.set(place.good());
+        place.script.go();
+        wait_until("it begins", LIMIT, || place.script.said("begins: ") > 0);
+        let begin = Instant::now();
+        // Most are cut off. What libssh2 takes in its stride goes on meanwhile.
+        eventually(BITES, || tunnel.logged("lost the gateway") > 0);
+        let served = || is_served(port);
+        wait_until(&format!("{what}: clients are served"), RECOVERY.room(), served);
+        let took = begin.elapsed();
+        let peak = process::peak_kb(tunnel.pid());
+        let log = tunnel.log();
+        let lost = log.lines().find(|line| line.contains("lost the gateway")).unwrap_or_default();
+        RECOVERY.kept(&format!("{what} [{} MB; {lost}]", peak >> 10), took);
+        assert!(peak < MEMORY, "{what}: {peak} kB");
+        drop(client);
+        ends_at_once(&tunnel, what);
+    }
+}
+
+/// Goal: TERM and the job's end are obeyed while the gateway floods with what
+/// libssh2 throws away, so that no memory tells of it.
+#[test]
+fn term_and_the_jobs_end_under_a_flood() {
+    let place = match Place::new() {
+        Ok(place) => place,
+        Err(why) => skip!("{why}"),
+    };
+    let front = Front::start(place.script.behaviour("running", "ignore"));
+    let (told, watching) = (place.tunnel(&front, &[]), place.watching_tunnel(&front));
+    place.script.go();
+    wait_until("both flood", LIMIT, || place.script.said("begins: ") == 2);
+    ends_at_once(&told, "TERM");
+    let (job, daemon, watched) = watching;
+    process::signal("KILL", &[watched.pid()]);
+    END.wait_until("the job's end: it ends", || !process::alive(daemon));
+    job.wait_until_empty();
+}
+
+/// Goal: an attempt to get back that hangs, floods or is told nonsense is one that has
+/// failed, and not the last: as soon as the gateway is good, clients are served again.
+#[test]
+fn while_it_reconnects() {
+    let place = match Place::new() {
+        Ok(place) => place,
+        Err(why) => skip!("{why}"),
+    };
+    let raw = if long() { &RAW[..] } else { &["lines", "unknown"] };
+    let mut cases: Vec<Behaviour> = raw.iter().map(|what| Behaviour::Raw(what)).collect();
+    let auth = if long() { &AUTH[..] } else { &["banner", "methods"] };
+    cases.extend(auth.iter().map(|what| place.script.behaviour("auth", what)));
+    for cases in cases.chunks(6) {
+        let start = |behaviour: &Behaviour| {
+            let front = Front::start(place.good());
+            let tunnel = place.tunnel(&front, &["--timeout", "3"]);
+            front.set(behaviour.clone());
+            front.cut();
+            (format!("{behaviour:?}"), front, tunnel, Instant::now())
+        };
+        let tunnels: Vec<_> = cases.iter().map(start).collect();
+        let mut failed = vec![None; tunnels.len()];
+        wait_until("an attempt of each fails", ATTEMPT.room(), || {
+            for ((_, _, tunnel, begin), failed) in tunnels.iter().zip(&mut failed) {
+                let now = failed.is_none() && tunnel.logged("reconnecting failed") > 0;
+                *failed = failed.or(now.then(|| begin.elapsed()));
+            }
+            failed.iter().all(Option::is_some)
+        });
+        for ((what, front, tunnel, _), failed) in tunnels.iter().zip(failed) {
+            ATTEMPT.kept(&format!("{what}: an attempt failed"), failed.unwrap_or_default());
+            front.set(place.good());
+            let port = tunnel.port();
+            RECOVERY.wait_until(&format!("{what}: clients are served"), || is_served(port));
+            let peak = process::peak_kb(tunnel.pid());
+            let log = tunnel.log();
+            let why = log.lines().find(|line| line.contains("reconnecting failed"));
+            eprintln!("{what}: {} MB; {}", peak >> 10, why.unwrap_or_default());
+            assert!(peak < MEMORY, "{what}: {peak} kB");
+        }
+        // And while an attempt is under way.
+        for (what, front, tunnel, _) in &tunnels {
+            front.set(Behaviour::Raw("lines"));
+            let before = front.connections();
+            front.cut();
+            wait_until("another attempt", LIMIT, || front.connections() > before);
+            ends_at_once(tunnel, what);
+        }
+    }
+}
+
+/// What can be said during the login.
+const AUTH: [&str; 15] = [
+    "banner",
+    "methods",
+    "silence",
+    "unknown",
+    "ignore",
+    "debug",
+    "failure",
+    "info-request",
+    "service-accept",
+    "half-packet",
+    "drip",
+    "garbage",
+    "drip-ignore",
+    "rekey",
+    "kexinit",
+];
+
+/// Goal: eight keys, each answered within the limit of a step: the deadline holds for
+/// all of them together.
+#[test]
+fn a_gateway_that_takes_its_time_with_each_key() {
+    let place = match Place::new() {
+        Ok(place) => place,
+        Err(why) => skip!("{why}"),
+    };
+    let keys: Vec<String> = (0..8)
+        .map(|number| {
+            let key = place.gateway.client().file(&format!("key{number}"));
+            keygen(&key, &["-t", "ed25519"]);
+            format!("-i{}", key.display())
+        })
+        .collect();
+    let mut options = vec!["--timeout", "3", "--deadline", "8"];
+    options.extend(keys.iter().map(String::as_str));
+    let behaviour = place.script.behaviour("never", "slow-keys");
+    let start = Start::new(&place.gateway, "slow keys", behaviour, &options);
+    all_fail(vec![start], &Promise::seconds(9), &[75]);
+}
+
+/// Goal: a list of methods that is no text is a login that is refused.
+#[test]
+fn a_list_of_methods_that_is_no_text() {
+    let place = match Place::new() {
+        Ok(place) => place,
+        Err(why) => skip!("{why}"),
+    };
+    let behaviour = place.script.behaviour("never", "methods");
+    let start = Start::new(&place.gateway, "methods", behaviour, &LIMITS);
+    all_fail(vec![start], &START, &[77]);
+}
+
+/// Goal: an idle tunnel asks a gateway that grants what no server knows, or says one
+/// thing more after each answer, no more than about once a second.
+#[test]
+fn no_storm_of_questions() {
+    if over_ssh() {
+        // ssh asks by itself.
+        return;
+    }
+    let kinds = ["grants", "grants-one-more", "one-more"];
+    let tunnels = kinds.map(|what| {
+        let place = Place::new()?;
+        let front = Front::start(place.script.behaviour("never", what));
+        let quick = ["-o", "ServerAliveInterval=3"];
+        let tunnel = place.tunnel(&front, &quick);
+        Ok::<_, String>((what, place, front, tunnel, Instant::now()))
+    });
+    for place in tunnels {
+        let (what, place, _front, tunnel, begin) = match place {
+            Ok(all) => all,
+            Err(why) => skip!("{why}"),
+        };
+        wait_until("ten seconds", LIMIT, || begin.elapsed() > Duration::from_secs(10));
+        let (asked, ticks) = (place.script.said("question"), tunnel.processor_ticks());
+        let took = begin.elapsed();
+        eprintln!("{what}: {asked} questions in {took:.1?}, {ticks} ticks");
+        assert!(asked as u64 <= 3 * took.as_secs(), "{what}: {asked} questions");
+        assert!(ticks < 100, "{what}: {ticks} ticks");
+    }
+}
+
+#[track_caller]
+fn ends_at_once(tunnel: &Tunnel, what: &str) {
+    process::signal("TERM", &[tunnel.pid()]);
+    END.wait_until(&format!("{what}: it ends"), || !process::alive(tunnel.pid()));
+}
+
+fn is_served(port: u16) -> bool {
+    let client = connect(port);
+    client.is_ok_and(|mut client| {
+        let limit = client.set_read_timeout(Some(Duration::from_secs(3)));
+        limit.and_then(|()| echo(&mut client)).is_ok()
+    })
+}
+
+fn echo(client: &mut TcpStream) -> io::Result<()> {
+    client.write_all(b"x")?;
+    client.read_exact(&mut [0])
+}
