@@ -127,10 +127,9 @@ fn ask_on_tty(tty: &mut File, prompt: &str, echo: bool) -> Option<String> {
 
 fn converse(tty: &mut File, prompt: &str, echo: bool) -> Option<Typed> {
     // A signal must not leave the terminal silent: it waits until the end.
-    sys::hold_signals(true);
+    let _held = sys::hold_signals();
     let typed = converse_raw(tty, prompt, echo);
     let _ = tty.write_all(b"\n");
-    sys::hold_signals(false);
     typed
 }
 

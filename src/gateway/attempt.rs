@@ -85,13 +85,12 @@ impl Attempt {
 }
 
 /// Runs `attempt`, and cuts it off when a limit is over; `failed` words that.
-/// Signals reach the attempt's thread alone while a person may be asked there: a
-/// terminal must not stay silent.
+/// Signals reach the attempt's thread alone: only that knows when they have to wait,
+/// because a terminal is silent or a helper is being started.
 ///
 /// # Errors
 /// The attempt's own; that of a limit.
 pub fn run<T: Send, E: From<Error> + Send>(
-    attended: bool,
     failed: impl Fn(String) -> Error,
     attempt: impl FnOnce(&Attempt) -> Result<T, E> + Send,
 ) -> Result<T, E> {
@@ -104,16 +103,12 @@ pub fn run<T: Send, E: From<Error> + Send>(
         sockets: Mutex::new(Vec::new()),
         step: Mutex::new(Step { name: "connection", limit: Duration::MAX, begin: Instant::now() }),
     };
-    if attended {
-        sys::hold_signals(true);
-    }
-    let result = thread::scope(|scope| {
+    let held = sys::hold_signals();
+    thread::scope(|scope| {
         let begin = || {
             // Closed when the thread ends, in whatever way.
             let _end = end;
-            if attended {
-                sys::hold_signals(false);
-            }
+            held.let_through_here();
             attempt(&shared)
         };
         let named = thread::Builder::new().name("attempt".into());
@@ -131,11 +126,7 @@ pub fn run<T: Send, E: From<Error> + Send>(
             (Ok(result), None) => result,
             (Err(_), _) => Err(Error::new(Code::Internal, "the attempt's thread died").into()),
         }
-    });
-    if attended {
-        sys::hold_signals(false);
-    }
-    result
+    })
 }
 
 /// A panic leaves what is in it as good as it was.

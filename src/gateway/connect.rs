@@ -300,8 +300,11 @@ fn start_helper(mut command: Command, log: &Log) -> Result<GatewaySocket> {
         .stdin(OwnedFd::from(theirs.try_clone().map_err(refuse)?))
         .stdout(OwnedFd::from(theirs))
         .stderr(theirs_too.map_or_else(Stdio::null, Stdio::from));
+    // A signal in between would leave it behind.
+    let held = sys::hold_signals();
     let child = sys::detached(&mut command).spawn().map_err(refuse)?;
     sys::end_with_us(Some(child.id()));
+    drop(held);
     log.step(format_args!("proxy started: process {}", child.id()));
     Ok(GatewaySocket { fd: Arc::new(ours.into()), helper: Some(Helper(child)), stderr })
 }

@@ -30,7 +30,7 @@ pub enum Answer {
 pub fn probe(session: &mut dyn Session, to: &Destination, limit: Duration) -> Answer {
     let deadline = Instant::now() + limit;
     let failed = |why| Error::new(Code::GatewayDown, why);
-    let answer = attempt::run(false, failed, |attempt| {
+    let answer = attempt::run(failed, |attempt| {
         attempt.step("question", limit);
         let asked = attempt.uses(session.socket()).and_then(|()| ask(session, to, deadline));
         Ok(asked.unwrap_or_else(|e| match e.kind() {

@@ -174,7 +174,7 @@ fn announce_and_serve(
         log.event(format_args!("ended: {why}"));
     };
     // From here on a signal must not end one side without the other.
-    sys::hold_signals(true);
+    std::mem::forget(sys::hold_signals());
     if background {
         log.detail("going to the background");
         return daemon::detach(build, announce, serve);

@@ -30,7 +30,6 @@ const SIGTSTP: i32 = 20;
 const SIG_DFL: usize = 0;
 const SIG_IGN: usize = 1;
 const SIG_BLOCK: c_int = 0;
-const SIG_UNBLOCK: c_int = 1;
 const SIG_SETMASK: c_int = 2;
 
 /// `sigset_t`: 1024 bits in both C libraries.
@@ -46,7 +45,7 @@ pub fn reset_signals() -> Vec<i32> {
     // or cannot be caught are refused with EINVAL.
     let ignored = others.filter(|number| unsafe { signal(*number, SIG_DFL) } == SIG_IGN);
     let ignored = ignored.collect();
-    mask(SIG_SETMASK, &[]);
+    mask(SIG_SETMASK, &set_of([]));
     ignored
 }
 
@@ -61,9 +60,27 @@ pub(super) fn deadly() -> impl Iterator<Item = c_int> {
     early.into_iter().chain(late)
 }
 
-/// Blocks those (`true`) or lets them through again.
-pub fn hold_signals(hold: bool) {
-    mask(if hold { SIG_BLOCK } else { SIG_UNBLOCK }, &deadly().collect::<Vec<_>>());
+/// Keeps [`deadly`]'s signals from this thread, and from those that it starts, until
+/// what is returned is dropped; then whatever was held before is held again.
+#[must_use]
+pub fn hold_signals() -> HeldSignals {
+    HeldSignals(mask(SIG_BLOCK, &set_of(deadly())))
+}
+
+/// Signals that wait; what was held before.
+pub struct HeldSignals(SigSet);
+
+impl HeldSignals {
+    /// In the calling thread it is as it was before. The signals go to that one then.
+    pub fn let_through_here(&self) {
+        mask(SIG_SETMASK, &self.0);
+    }
+}
+
+impl Drop for HeldSignals {
+    fn drop(&mut self) {
+        self.let_through_here();
+    }
 }
 
 /// Ignores what schedulers send to every process of a job; programs started
@@ -76,7 +93,8 @@ pub fn ignore_signals() {
 /// `wanted` through the returned descriptor instead of a handler.
 pub fn serve_signals(wanted: &[i32]) -> io::Result<SignalFd> {
     ignore_all_but(wanted);
-    let set = mask(SIG_SETMASK, wanted);
+    let set = set_of(wanted.iter().copied());
+    mask(SIG_SETMASK, &set);
     // SAFETY: the set outlives the call.
     let fd = unsafe { signalfd(-1, &set, CLOEXEC | NONBLOCK) };
     Ok(SignalFd(File::from(own(fd)?)))
@@ -93,14 +111,19 @@ fn ignore_all_but(wanted: &[i32]) {
     }
 }
 
-/// Changes which signals are blocked, and returns the set of `numbers`.
-fn mask(how: c_int, numbers: &[c_int]) -> SigSet {
+/// Changes which signals this thread holds, and returns which it held before.
+fn mask(how: c_int, set: &SigSet) -> SigSet {
+    let mut before = SigSet([0; 16]);
+    // SAFETY: both sets outlive the call.
+    unsafe { sigprocmask(how, set, &raw mut before) };
+    before
+}
+
+fn set_of(numbers: impl IntoIterator<Item = c_int>) -> SigSet {
     let mut set = SigSet([0; 16]);
     for number in numbers {
         set.0[0] |= 1 << (number - 1);
     }
-    // SAFETY: the set outlives the call.
-    unsafe { sigprocmask(how, &set, std::ptr::null_mut()) };
     set
 }
 

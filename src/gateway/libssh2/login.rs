@@ -28,11 +28,8 @@ pub fn open(
     limits: Limits,
     log: &Log,
 ) -> std::result::Result<Libssh2Session, LoginError> {
-    let attended = prompter.is_some();
     let failed = |why| gateway_down(gateway, why);
-    attempt::run(attended, failed, |attempt| {
-        log_in(attempt, gateway, credentials, prompter, limits, log)
-    })
+    attempt::run(failed, |attempt| log_in(attempt, gateway, credentials, prompter, limits, log))
 }
 
 fn log_in(
