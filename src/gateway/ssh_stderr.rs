@@ -29,6 +29,12 @@ pub fn final_code(words: &str) -> Option<Code> {
     }
 }
 
+/// Whether a known_hosts file says that the gateway's key is not the right one: it is
+/// not just in none of them.
+pub fn host_key_is_bad(words: &str) -> bool {
+    words.contains("HAS CHANGED!") || words.to_lowercase().contains("revoked")
+}
+
 /// Whether the gateway, and no hop before it, closed the connection after the
 /// key exchange had begun. sshd sheds load before that: there ssh names the
 /// exchange of identifications.
