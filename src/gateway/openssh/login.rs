@@ -8,14 +8,14 @@ use super::output::Output;
 use super::session::OpensshSession;
 use crate::auth::{AcceptedKeys, KeyFile, read_files};
 use crate::config::{Gateway, Strict, gateway_down};
-use crate::error::{Code, Context, Error, Result};
+use crate::error::{Code, Context, Error, Result, cause};
 use crate::gateway::ssh_stderr::{closed_during_login, final_code, host_key_is_bad, summary};
 use crate::log::Log;
 use crate::retry::Limits;
-use crate::sys::Helper;
+use crate::sys::{Helper, errno};
 use crate::target::Destination;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,14 +77,22 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Openss
     call.accepted.seen(&key_files);
     log.step(format_args!("gateway {}: ssh has logged in", gateway.name));
     // Before anything else that ssh opens.
-    let sentinel = Sentinel::over(&dir.socket()).context(Code::GatewayDown, what)?;
+    let sentinel = Sentinel::over(&dir.socket()).map_err(|e| no_socket(&e, &what()))?;
     for (n, to) in call.forwards.iter().enumerate() {
         let listen = dir.file(&n.to_string());
         mux::forward(&dir.socket(), &listen, to, limits.next_step())
-            .context(Code::GatewayDown, || format!("{} -L for {to}", what()))?;
+            .map_err(|e| no_socket(&e, &format!("{} -L for {to}", what())))?;
     }
     let forwards = call.forwards.to_owned();
     Ok(OpensshSession::new(output, forwards, sentinel, keeper, dir, log))
+}
+
+/// An ssh that has ended, or says nothing, is worth another try; not so one that
+/// answers that it cannot listen, and not so where this process lacks something.
+fn no_socket(e: &io::Error, what: &str) -> Error {
+    let here = e.kind() == ErrorKind::Other || errno::out_of_something(e);
+    let code = if here { Code::System } else { Code::GatewayDown };
+    Error::new(code, format!("{what}: {}", cause(e)))
 }
 
 /// Whether ssh is logged in before `limit` is over.
