@@ -1,9 +1,19 @@
-//! Over ssh, where processes, space or programs are missing.
+//! Over ssh, where processes, space, programs or descriptors are missing.
 
+use std::io::{Read, Write};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
+use crate::rig::crowd::all_at_once;
 use crate::rig::other_user::hand_over;
-use crate::rig::{Overlay, Site, free_port, process, skip};
+use crate::rig::traffic::connect;
+use crate::rig::{
+    FLOOD, Gateway, Job, LIMIT, LicenseServer, Overlay, Service, Site, Tunnel, eventually_every,
+    free_port, process, skip, wait_until,
+};
 
 /// Goal: where no thread or process is to be had, that is said, once.
 #[test]
@@ -75,4 +85,54 @@ fn a_proxy_that_does_not_exist() {
             }
         }
     }
+}
+
+/// Goal: ssh needs three descriptors for each client, and licfwd two; who finds none
+/// left waits for a turn, and nobody is turned away.
+#[test]
+fn few_descriptors_are_taken_in_turns() {
+    take_turns(256, 200, 60);
+    // More clients than either has descriptors.
+    take_turns(48, 150, 6);
+}
+
+/// Serves `clients`, at least `at_once` of them at the same time, where nobody may
+/// have more descriptors than `limit`.
+fn take_turns(limit: u32, clients: usize, at_once: usize) {
+    const LOOK: Duration = Duration::from_millis(200);
+    let (gateway, server) = (Gateway::start(), LicenseServer::start(Service::Echo));
+    let target = format!("127.0.0.1:{}", server.port());
+    let tunnel = Tunnel::of(Job::new(), |job| {
+        let licfwd = job.licfwd(&gateway);
+        let mut command = job.command("sh");
+        command.args(["-c", &format!("ulimit -n {limit} && exec \"$@\""), "sh"]);
+        command.arg(licfwd.get_program()).args(licfwd.get_args());
+        command.args(["--via", "ssh", "gw", &target]);
+        command
+    });
+    let port = tunnel.port();
+    let may_go = Arc::new(AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // No more get in than those who sit there.
+            let mut before = 0;
+            let full = eventually_every(LOOK, LIMIT, || {
+                let now = server.clients();
+                now >= at_once && now == std::mem::replace(&mut before, now)
+            });
+            may_go.store(true, Ordering::SeqCst);
+            eprintln!("{before} of {clients} clients at once, of {limit} descriptors");
+            assert!(full && before < clients, "{before} clients at once");
+        });
+        let may_go = may_go.clone();
+        all_at_once(clients, FLOOD, move |_| {
+            let mut client = connect(port)?;
+            client.write_all(b"x")?;
+            client.read_exact(&mut [0])?;
+            wait_until("all seats are taken", 2 * LIMIT, || may_go.load(Ordering::SeqCst));
+            client.write_all(b"x")?;
+            client.read_exact(&mut [0])
+        });
+    });
+    assert_eq!(server.served(), clients + 1, "and licfwd's own question");
 }
