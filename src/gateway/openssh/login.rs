@@ -77,11 +77,12 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Openss
     call.accepted.seen(&key_files);
     log.step(format_args!("gateway {}: ssh has logged in", gateway.name));
     // Before anything else that ssh opens.
-    let sentinel = Sentinel::over(&dir.socket()).map_err(|e| no_socket(&e, &what()))?;
+    let sentinel =
+        Sentinel::over(&dir.socket()).map_err(|e| no_socket(&e, &mut output, &what()))?;
     for (n, to) in call.forwards.iter().enumerate() {
         let listen = dir.file(&n.to_string());
         mux::forward(&dir.socket(), &listen, to, limits.next_step())
-            .map_err(|e| no_socket(&e, &format!("{} -L for {to}", what())))?;
+            .map_err(|e| no_socket(&e, &mut output, &format!("{} -L for {to}", what())))?;
     }
     let forwards = call.forwards.to_owned();
     Ok(OpensshSession::new(output, forwards, sentinel, keeper, dir, log))
@@ -89,10 +90,13 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Openss
 
 /// An ssh that has ended, or says nothing, is worth another try; not so one that
 /// answers that it cannot listen, and not so where this process lacks something.
-fn no_socket(e: &io::Error, what: &str) -> Error {
+fn no_socket(e: &io::Error, output: &mut Output, what: &str) -> Error {
     let here = e.kind() == ErrorKind::Other || errno::out_of_something(e);
     let code = if here { Code::System } else { Code::GatewayDown };
-    Error::new(code, format!("{what}: {}", cause(e)))
+    // It has said why on its stderr, if at all.
+    let _ = output.read();
+    let why = [cause(e), summary(&output.text)].join("; ");
+    Error::new(code, format!("{what}: {}", why.trim_end_matches("; ")))
 }
 
 /// Whether ssh is logged in before `limit` is over.
