@@ -32,6 +32,7 @@ mod readme;
 mod reconnect;
 mod relay;
 mod rig_works;
+mod scarce;
 mod shells;
 mod silence;
 mod slurm;

@@ -5,8 +5,6 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -15,8 +13,8 @@ use crate::rig::gateway::keygen;
 use crate::rig::sockets;
 use crate::rig::traffic::{connect, uninterrupted};
 use crate::rig::{
-    FLOOD, Gateway, Job, LIMIT, LicenseServer, Scratch, Service, Site, Tunnel, eventually_every,
-    free_port, process, wait_until,
+    FLOOD, Gateway, Job, LIMIT, LicenseServer, Scratch, Service, Site, Tunnel, free_port, process,
+    wait_until,
 };
 
 /// A tunnel over ssh, with an echo at its end.
@@ -170,48 +168,6 @@ fn a_crowd_is_served() {
         assert_eq!(answer, word);
         Ok(())
     });
-}
-
-/// Goal: ssh needs three descriptors for each client; who finds none left waits
-/// for a turn, and nobody is turned away.
-#[test]
-fn few_descriptors_are_taken_in_turns() {
-    const CLIENTS: usize = 200;
-    const LOOK: Duration = Duration::from_millis(200);
-    let (gateway, server) = (Gateway::start(), LicenseServer::start(Service::Echo));
-    let target = format!("127.0.0.1:{}", server.port());
-    let tunnel = Tunnel::of(Job::new(), |job| {
-        let licfwd = job.licfwd(&gateway);
-        let mut command = job.command("sh");
-        command.args(["-c", "ulimit -n 256 && exec \"$@\"", "sh"]);
-        command.arg(licfwd.get_program()).args(licfwd.get_args());
-        command.args(["--via", "ssh", "gw", &target]);
-        command
-    });
-    let port = tunnel.port();
-    let may_go = Arc::new(AtomicBool::new(false));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            // No more get in than those who sit there.
-            let mut before = 0;
-            let full = eventually_every(LOOK, LIMIT, || {
-                let now = server.clients();
-                now > 0 && now == std::mem::replace(&mut before, now)
-            });
-            may_go.store(true, Ordering::SeqCst);
-            assert!(full && before < CLIENTS, "{before} clients at once");
-        });
-        let may_go = may_go.clone();
-        all_at_once(CLIENTS, FLOOD, move |_| {
-            let mut client = connect(port)?;
-            client.write_all(b"x")?;
-            client.read_exact(&mut [0])?;
-            wait_until("all seats are taken", 2 * LIMIT, || may_go.load(Ordering::SeqCst));
-            client.write_all(b"x")?;
-            client.read_exact(&mut [0])
-        });
-    });
-    assert_eq!(server.served(), CLIENTS + 1, "and licfwd's own question");
 }
 
 /// Goal: what the user's configuration wants from an ssh of their own does not

@@ -71,13 +71,13 @@ fn tunnel_comes_back_when_the_proxy_is_killed() {
 #[test]
 fn broken_proxy_is_quoted() {
     let site = Site::new();
-    for (command, words) in [
-        ("sh -c 'echo no route to the moon >&2; exit 1'", "no route to the moon"),
-        ("nc 127.0.0.1 1; echo this never runs", "127.0.0.1"),
-        ("no-such-proxy-program", "no-such-proxy-program"),
+    for (command, code, words) in [
+        ("sh -c 'echo no route to the moon >&2; exit 1'", 75, "no route to the moon"),
+        ("nc 127.0.0.1 1; echo this never runs", 75, "127.0.0.1"),
+        ("no-such-proxy-program", 78, "no-such-proxy-program"),
     ] {
         let outcome = site.run(&[&through(command), "--tries", "1"]);
-        assert_eq!(outcome.code, 75, "{outcome:?}");
+        assert_eq!(outcome.code, code, "{outcome:?}");
         assert!(outcome.stderr.contains(words), "no {words:?}: {outcome:?}");
         site.job.wait_until_empty();
     }

@@ -1,11 +1,13 @@
 //! A gateway that comes and goes: the ports stay, the clients are told, nothing is left over.
 
 use crate::rig::crowd::{all_at_once, alone};
+use crate::rig::job::over_ssh;
 use crate::rig::traffic::uninterrupted;
 use crate::rig::{
     Gateway, Job, LIMIT, LicenseServer, Promise, Service, Tunnel, eventually, long, process, skip,
     wait_until,
 };
+use std::fs;
 use std::io::{self, Error, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
@@ -113,6 +115,34 @@ fn a_changed_host_key_is_final() {
     tunnel.wait_for_log("giving up on the gateway", 1);
     assert_given_up(&tunnel);
     assert_eq!(logins(&gateway) - before, 1, "{}", gateway.log());
+}
+
+/// Goal: known_hosts can be away for a while, as where a ticket has expired or a file
+/// system is being mounted. Then the key that was accepted stays accepted (ssh keeps
+/// none, and comes back with the file); another one is waited out, and is final when
+/// the file is back.
+#[test]
+fn known_hosts_may_be_away_for_a_while() {
+    let mut gateway = Gateway::start();
+    let server = LicenseServer::start(Service::Echo);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    let (file, away) = (gateway.known_hosts(), gateway.client().file("away"));
+    fs::rename(&file, &away).expect("rename");
+    gateway.restart();
+    if over_ssh() {
+        tunnel.wait_for_log("reconnecting failed", 1);
+        fs::rename(&away, &file).expect("rename");
+    }
+    tunnel.wait_for_log("reconnected to the gateway", 1);
+    if over_ssh() {
+        fs::rename(&file, &away).expect("rename");
+    }
+    gateway.change_host_key();
+    gateway.restart();
+    tunnel.wait_for_log("cannot be read now", 1);
+    assert_eq!(tunnel.logged("giving up"), 0);
+    fs::rename(&away, &file).expect("rename");
+    tunnel.wait_for_log("giving up on the gateway", 1);
 }
 
 /// A tunnel that has just lost its gateway.

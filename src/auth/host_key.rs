@@ -3,8 +3,9 @@
 //! The rules are those of `check_host_key` in OpenSSH 9.2's sshconnect.c, which
 //! is the oracle of the tests; what the lines mean stands in `known_hosts.rs`.
 
+use super::accepted_keys::AcceptedKeys;
 use super::base64::base64_encode;
-use super::known_hosts::{self, Entry, Marker};
+use super::known_hosts::{self, Entry, KeyFile, Marker};
 use super::login_error::LoginError;
 use super::public_key::{self, CERTIFICATE, key_type};
 use crate::config::{Gateway, Strict};
@@ -28,6 +29,7 @@ enum Verdict<'a> {
 #[derive(Debug)]
 pub struct KnownHosts<'a> {
     gateway: &'a Gateway,
+    files: Vec<KeyFile>,
     /// The name under which the files know it: the alias, `host`, or
     /// `[host]:port` where the port is not 22 (`put_host_port` in misc.c).
     name: String,
@@ -41,14 +43,15 @@ impl KnownHosts<'_> {
     /// Reads the user's files, then the global ones. Files that cannot be read
     /// and malformed lines are skipped, as `ssh` does.
     pub fn load(gateway: &Gateway) -> KnownHosts<'_> {
-        let read = |name: &str| known_hosts::read_files(gateway.host_key.files(), name);
+        let files = known_hosts::read_files(gateway.host_key.files());
+        let read = |name: &str| known_hosts::lines(&files, name);
         let host = gateway.host.to_ascii_lowercase();
         let (name, without_port) = match (&gateway.host_key.alias, gateway.port) {
             (Some(alias), _) => (alias.to_ascii_lowercase(), Vec::new()),
             (None, 22) => (host, Vec::new()),
             (None, port) => (format!("[{host}]:{port}"), read(&host)),
         };
-        KnownHosts { gateway, named: read(&name), name, without_port }
+        KnownHosts { gateway, named: read(&name), name, without_port, files }
     }
 
     /// The host key algorithms to ask libssh2 for, best first: `wanted`
@@ -86,11 +89,26 @@ impl KnownHosts<'_> {
     ///
     /// A changed or revoked key is refused whatever [`Strict`] says; `ssh` would
     /// go on without passwords and forwards, which leaves nothing to do here.
+    /// One that is in `accepted` stays good while no file says otherwise.
     ///
     /// # Errors
     /// [`Code::HostKey`] for a key that is revoked, changed, unusable, or
-    /// unknown and not to be accepted.
-    pub fn verify(&self, key: &[u8], sha256: &[u8], log: &Log) -> Verified {
+    /// unknown and not to be accepted. [`Code::GatewayDown`]: a file cannot be read
+    /// that could be before.
+    pub fn verify(
+        &self,
+        key: &[u8],
+        sha256: &[u8],
+        accepted: &mut AcceptedKeys,
+        log: &Log,
+    ) -> Verified {
+        self.judge_key(key, sha256, accepted, log)?;
+        accepted.add(&self.name, key);
+        accepted.seen(&self.files);
+        Ok(())
+    }
+
+    fn judge_key(&self, key: &[u8], sha256: &[u8], accepted: &AcceptedKeys, log: &Log) -> Verified {
         let fingerprint = fingerprint(sha256);
         let Some(kind) = public_key::sound_type(key) else {
             return self.refuse(&format!(
@@ -112,7 +130,19 @@ impl KnownHosts<'_> {
             // As ssh does: a changed key under the name without port says nothing,
             // because another sshd may listen there.
             (Verdict::Unknown, Verdict::Changed(_) | Verdict::Unknown) => {
-                self.verify_unknown(key, &offered, log)
+                if accepted.has(&self.name, key) {
+                    log.detail("host key as before, though no known_hosts file has it now");
+                    return Ok(());
+                }
+                match accepted.missing(&self.files) {
+                    Some(missing) => Err(self.error(
+                        Code::GatewayDown,
+                        &format!(
+                            "{offered} is not the one that was accepted before, and {missing}"
+                        ),
+                    )),
+                    None => self.verify_unknown(key, &offered, log),
+                }
             }
         }
     }
@@ -172,8 +202,12 @@ impl KnownHosts<'_> {
     }
 
     fn refuse(&self, why: &str) -> Verified {
+        Err(self.error(Code::HostKey, why))
+    }
+
+    fn error(&self, code: Code, why: &str) -> LoginError {
         let what = format!("check the host key of {}: {why}", self.gateway());
-        Err(LoginError::new(Code::HostKey, what, false))
+        LoginError::new(code, what, false)
     }
 
     /// Why a changed key is refused, and the way out.

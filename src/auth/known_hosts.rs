@@ -47,16 +47,29 @@ impl Entry {
 
 const BLANK: [u8; 2] = [b' ', b'\t'];
 
-/// The lines that name `name`, which is lower case. Files that cannot be read
+/// A file, as far as it could be read.
+#[derive(Debug)]
+pub struct KeyFile {
+    /// Where.
+    pub path: PathBuf,
+    /// Bytes, not text: one name in Latin-1 must not hide the file.
+    pub text: io::Result<Vec<u8>>,
+}
+
+/// Reads each file once.
+pub fn read_files<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<KeyFile> {
+    files.map(|path| KeyFile { path: path.clone(), text: sys::read_file(path) }).collect()
+}
+
+/// The lines that name `name`, which is lower case. Files that could not be read
 /// and malformed lines are skipped.
-pub fn read_files<'a>(files: impl Iterator<Item = &'a PathBuf>, name: &str) -> Vec<Entry> {
+pub fn lines(files: &[KeyFile], name: &str) -> Vec<Entry> {
     let mut lines = Vec::new();
     for file in files {
-        // Bytes, not text: one name in Latin-1 must not hide the file.
-        let text = sys::read_file(file).unwrap_or_default();
+        let text = file.text.as_deref().unwrap_or_default();
         for (index, line) in text.split(|b| *b == b'\n').enumerate() {
             if let Some((marker, blob)) = parse(line, name) {
-                let (file, number) = (file.clone(), index + 1);
+                let (file, number) = (file.path.clone(), index + 1);
                 lines.push(Entry { marker, blob, file, number });
             }
         }

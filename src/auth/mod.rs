@@ -1,5 +1,6 @@
 //! Who the gateway is, and who we are: host keys, identities, the login.
 
+mod accepted_keys;
 mod agent;
 mod base64;
 mod host_key;
@@ -15,8 +16,10 @@ mod public_key;
 mod refusal;
 mod terminal;
 
+pub use accepted_keys::AcceptedKeys;
 pub use host_key::KnownHosts;
 pub use identities::Credentials;
+pub use known_hosts::{KeyFile, read_files};
 pub use login::login;
 pub use login_error::LoginError;
 pub use prompt::Prompter;

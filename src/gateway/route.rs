@@ -4,7 +4,7 @@
 
 use super::session::Session;
 use super::{libssh2, openssh};
-use crate::auth::{Credentials, Prompter};
+use crate::auth::{AcceptedKeys, Credentials, Prompter};
 use crate::config::{Gateway, Via};
 use crate::error::{Code, Error, Result};
 use crate::log::Log;
@@ -19,6 +19,8 @@ pub struct Route {
     pub gateway: Gateway,
     /// What is shown to it, by libssh2.
     pub credentials: Credentials,
+    /// By which host keys it has been known so far.
+    pub accepted: AcceptedKeys,
     /// Who speaks to it; decided by the first connection where it was left open.
     pub via: Via,
     /// The options with which the user would call ssh.
@@ -47,7 +49,8 @@ impl Route {
             return self.open_ssh(limits, log);
         }
         let (gateway, credentials) = (&self.gateway, &mut self.credentials);
-        let refusal = match libssh2::open(gateway, credentials, prompter, limits, log) {
+        let accepted = &mut self.accepted;
+        let refusal = match libssh2::open(gateway, credentials, accepted, prompter, limits, log) {
             Ok(session) => {
                 self.via = Via::Libssh2;
                 return Ok(Box::new(session));
@@ -77,6 +80,7 @@ impl Route {
             ssh_options: &self.ssh_options,
             forwards: &self.forwards,
             dry: self.dry,
+            accepted: &mut self.accepted,
             cut_off: &mut self.cut_off,
         };
         Ok(Box::new(openssh::open(call, limits, log)?))

@@ -37,6 +37,12 @@ pub trait Session: Send {
     /// Whether a channel can be asked for now: one at a time.
     fn is_free(&self) -> bool;
 
+    /// For how many clients this process has descriptors, where one takes more than its
+    /// own socket; who takes no more than that, is accepted while there are any.
+    fn max_clients(&self) -> usize {
+        usize::MAX
+    }
+
     /// Asks for a channel. [`Session::opened`] has the outcome, now or later.
     fn open(&mut self, destination: Destination);
 

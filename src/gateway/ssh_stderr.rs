@@ -20,13 +20,35 @@ pub fn final_code(words: &str) -> Option<Code> {
         || says("Bad configuration option")
         // Before OpenSSH 7.6 there is no StrictHostKeyChecking=accept-new.
         || says(": unsupported option ")
+        || words.lines().any(names_no_program)
     {
         Some(Code::Config)
-    } else if says(KEEPER) {
+    } else if says(KEEPER)
+        // Where it listens is this node's affair.
+        || says("unix_listener: cannot")
+        || says("muxserver_listen: ")
+    {
         Some(Code::System)
     } else {
         None
     }
+}
+
+/// Whether a shell says that there is no such program, or none that can be run, as
+/// ProxyCommand wants one. Each shell has words of its own.
+fn names_no_program(line: &str) -> bool {
+    let why = ["not found", "No such file or directory", "Permission denied", "cannot execute"];
+    // dash and bash; the latter leaves the first out where it has a path.
+    let by_exec = [": exec: ", ": line 1: "].iter().any(|part| line.contains(part));
+    (by_exec && why.iter().any(|why| line.contains(why)))
+        || line.contains("command not found: ")
+        || line.ends_with(": Command not found.")
+}
+
+/// Whether a known_hosts file says that the gateway's key is not the right one: it is
+/// not just in none of them.
+pub fn host_key_is_bad(words: &str) -> bool {
+    words.contains("HAS CHANGED!") || words.to_lowercase().contains("revoked")
 }
 
 /// Whether the gateway, and no hop before it, closed the connection after the
@@ -81,6 +103,26 @@ mod tests {
                 "a@b: Permission denied (publickey,password).",
                 Some(Code::Refused),
             ),
+            (
+                "unix_listener: cannot bind: full",
+                "unix_listener: cannot bind: full",
+                Some(Code::System),
+            ),
+            // dash, bash twice, zsh, tcsh.
+            ("sh: 1: exec: nc: not found", "sh: 1: exec: nc: not found", Some(Code::Config)),
+            (
+                "bash: line 1: /nc: No such file or directory",
+                "bash: line 1: /nc: No such file or directory",
+                Some(Code::Config),
+            ),
+            (
+                "bash: line 1: exec: nc: not found",
+                "bash: line 1: exec: nc: not found",
+                Some(Code::Config),
+            ),
+            ("zsh:1: command not found: nc", "zsh:1: command not found: nc", Some(Code::Config)),
+            ("nc: Command not found.", "nc: Command not found.", Some(Code::Config)),
+            ("nc: host gw not found", "nc: host gw not found", None),
             (
                 "command-line line 0: unsupported option \"accept-new\".",
                 "command-line line 0: unsupported option \"accept-new\".",

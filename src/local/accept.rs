@@ -58,21 +58,25 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Accepts who has come to that socket; strangers are closed without a byte.
-    pub fn accept(&mut self, listener: usize, socket: usize, epoll: &Epoll) -> Vec<Waiting> {
+    /// Accepts who has come to that socket, `room` clients at most; strangers are closed
+    /// without a byte.
+    pub fn accept(
+        &mut self,
+        listener: usize,
+        socket: usize,
+        room: usize,
+        epoll: &Epoll,
+    ) -> Vec<Waiting> {
         let mut accepted = Vec::new();
-        for _ in 0..ACCEPTS_PER_TURN {
+        if room == 0 {
+            self.pause("the limit of open files allows no more", epoll);
+        }
+        for _ in 0..ACCEPTS_PER_TURN.min(room) {
             let client = match self.listeners[listener].sockets[socket].accept() {
                 Ok(client) => client,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) if errno::out_of_something(&e) => {
-                    let (why, pause) = (cause(&e), ACCEPT_PAUSE.as_secs());
-                    self.log.event(format_args!(
-                        "cannot accept clients: {why}; trying again in {pause} s"
-                    ));
-                    let all = self.listeners.iter().flat_map(|listener| &listener.sockets);
-                    all.for_each(|socket| epoll.remove(socket));
-                    self.paused = Some(Instant::now() + ACCEPT_PAUSE);
+                    self.pause(&cause(&e), epoll);
                     break;
                 }
                 // This client has gone already.
@@ -94,6 +98,15 @@ impl Acceptor {
             }
         }
         accepted
+    }
+
+    /// Those who come meanwhile wait in the kernel.
+    fn pause(&mut self, why: &str, epoll: &Epoll) {
+        let pause = ACCEPT_PAUSE.as_secs();
+        self.log.event(format_args!("cannot accept clients: {why}; trying again in {pause} s"));
+        let all = self.listeners.iter().flat_map(|listener| &listener.sockets);
+        all.for_each(|socket| epoll.remove(socket));
+        self.paused = Some(Instant::now() + ACCEPT_PAUSE);
     }
 
     fn refuse(&mut self, whom: String) {

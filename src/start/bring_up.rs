@@ -1,7 +1,7 @@
 //! Brings the tunnel up, step by step, and leaves it to the process that serves.
 
 use super::{announce, daemon, other_nodes, tries};
-use crate::auth::Credentials;
+use crate::auth::{AcceptedKeys, Credentials};
 use crate::cli::{Invocation, Watch};
 use crate::config::{self, Gateway, Strict};
 use crate::error::{Code, Context, Result};
@@ -135,6 +135,7 @@ fn route(invocation: &Invocation, gateway: Gateway, credentials: Credentials) ->
     Route {
         gateway,
         credentials,
+        accepted: AcceptedKeys::default(),
         via: invocation.via,
         ssh_options: config::absolute(&invocation.ssh_options),
         forwards: invocation.forwards.iter().map(|f| f.to.clone()).collect(),

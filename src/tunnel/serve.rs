@@ -75,6 +75,8 @@ pub struct Tunnel {
     one_session: bool,
     /// Since there were none.
     most_clients: usize,
+    /// As many as the last session can serve.
+    max_clients: usize,
     buffer: Vec<u8>,
 }
 
@@ -101,6 +103,7 @@ impl Tunnel {
             lost: None,
             one_session: false,
             most_clients: 0,
+            max_clients: usize::MAX,
             buffer: vec![0; BUFFER],
         };
         let (urgent, token) = (tunnel.shutdown.urgent(), Token::Urgent.pack());
@@ -134,9 +137,8 @@ impl Tunnel {
                 Err(e) => return format!("waiting failed: {e}"),
             };
             self.watchdog.turn_begins();
-            let events = &events[..ready];
             let mut urgent = false;
-            for event in events {
+            for event in &events[..ready] {
                 urgent |= self.dispatch(event);
             }
             // Two system calls that carry nobody's bytes.
@@ -188,15 +190,10 @@ impl Tunnel {
     // ---- clients ---------------------------------------------------------
 
     fn accept(&mut self, listener: usize, socket: usize) {
-        let hopeless = self.reconnect.has_given_up() && self.pool.is_empty();
-        for waiting in self.acceptor.accept(listener, socket, &self.epoll) {
-            if hopeless {
-                self.log
-                    .detail(format_args!("client {}: closed, the gateway is lost", waiting.who));
-                waiting.client.reset();
-            } else {
-                self.queue.push_back(waiting);
-            }
+        let room = self.max_clients.saturating_sub(self.clients());
+        self.queue.extend(self.acceptor.accept(listener, socket, room, &self.epoll));
+        if self.reconnect.has_given_up() && self.pool.is_empty() {
+            self.close_waiting(|_, _| true);
         }
     }
 
@@ -299,6 +296,7 @@ impl Tunnel {
             return Ok(());
         };
         session.serve(self.shutdown.urgent(), self.silence.limit);
+        self.max_clients = session.max_clients();
         let token = Token::Session(number).pack();
         self.epoll.add(session.socket(), token, Interest::READ)?;
         self.watchdog.add(number, session.socket())?;

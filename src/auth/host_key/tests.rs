@@ -48,7 +48,7 @@ fn verdict(config: &str, user: &str, global: &str, key: &[u8]) -> Verified {
     gateway.host_key.user_files = vec![user_file];
     gateway.host_key.global_files = vec![global_file];
     let log = Log::new(Verbosity::Quiet, false);
-    KnownHosts::load(&gateway).verify(key, &[7; 32], &log)
+    KnownHosts::load(&gateway).verify(key, &[7; 32], &mut AcceptedKeys::default(), &log)
 }
 
 /// Port 2222 unless told otherwise.
@@ -139,7 +139,7 @@ fn an_accepted_key_is_known_the_next_time() {
             let mut gateway = gate(config);
             gateway.host_key.strict = strict;
             gateway.host_key.user_files = vec![file.clone()];
-            KnownHosts::load(&gateway).verify(key, &[], &log)
+            KnownHosts::load(&gateway).verify(key, &[], &mut AcceptedKeys::default(), &log)
         };
         assert!(verify(Strict::Yes, &ed25519(1)).is_err());
         assert!(verify(Strict::AcceptNew, &ed25519(1)).is_ok());
@@ -155,7 +155,7 @@ fn an_accepted_key_is_known_the_next_time() {
     assert!(verdict(&odd, "", "", &ed25519(1)).is_err());
     let nowhere = gate(accept);
     let known = KnownHosts::load(&nowhere);
-    assert!(known.verify(&ed25519(1), &[], &log).is_err());
+    assert!(known.verify(&ed25519(1), &[], &mut AcceptedKeys::default(), &log).is_err());
 }
 
 #[test]
@@ -219,5 +219,39 @@ fn strictness_as_configured_and_as_printed_by_ssh() {
         ("false", Strict::No),
     ] {
         assert_eq!(Strict::parse(word), strict, "{word}");
+    }
+}
+
+/// A tunnel's own memory outlasts a file that is away, and no more than that.
+#[test]
+fn what_was_accepted_holds_while_a_file_is_away() {
+    let dir = Dir::new("accepted");
+    let (file, log) = (dir.0.join("user"), Log::new(Verbosity::Quiet, false));
+    let write = |keys: &[&str]| fs::write(&file, keys.concat()).expect("write known_hosts");
+    let [one, two] = [ed25519(1), ed25519(2)];
+    let [line_one, line_two] = [&one, &two].map(|key| line("[gate]:2222", key));
+    let revoked = format!("@revoked {line_one}");
+    for strict in [Strict::Yes, Strict::AcceptNew, Strict::No] {
+        let mut gateway = gate("");
+        gateway.host_key.strict = strict;
+        gateway.host_key.user_files = vec![file.clone(), dir.0.join("never there")];
+        let mut accepted = AcceptedKeys::default();
+        let mut verify = |key: &[u8]| {
+            let known = KnownHosts::load(&gateway);
+            known.verify(key, &[], &mut accepted, &log).map_err(|e| e.error.code)
+        };
+        write(&[&line_one]);
+        assert_eq!(verify(&one), Ok(()));
+        fs::remove_file(&file).expect("remove");
+        assert_eq!(verify(&one), Ok(()));
+        assert_eq!(verify(&two), Err(Code::GatewayDown));
+        write(&[]);
+        assert_eq!(verify(&one), Ok(()));
+        write(&[&line_two]);
+        assert_eq!(verify(&one), Err(Code::HostKey));
+        write(&[&line_one]);
+        assert_eq!(verify(&two), Err(Code::HostKey));
+        write(&[&revoked]);
+        assert_eq!(verify(&one), Err(Code::HostKey));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::session::Libssh2Session;
 use crate::auth::libssh2_error::{KEX_FAILURE, KEY_EXCHANGE_FAILURE, TIMEOUT};
-use crate::auth::{self, Credentials, KnownHosts, LoginError, Prompter, is_asking};
+use crate::auth::{self, AcceptedKeys, Credentials, KnownHosts, LoginError, Prompter, is_asking};
 use crate::config::{Gateway, gateway_down};
 use crate::error::{Code, Context, Error, Result};
 use crate::gateway::attempt::{self, Attempt};
@@ -24,18 +24,22 @@ use std::time::Duration;
 pub fn open(
     gateway: &Gateway,
     credentials: &mut Credentials,
+    accepted: &mut AcceptedKeys,
     prompter: Option<&mut dyn Prompter>,
     limits: Limits,
     log: &Log,
 ) -> std::result::Result<Libssh2Session, LoginError> {
     let failed = |why| gateway_down(gateway, why);
-    attempt::run(failed, |attempt| log_in(attempt, gateway, credentials, prompter, limits, log))
+    attempt::run(failed, |attempt| {
+        log_in(attempt, gateway, credentials, accepted, prompter, limits, log)
+    })
 }
 
 fn log_in(
     attempt: &Attempt,
     gateway: &Gateway,
     credentials: &mut Credentials,
+    accepted: &mut AcceptedKeys,
     prompter: Option<&mut dyn Prompter>,
     limits: Limits,
     log: &Log,
@@ -56,7 +60,7 @@ fn log_in(
     let (key, _) =
         session.host_key().ok_or_else(|| Error::new(Code::Internal, "libssh2 has no host key"))?;
     let sha256 = session.host_key_hash(HashType::Sha256).unwrap_or_default();
-    known_hosts.verify(key, sha256, log)?;
+    known_hosts.verify(key, sha256, accepted, log)?;
     log.step(format_args!(
         "gateway {}: key exchange done ({}), host key accepted",
         gateway.name,

@@ -50,7 +50,21 @@ pub fn keep_ssh() -> ExitCode {
         Ok(entered) => entered,
         Err(e) => return fail("private directory", &e),
     };
-    let dir = Box::leak(Box::new(dir));
+    let dir: &'static ControlDir = Box::leak(Box::new(dir));
+    let refuse = |what: &str, e: &io::Error| {
+        dir.clear();
+        fail(what, e)
+    };
+    // Before ssh, which then needs nobody to end it where there is no thread.
+    let watch = thread::Builder::new().spawn(move || {
+        let mut tunnel = io::stdin();
+        // Nobody writes there: what comes is the end.
+        while tunnel.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
+        leave(dir);
+    });
+    if let Err(e) = watch {
+        return refuse("cannot start a thread", &e);
+    }
     let mut ssh = Command::new("ssh");
     ssh.args(arguments)
         .env("SSH_ASKPASS_REQUIRE", "never")
@@ -58,22 +72,13 @@ pub fn keep_ssh() -> ExitCode {
         .env_remove("SSH_ASKPASS")
         .env_remove("DISPLAY")
         .stdin(Stdio::null());
-    let mut ssh = match sys::tied_to_this_thread(&mut ssh).spawn() {
-        Ok(ssh) => ssh,
-        Err(e) => {
-            dir.clear();
-            return fail("cannot start ssh", &e);
+    match sys::tied_to_this_thread(&mut ssh).spawn() {
+        Ok(mut ssh) => {
+            let _ = ssh.wait();
+            leave(dir)
         }
-    };
-    let kept = &*dir;
-    thread::spawn(move || {
-        let mut tunnel = io::stdin();
-        // Nobody writes there: what comes is the end.
-        while tunnel.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
-        leave(kept);
-    });
-    let _ = ssh.wait();
-    leave(dir)
+        Err(e) => refuse("cannot start ssh", &e),
+    }
 }
 
 /// Nobody of this group stays: a program that carries ssh's connection would

@@ -6,15 +6,16 @@ use super::keeper;
 use super::mux::{self, Sentinel};
 use super::output::Output;
 use super::session::OpensshSession;
+use crate::auth::{AcceptedKeys, KeyFile, read_files};
 use crate::config::{Gateway, Strict, gateway_down};
-use crate::error::{Code, Context, Error, Result};
-use crate::gateway::ssh_stderr::{closed_during_login, final_code, summary};
+use crate::error::{Code, Context, Error, Result, cause};
+use crate::gateway::ssh_stderr::{closed_during_login, final_code, host_key_is_bad, summary};
 use crate::log::Log;
 use crate::retry::Limits;
-use crate::sys::Helper;
+use crate::sys::{Helper, errno};
 use crate::target::Destination;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ pub struct Call<'a> {
     pub forwards: &'a [Destination],
     /// Nothing is to be written down (`--check`).
     pub dry: bool,
+    /// By which host keys the gateway has been known so far.
+    pub accepted: &'a mut AcceptedKeys,
     /// The attempt before this one was cut off without a word.
     pub cut_off: &'a mut bool,
 }
@@ -53,6 +56,13 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Openss
     // before that comes the same way, and must not be able to say this.
     let logged_in = format!("licfwd-{:016x}", rand::random::<u64>());
     let arguments = arguments(&call, &dir, &logged_in, limits.step);
+    let key_files = read_files(gateway.host_key.files());
+    // ssh would believe another key now, and write it down.
+    if gateway.host_key.strict != Strict::Yes
+        && let Some(missing) = call.accepted.missing(&key_files)
+    {
+        return Err(gateway_down(gateway, missing));
+    }
     let (child, output) = keeper::start(&arguments, &dir).context(Code::System, what)?;
     // Dropped before the directory that it keeps.
     let keeper = Helper(child);
@@ -61,19 +71,32 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Openss
     match wait_for_login(&mut output, &dir, &logged_in, limit) {
         Ok(true) => {}
         Ok(false) => return Err(gateway_down(gateway, too_late(&output, limit))),
-        Err(_) => return Err(why_not(&output, &mut call)),
+        Err(_) => return Err(why_not(&output, &mut call, &key_files)),
     }
     *call.cut_off = false;
+    call.accepted.seen(&key_files);
     log.step(format_args!("gateway {}: ssh has logged in", gateway.name));
     // Before anything else that ssh opens.
-    let sentinel = Sentinel::over(&dir.socket()).context(Code::GatewayDown, what)?;
+    let sentinel =
+        Sentinel::over(&dir.socket()).map_err(|e| no_socket(&e, &mut output, &what()))?;
     for (n, to) in call.forwards.iter().enumerate() {
         let listen = dir.file(&n.to_string());
         mux::forward(&dir.socket(), &listen, to, limits.next_step())
-            .context(Code::GatewayDown, || format!("{} -L for {to}", what()))?;
+            .map_err(|e| no_socket(&e, &mut output, &format!("{} -L for {to}", what())))?;
     }
     let forwards = call.forwards.to_owned();
     Ok(OpensshSession::new(output, forwards, sentinel, keeper, dir, log))
+}
+
+/// An ssh that has ended, or says nothing, is worth another try; not so one that
+/// answers that it cannot listen, and not so where this process lacks something.
+fn no_socket(e: &io::Error, output: &mut Output, what: &str) -> Error {
+    let here = e.kind() == ErrorKind::Other || errno::out_of_something(e);
+    let code = if here { Code::System } else { Code::GatewayDown };
+    // It has said why on its stderr, if at all.
+    let _ = output.read();
+    let why = [cause(e), summary(&output.text)].join("; ");
+    Error::new(code, format!("{what}: {}", why.trim_end_matches("; ")))
 }
 
 /// Whether ssh is logged in before `limit` is over.
@@ -113,15 +136,24 @@ fn too_late(output: &Output, limit: Duration) -> String {
     }
 }
 
-/// What kept ssh from logging in, in its own words.
-fn why_not(output: &Output, call: &mut Call<'_>) -> Error {
+/// What kept ssh from logging in, in its own words. `key_files`: just before.
+fn why_not(output: &Output, call: &mut Call<'_>, key_files: &[KeyFile]) -> Error {
     let said = output.why_it_ended();
-    let text = format!("ssh: {}", said.strip_prefix("ssh: ").unwrap_or(&said));
+    let mut text = format!("ssh: {}", said.strip_prefix("ssh: ").unwrap_or(&said));
     // ssh does not tell whether that was in the middle of the key exchange, as
     // a gateway does that sheds load, or a refused login; one more will tell.
     let cut_off = closed_during_login(&output.text);
     let twice = std::mem::replace(call.cut_off, cut_off) && cut_off;
-    let code = final_code(&output.text).or_else(|| twice.then_some(Code::Refused));
+    let mut code = final_code(&output.text).or_else(|| twice.then_some(Code::Refused));
+    if code == Some(Code::HostKey) && !host_key_is_bad(&output.text) {
+        let now = read_files(call.gateway.host_key.files());
+        if let Some(missing) =
+            [key_files, &now].iter().find_map(|files| call.accepted.missing(files))
+        {
+            text = format!("{text}; {missing}");
+            code = None;
+        }
+    }
     let error = gateway_down(call.gateway, text);
     match code {
         Some(code) => Error::new(code, error.to_string()),

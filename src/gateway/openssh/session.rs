@@ -30,10 +30,14 @@ use std::time::{Duration, Instant};
 const CONNECT_INTERVAL: Duration = Duration::from_millis(10);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Descriptors that ssh needs for a client that it has, and clients for which it
-/// has to keep some for itself.
+/// Descriptors that ssh needs for a client that it has, and how many it has to keep
+/// for itself and for those who have just come.
 const DESCRIPTORS_PER_CLIENT: u64 = 3;
-const RESERVED_CLIENTS: u64 = 16;
+const RESERVED: u64 = 16;
+/// The same of this process: a client's socket and the way to ssh; and what it needs
+/// with a further ssh that is being started.
+const OWN_PER_CLIENT: u64 = 2;
+const OWN_RESERVED: u64 = 24;
 
 /// A logged-in ssh, its sockets, and who keeps it.
 pub struct OpensshSession {
@@ -46,8 +50,8 @@ pub struct OpensshSession {
     asked: Option<Asked>,
     /// Held by every channel of a client that ssh has, too: so it counts them.
     sentinel: Arc<Sentinel>,
-    /// For how many such clients ssh has descriptors.
-    max_clients: usize,
+    /// How many descriptors each process may have.
+    descriptors: u64,
     log: Arc<Log>,
     // Dropped in this order: who keeps the directory, then the directory.
     _keeper: Helper,
@@ -72,14 +76,13 @@ impl OpensshSession {
         dir: ControlDir,
         log: &Arc<Log>,
     ) -> OpensshSession {
-        let clients = sys::raise_descriptor_limit() / DESCRIPTORS_PER_CLIENT;
         OpensshSession {
             output,
             forwards,
             serving: false,
             asked: None,
             sentinel: Arc::new(sentinel),
-            max_clients: clients.saturating_sub(RESERVED_CLIENTS) as usize,
+            descriptors: sys::raise_descriptor_limit(),
             log: Arc::clone(log),
             _keeper: keeper,
             dir,
@@ -132,7 +135,13 @@ impl Session for OpensshSession {
     fn is_free(&self) -> bool {
         // One of the sentinel's holders is this session itself.
         let clients = Arc::strong_count(&self.sentinel) - 1;
-        self.asked.is_none() && clients < self.max_clients.max(1)
+        let most = self.descriptors.saturating_sub(RESERVED) / DESCRIPTORS_PER_CLIENT;
+        self.asked.is_none() && clients < most.max(1) as usize
+    }
+
+    fn max_clients(&self) -> usize {
+        let most = self.descriptors.saturating_sub(OWN_RESERVED) / OWN_PER_CLIENT;
+        most.max(1) as usize
     }
 
     fn open(&mut self, destination: Destination) {
