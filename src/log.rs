@@ -138,10 +138,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Replaces control characters, which a gateway's or a user's text may carry,
-/// so that one message stays one line and cannot drive a terminal.
+/// Replaces whatever cannot be seen, which a gateway's or a user's text may carry,
+/// so that one message stays one line, cannot drive a terminal, and reads as it is:
+/// control characters, foreign line ends, and what turns text round or hides in it.
 pub fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if is_visible(c) { c } else { ' ' }).collect()
+}
+
+fn is_visible(c: char) -> bool {
+    // std has the tables, and lets them be asked in this way alone. Behind a letter
+    // an accent counts as visible.
+    matches!(c, ' '..='~') || !c.is_ascii() && format!("a{c}").escape_debug().count() == 2
 }
 
 /// `2026-11-22T04:20:28Z` for seconds since the epoch (proleptic Gregorian
@@ -178,6 +185,11 @@ mod tests {
 
     #[test]
     fn a_message_stays_one_line() {
-        assert_eq!(one_line("a\nb\u{1b}[31m"), "a b [31m");
+        assert_eq!(one_line("a\nb\u{1b}[31m'\"\\\u{7f}"), "a b [31m'\"\\ ");
+        for hidden in "\u{85}\u{ad}\u{61c}\u{200b}\u{200e}\u{2028}\u{2029}\u{202e}\u{2066}\u{2069}\u{feff}\u{fff9}\u{e0001}\u{e0041}".chars() {
+            assert_eq!(one_line(&format!("a{hidden}b")), "a b", "{hidden:?}");
+        }
+        let words = "z\u{fc}rich zu\u{308}rich \u{6771}\u{4eac} \u{5d0}\u{5d1} \u{1f600}";
+        assert_eq!(one_line(words), words);
     }
 }

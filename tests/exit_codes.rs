@@ -1,15 +1,17 @@
 //! Every exit code of the contract, provoked for real.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use crate::rig::gateway::keygen;
 use crate::rig::job::{built, over_ssh};
 use crate::rig::license_server::{RefusingPort, SwallowingPort};
 use crate::rig::other_user::hand_over;
+use crate::rig::traffic::connect;
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Outcome, Service, Site, free_port, process, skip,
-    wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Outcome, Overlay, Scratch, Service, Site, free_port,
+    process, skip, wait_until,
 };
 
 /// Goal: 0 is a working tunnel, at once.
@@ -118,6 +120,42 @@ fn code_71_no_processes() {
         false => "bash".into(),
     };
     limited(&site, &shell, "ulimit -u 1", &call).fails(71, &[]);
+}
+
+/// Goal: 71 where there is no /dev/null, without which no program can be started: not
+/// that ssh is missing.
+#[test]
+fn code_71_no_dev_null() {
+    if let Err(why) = Overlay::check() {
+        skip!("{why}");
+    }
+    let (server, nothing) = (Scratch::new(), Scratch::new());
+    let mut overlay = Overlay::default();
+    overlay.add(nothing.path().to_owned(), "/dev");
+    let gateway = Gateway::overlaid(server, [Overlay::default(), overlay], &[], &[]);
+    let job = Job::new();
+    let outcome = job.run(job.licfwd(&gateway).args(["gw", "127.0.0.1:1"]));
+    outcome.fails(71, &["cannot open /dev/null"]);
+}
+
+/// Goal: 71 under a limit of open files that leaves none for a client, or the client
+/// is served.
+#[test]
+fn code_71_few_descriptors() {
+    let site = Site::serving(Service::Echo);
+    for limit in 12..=26 {
+        let words = format!("ulimit -n {limit}; exec licfwd -F $CONFIG gw 127.0.0.1:$PORT");
+        let outcome = site.job.run(&mut site.script("sh", &words));
+        if outcome.code == 71 {
+            assert_eq!(outcome.stdout, "(exit 71)\n", "{outcome:?}");
+            continue;
+        }
+        let mut client = connect(outcome.port("MLM_LICENSE_FILE")).expect("connect");
+        client.write_all(b"x").expect("a byte up");
+        let served = client.read_exact(&mut [0]);
+        assert!(served.is_ok(), "{limit}: {served:?}");
+        site.job.end();
+    }
 }
 
 /// Goal: 73 at once when a port that was asked for is taken.

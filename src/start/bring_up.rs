@@ -18,6 +18,10 @@ use std::time::{Duration, Instant};
 /// Limit for one connection step where neither `--timeout` nor ConnectTimeout is given.
 const STEP_LIMIT: Duration = Duration::from_secs(15);
 
+/// Descriptors without which nobody could be served, or a lost gateway not be reached
+/// again through a proxy.
+const DESCRIPTORS_TO_SERVE: usize = 10;
+
 /// Does what the command line asks: returns when the tunnel stands in the
 /// background, or a check is done. A tunnel in the foreground ends the process.
 ///
@@ -47,6 +51,12 @@ pub fn run(invocation: &Invocation, ignored_signals: &[i32]) -> Result<()> {
 fn bring_up(invocation: &Invocation, ignored_signals: &[i32], log: &Arc<Log>) -> Result<()> {
     sys::set_umask(0o077);
     sys::share_one_heap();
+    // Else whatever is started would seem to be missing.
+    File::options().read(true).write(true).open("/dev/null").advise(
+        Code::System,
+        || "cannot open /dev/null".into(),
+        "give this node or container a whole /dev",
+    )?;
     if invocation.announces() {
         announce::check_stdout()?;
     }
@@ -204,7 +214,11 @@ fn tunnel(prepared: Prepared, signals: &[i32], log: &Arc<Log>) -> Result<Tunnel>
         signals,
         log: Arc::clone(log),
     };
-    Tunnel::new(parts, prepared.session).context(Code::System, || "cannot start to serve".into())
+    let no_service = || "cannot start to serve".into();
+    let tunnel = Tunnel::new(parts, prepared.session).context(Code::System, no_service)?;
+    let way_out = "raise the limit of open files (ulimit -n, hard)";
+    sys::have_room(DESCRIPTORS_TO_SERVE).advise(Code::System, no_service, way_out)?;
+    Ok(tunnel)
 }
 
 /// The signals that end the tunnel. Schedulers send all the others to every

@@ -56,6 +56,16 @@ pub fn replace(from: impl AsFd, to: &OwnedFd) -> io::Result<()> {
     check(dup3(from.as_fd().as_raw_fd(), to.as_raw_fd(), CLOEXEC)).map(drop)
 }
 
+/// Whether that many more descriptors could be opened now.
+///
+/// # Errors
+/// EMFILE or ENFILE: they could not.
+pub fn have_room(count: usize) -> io::Result<()> {
+    let one = File::open("/dev/null")?;
+    let others: io::Result<Vec<File>> = (1..count).map(|_| one.try_clone()).collect();
+    others.map(drop)
+}
+
 /// A file without a name, in memory, of that many bytes and never more: for a
 /// helper's stderr that nobody has to empty. What does not fit in is refused.
 ///

@@ -19,7 +19,8 @@ mod socket;
 mod timer;
 
 pub use fd::{
-    NOCTTY_NONBLOCK, NOFOLLOW, PATH_ONLY, close_inherited, nameless_file, redirect, replace,
+    NOCTTY_NONBLOCK, NOFOLLOW, PATH_ONLY, close_inherited, have_room, nameless_file, redirect,
+    replace,
 };
 pub use file::{read_file, regular};
 pub use helper::{
