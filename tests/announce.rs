@@ -1,9 +1,12 @@
 //! What reaches the calling shell, and that licfwd lets go of it.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 
-use crate::rig::{Gateway, Job, LIMIT, LicenseServer, Service, process, wait_until};
+use crate::rig::{
+    Gateway, Job, LIMIT, LicenseServer, Overlay, Scratch, Service, process, skip, wait_until,
+};
 
 /// Goal: with `2>&1` the shell evaluates what is meant for people, so there
 /// must be nothing of that kind.
@@ -69,6 +72,59 @@ fn inherited_dispositions_are_reset() {
     wait_until("licfwd connects", LIMIT, || mute.clients() == 1);
     process::signal("TERM", &[running.pid()]);
     assert_eq!(running.wait(LIMIT).code, 143);
+}
+
+/// Goal: a log that is standard output, however it is called, is refused: the caller
+/// would wait for its end as long as the tunnel lives, and evaluate it.
+#[test]
+fn a_log_on_standard_output_is_refused() {
+    let (gateway, server) = (Gateway::start(), LicenseServer::start(Service::CheckOut));
+    for (log, more) in [
+        ("/dev/stdout", ""),
+        ("/dev/fd/1", ""),
+        ("/proc/self/fd/1", ""),
+        ("/dev/stderr", "2>&1"),
+        ("out", ">out"),
+    ] {
+        let job = Job::new();
+        let text = format!(
+            "lic=$(licfwd --log {log} -F $CONFIG gw 127.0.0.1:$PORT {more}); code=$?; \
+             cat out 2>/dev/null; printf %s \"$lic\"; exit $code"
+        );
+        let outcome = job.run(&mut job.script("sh", &text, &gateway, server.port()));
+        assert_eq!((outcome.code, outcome.stdout.trim()), (64, "(exit 64)"), "{outcome:?}");
+        assert!(!more.is_empty() || outcome.stderr.contains(log), "{outcome:?}");
+        job.wait_until_empty();
+    }
+}
+
+/// Goal: the value says localhost only where that leads to what is bound.
+#[test]
+fn localhost_that_leads_elsewhere_is_not_named() {
+    if let Err(why) = Overlay::check() {
+        skip!("{why}");
+    }
+    let server = LicenseServer::start(Service::CheckOut);
+    for (hosts, host, note) in [
+        ("127.0.0.1 localhost\n::1 localhost\n", "localhost", ""),
+        ("127.0.0.1 localhost.localdomain\n", "127.0.0.1", "localhost is missing"),
+        ("10.98.7.6 localhost\n", "127.0.0.1", "localhost leads to 10.98.7.6"),
+    ] {
+        let files = Scratch::new();
+        let file = files.write("hosts", hosts);
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("chmod");
+        let mut overlay = Overlay::default();
+        overlay.add(file, "/etc/hosts");
+        let overlays = [Overlay::default(), overlay];
+        let gateway = Gateway::overlaid(Scratch::new(), overlays, &[], &[]);
+        let job = Job::new();
+        let target = format!("127.0.0.1:{}", server.port());
+        let outcome = job.run(job.licfwd(&gateway).args(["gw", &target]));
+        assert_eq!(outcome.line().rsplit_once('@').map(|(_, host)| host), Some(host));
+        let notes = outcome.stderr.lines().count();
+        assert!(notes == usize::from(!note.is_empty()), "{outcome:?}");
+        assert!(outcome.stderr.contains(note), "{outcome:?}");
+    }
 }
 
 /// Goal: file names are the caller's, though the daemon's directory is `/`.

@@ -3,6 +3,7 @@
 mod accept;
 mod client;
 mod listener;
+mod localhost;
 mod owner;
 mod ports;
 mod random_port;

@@ -1,6 +1,7 @@
 //! Binds the ports of every forward and license server, before anything is announced.
 
 use super::listener::{ListenSocket, Listener, bind_at, bind_forward, bind_loopback};
+use super::localhost;
 use super::random_port::{RandomPort, random_loopback};
 use crate::error::{Code, Context, Error, Result};
 use crate::log::Log;
@@ -43,6 +44,14 @@ pub struct LocalPorts {
     pub variables: Vec<Variable>,
 }
 
+/// Where the targets' ports are bound.
+enum Place {
+    /// On loopback, which the value calls so.
+    ThisNode(String),
+    /// There, for other nodes.
+    Address(IpAddr),
+}
+
 /// How many ports or addresses are tried before giving up.
 const MAX_DRAWS: u32 = 10;
 
@@ -66,6 +75,11 @@ impl LocalPorts {
         let servers = targets.iter().flat_map(|target| &target.servers);
         let kept = servers.flat_map(|server| server.kept.iter().copied());
         let random = RandomPort::new(kept.collect());
+        let place = match listen {
+            Some(address) => Place::Address(address),
+            None if targets.is_empty() => Place::ThisNode("localhost".into()),
+            None => Place::ThisNode(localhost::name(log)),
+        };
         for target in targets {
             let (name, count) = (&target.name, target.servers.len());
             if !matches!(count, 1 | 3) {
@@ -74,7 +88,7 @@ impl LocalPorts {
                 ));
             }
             let servers = target.servers.iter();
-            let group = servers.map(|server| bound.add(server, listen, &random, log));
+            let group = servers.map(|server| bound.add(server, &place, &random, log));
             let group = group.collect::<Result<Vec<usize>>>()?;
             match bound.variables.iter_mut().find(|v| v.name == *name) {
                 Some(variable) => variable.groups.push(group),
@@ -87,13 +101,13 @@ impl LocalPorts {
     fn add(
         &mut self,
         server: &Server,
-        listen: Option<IpAddr>,
+        place: &Place,
         random: &RandomPort,
         log: &Log,
     ) -> Result<usize> {
-        let (host, bound) = match listen {
-            Some(address) => bind_for_other_nodes(server, address, random)?,
-            None => bind_for_this_node(server, random, log)?,
+        let (host, bound) = match place {
+            Place::Address(address) => bind_for_other_nodes(server, *address, random)?,
+            Place::ThisNode(name) => bind_for_this_node(server, name, random, log)?,
         };
         let first = self.listeners.len();
         let announced = bound[0].1;
@@ -149,13 +163,14 @@ fn draw<T, E>(mut attempt: impl FnMut() -> std::result::Result<T, E>) -> std::re
 
 fn bind_for_this_node(
     server: &Server,
+    name: &str,
     random: &RandomPort,
     log: &Log,
 ) -> Result<(String, ServerPorts)> {
     let mut ports = ServerPorts::new();
     bind_random(&mut ports, random, bind_loopback)?;
     let Err((taken, _)) = bind_all(&mut ports, &server.kept, bind_loopback) else {
-        return Ok(("localhost".into(), ports));
+        return Ok((name.to_owned(), ports));
     };
     // The license manager tells its client the port's number, so the number
     // stays and the address moves.

@@ -9,6 +9,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
 /// The variables to set, with their values: where each license server is now.
 pub fn variables(invocation: &Invocation, bound: &LocalPorts) -> Vec<(String, String)> {
@@ -114,6 +115,15 @@ pub fn stderr_is_evaluated() -> bool {
         return false;
     };
     !out.file_type().is_char_device() && (out.dev(), out.ino()) == (err.dev(), err.ino())
+}
+
+/// Whether that file is the one in which the caller waits for the end of standard
+/// output, or which it evaluates.
+pub fn is_stdout(path: &Path) -> bool {
+    let (Ok(about), Ok(out)) = (fs::metadata(path), file_behind(io::stdout().as_fd())) else {
+        return false;
+    };
+    !out.file_type().is_char_device() && (out.dev(), out.ino()) == (about.dev(), about.ino())
 }
 
 fn file_behind(descriptor: BorrowedFd<'_>) -> io::Result<Metadata> {

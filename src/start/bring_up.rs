@@ -4,7 +4,7 @@ use super::{announce, daemon, other_nodes, tries};
 use crate::auth::{AcceptedKeys, Credentials};
 use crate::cli::{Invocation, Watch};
 use crate::config::{self, Gateway, Strict};
-use crate::error::{Code, Context, Result};
+use crate::error::{Code, Context, Error, Result};
 use crate::gateway::{self, Route, Session};
 use crate::local::{self, Access, LocalPorts};
 use crate::log::Log;
@@ -61,6 +61,12 @@ fn bring_up(invocation: &Invocation, ignored_signals: &[i32], log: &Arc<Log>) ->
         announce::check_stdout()?;
     }
     if let Some(path) = &invocation.log {
+        // Before it is open, or it would be told of its own refusal.
+        if (invocation.announces() || invocation.background) && announce::is_stdout(path) {
+            let what = "is standard output, which the caller would read until the tunnel ends";
+            let what = format!("--log {}: {what}; name a file", path.display());
+            return Err(Error::new(Code::Usage, what));
+        }
         log.open_file(path)
             .context(Code::Config, || format!("cannot open the log file {}", path.display()))?;
     }
