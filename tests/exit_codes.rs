@@ -1,8 +1,9 @@
 //! Every exit code of the contract, provoked for real.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 
 use crate::rig::gateway::keygen;
 use crate::rig::job::{built, over_ssh};
@@ -189,6 +190,38 @@ fn code_75_gateway_gone() {
     site.gateway.kill();
     let port = site.gateway.port().to_string();
     site.fails(75, &["--tries", "2"], &["127.0.0.1", &port]);
+}
+
+/// Goal: 75 when nobody knows the user, as where the directory of a site is away for a
+/// moment; and a later try finds it back.
+#[test]
+fn code_75_unknown_user() {
+    if let Err(why) = Overlay::check() {
+        skip!("{why}");
+    }
+    let files = Scratch::new();
+    let known = fs::read_to_string("/etc/passwd").expect("/etc/passwd");
+    let ours = format!(":{}:", process::id(&["-u"]));
+    let others = known.lines().filter(|line| !line.contains(&ours));
+    let unknown = others.map(|line| format!("{line}\n")).collect::<String>();
+    let passwd = files.write("passwd", &unknown);
+    fs::set_permissions(&passwd, Permissions::from_mode(0o644)).expect("chmod");
+    let switch = files.write("nsswitch.conf", "passwd: files\nhosts: files\n");
+    fs::set_permissions(&switch, Permissions::from_mode(0o644)).expect("chmod");
+    let mut overlay = Overlay::default();
+    overlay.add(passwd.clone(), "/etc/passwd");
+    overlay.add(switch, "/etc/nsswitch.conf");
+    let gateway = Gateway::overlaid(Scratch::new(), [Overlay::default(), overlay], &[], &[]);
+    let (job, server) = (Job::new(), LicenseServer::start(Service::Echo));
+    let target = format!("127.0.0.1:{}", server.port());
+    let mut call = job.licfwd(&gateway);
+    job.run(call.args(["--tries", "1", "gw", &target])).fails(75, &["No user exists for uid"]);
+    let mut call = job.licfwd(&gateway);
+    let running = job.spawn(call.args(["gw", &target]));
+    wait_until("it tries again", LIMIT, || running.stderr().contains("try 1 of 10"));
+    // The same file, which is laid over the other.
+    fs::write(passwd, known).expect("the user is back");
+    running.wait(LIMIT).port("MLM_LICENSE_FILE");
 }
 
 /// Goal: 75 when the gateway accepts connections and never says a word.

@@ -19,6 +19,7 @@ use std::time::Duration;
 /// # Errors
 /// [`Code::Usage`]: a name that ssh would take for an option. [`Code::Config`]:
 /// `ssh -G` failed, in its own words, or took longer than `timeout`.
+/// [`Code::GatewayDown`]: nobody knows this user, which may pass.
 pub fn resolve(
     gateway: &str,
     ssh_options: &[OsString],
@@ -103,7 +104,13 @@ fn ask_ssh(
         words if words.is_empty() => status.to_string(),
         words => words,
     };
-    Err(Error::new(Code::Config, format!("ssh -G {gateway}: {why}")))
+    // The directory that knows the users (LDAP, NIS) may be away for a moment.
+    let passing = ["No user exists for uid", "You don't exist, go away"];
+    let code = match passing.iter().any(|words| why.contains(words)) {
+        true => Code::GatewayDown,
+        false => Code::Config,
+    };
+    Err(Error::new(code, format!("ssh -G {gateway}: {why}")))
 }
 
 /// ssh's options with the files of `-F`, `-i` and `-o ...File=` made absolute: the

@@ -1,6 +1,7 @@
 //! Brings the tunnel up, step by step, and leaves it to the process that serves.
 
-use super::{announce, daemon, other_nodes, tries};
+use super::tries::{self, Tries};
+use super::{announce, daemon, other_nodes};
 use crate::auth::{AcceptedKeys, Credentials};
 use crate::cli::{Invocation, Watch};
 use crate::config::{self, Gateway, Strict};
@@ -98,7 +99,8 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     let watched_job = watched_job(invocation)?;
     let access = Access::new(invocation.allow_any_user, &invocation.allow)?;
     sys::raise_descriptor_limit();
-    let gateway = resolve_gateway(invocation, deadline, log)?;
+    let mut tries = Tries::new(invocation, deadline, log);
+    let gateway = tries.until_done(|| resolve_gateway(invocation, deadline, log))?;
     let step = invocation.timeout.or(gateway.connect_timeout);
     let step = step.unwrap_or(STEP_LIMIT);
     let limits = Limits { step, deadline };
@@ -107,7 +109,7 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     let bound = bind_ports(invocation, &gateway, log)?;
     log.step("identities read, local ports bound");
     let mut route = route(invocation, gateway, credentials);
-    let session = tries::connect(invocation, &mut route, &bound, limits, log)?;
+    let session = tries::connect(&mut tries, invocation.probe, &mut route, &bound, limits, log)?;
     other_nodes::tell(invocation, log);
     Ok(Prepared { route, session, bound, access, watched_job, step_limit: step })
 }

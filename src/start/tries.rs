@@ -7,46 +7,74 @@ use crate::error::{Error, Result};
 use crate::gateway::{Route, Session};
 use crate::local::LocalPorts;
 use crate::log::Log;
-use crate::retry::{Backoff, Limits};
+use crate::retry::{Backoff, Deadline, Limits};
 use std::sync::Arc;
 
-/// Tries, waits and tries again, with one counter for gateway and servers.
+/// One counter for everything that may be tried again: the directory that knows the
+/// user, gateway and servers.
+pub struct Tries<'a> {
+    invocation: &'a Invocation,
+    deadline: Deadline,
+    log: &'a Log,
+    /// The one under way.
+    n: u32,
+}
+
+impl<'a> Tries<'a> {
+    /// The first.
+    pub fn new(invocation: &'a Invocation, deadline: Deadline, log: &'a Log) -> Tries<'a> {
+        Tries { invocation, deadline, log, n: 1 }
+    }
+
+    /// Tries, waits and tries again.
+    ///
+    /// # Errors
+    /// The last try's, or the first that another try cannot mend.
+    pub fn until_done<T>(&mut self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        loop {
+            match attempt() {
+                Err(e) if e.code.is_transient() => self.wait(&e)?,
+                result => return result,
+            }
+        }
+    }
+
+    fn wait(&mut self, error: &Error) -> Result<()> {
+        let (n, tries) = (self.n, self.invocation.tries);
+        let gave_up =
+            |why: &str| Err(Error::new(error.code, format!("{error}; gave up after {n} {why}")));
+        if n >= tries {
+            return gave_up(if n == 1 { "try" } else { "tries" });
+        }
+        let wait = Backoff::START.wait(n - 1, &mut rand::rng());
+        if wait >= self.deadline.left() {
+            let deadline = self.invocation.deadline.as_secs();
+            return gave_up(&format!("tries, because the deadline of {deadline} s is near"));
+        }
+        self.log.note(format_args!(
+            "try {n} of {tries} failed: {error}; next one in {:.1} s",
+            wait.as_secs_f64()
+        ));
+        std::thread::sleep(wait);
+        self.n += 1;
+        Ok(())
+    }
+}
+
+/// Tries to connect until the servers answer.
 ///
 /// # Errors
 /// The last try's, or the first that another try cannot mend.
 pub fn connect(
-    invocation: &Invocation,
+    tries: &mut Tries<'_>,
+    probe: bool,
     route: &mut Route,
     bound: &LocalPorts,
     limits: Limits,
     log: &Arc<Log>,
 ) -> Result<Box<dyn Session>> {
-    let tries = invocation.tries;
     let mut kept = None;
-    let mut n = 1;
-    loop {
-        let error = match try_once(&mut kept, invocation.probe, route, bound, limits, log) {
-            Err(e) if e.code.is_transient() => e,
-            result => return result,
-        };
-        let gave_up =
-            |why: &str| Error::new(error.code, format!("{error}; gave up after {n} {why}"));
-        if n == tries {
-            return Err(gave_up(if n == 1 { "try" } else { "tries" }));
-        }
-        let wait = Backoff::START.wait(n - 1, &mut rand::rng());
-        if wait >= limits.deadline.left() {
-            let deadline = invocation.deadline.as_secs();
-            let why = format!("tries, because the deadline of {deadline} s is near");
-            return Err(gave_up(&why));
-        }
-        log.note(format_args!(
-            "try {n} of {tries} failed: {error}; next one in {:.1} s",
-            wait.as_secs_f64()
-        ));
-        std::thread::sleep(wait);
-        n += 1;
-    }
+    tries.until_done(|| try_once(&mut kept, probe, route, bound, limits, log))
 }
 
 /// A session over which the servers did not answer is kept for the next try: logins
