@@ -46,6 +46,25 @@ fn another_user_gets_nothing() {
     }
 }
 
+/// Goal: a client of the owner's that is gone before its owner can be told is dropped,
+/// and the log says so, once where there are several.
+#[test]
+fn who_is_gone_too_early_is_spoken_of() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    let daemon = || process::look(tunnel.pid()).into_iter().collect();
+    let stopped = process::stop_all("the daemon", daemon);
+    for _ in 0..3 {
+        let mut client = TcpStream::connect(("127.0.0.1", tunnel.port())).expect("connect");
+        client.write_all(b"CHECKOUT MATLAB\n").expect("a word");
+    }
+    process::signal("CONT", &stopped);
+    tunnel.wait_for_log("before it was known whose it is", 1);
+    drop(check_out(tunnel.port(), "MATLAB").expect("a seat"));
+    assert_eq!(tunnel.logged("before it was known whose it is"), 1);
+}
+
 /// Goal: `--allow-any-user` lets everybody on this node in.
 #[test]
 fn everybody_where_everybody_may() {
