@@ -34,4 +34,5 @@ mod rig_works;
 mod shells;
 mod silence;
 mod slurm;
+mod stuck;
 mod terminal;

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often to look while an attempt is under way.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// What a step leaves libssh2 for its own time-out, which words it better.
 const GRACE: Duration = Duration::from_millis(500);
 /// What a gateway may send meanwhile: a banner of a megabyte is
