@@ -152,3 +152,55 @@ impl Watchdog {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Verbosity;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    /// A watchdog with a session, which a read waits for in vain until it is cut.
+    fn watched() -> (Arc<Watchdog>, Arc<Epoll>, UnixStream, UnixStream) {
+        let urgent = Arc::new(Epoll::new().unwrap());
+        let log = Arc::new(Log::new(Verbosity::Quiet, false));
+        let watchdog = Watchdog::start(&urgent, &log).unwrap();
+        // The memory is that of all tests.
+        watchdog.turn_begins();
+        watchdog.turn_ends(1000, false);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(MAX_TURN)).unwrap();
+        watchdog.add(3, ours.as_fd()).unwrap();
+        watchdog.turn_begins();
+        (watchdog, urgent, ours, theirs)
+    }
+
+    /// Goal: a turn that does not end is cut off when something urgent waits, not before.
+    #[test]
+    fn a_turn_that_keeps_something_urgent_waiting() {
+        let (watchdog, urgent, mut ours, _theirs) = watched();
+        let (waits, mut end) = UnixStream::pair().unwrap();
+        assert!(!sys::poll_readable(&ours, MAX_TURN_IF_URGENT * 2).unwrap());
+        end.write_all(b"x").unwrap();
+        urgent.add(&waits, 0, Interest::READ).unwrap();
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+        assert!(watchdog.remove(2).is_some_and(|why| why.contains("kept sending")));
+        assert_eq!(watchdog.remove(3), None);
+    }
+
+    /// Goal: turns that end are let alone, whatever waits.
+    #[test]
+    fn turns_that_end() {
+        let (watchdog, urgent, ours, _theirs) = watched();
+        let (waits, end) = UnixStream::pair().unwrap();
+        drop(end);
+        urgent.add(&waits, 0, Interest::READ).unwrap();
+        let begin = Instant::now();
+        while begin.elapsed() < MAX_TURN_IF_URGENT * 2 {
+            watchdog.turn_ends(1000, begin.elapsed().as_millis().is_multiple_of(2));
+            watchdog.turn_begins();
+            assert!(!sys::poll_readable(&ours, LOOK_INTERVAL / 2).unwrap());
+        }
+        assert_eq!(watchdog.remove(3), None);
+    }
+}
