@@ -36,4 +36,5 @@ mod scarce;
 mod shells;
 mod silence;
 mod slurm;
+mod stuck;
 mod terminal;

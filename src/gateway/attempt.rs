@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often to look while an attempt is under way.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// What a step leaves libssh2 for its own time-out, which words it better.
 const GRACE: Duration = Duration::from_millis(500);
 /// What a gateway may send meanwhile: a banner of a megabyte is
@@ -132,4 +132,73 @@ pub fn run<T: Send, E: From<Error> + Send>(
 /// A panic leaves what is in it as good as it was.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    /// Longer than anything here takes.
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    fn attempt<T: Send>(
+        body: impl FnOnce(&Attempt) -> Result<T, Error> + Send,
+    ) -> Result<T, Error> {
+        run(false, |why| Error::new(Code::GatewayDown, why), body)
+    }
+
+    fn why(result: Result<usize, Error>) -> String {
+        let error = result.expect_err("cut off");
+        assert_eq!(error.code, Code::GatewayDown);
+        error.to_string()
+    }
+
+    /// Goal: what it waits for ends when the time of a step is over, also a socket that
+    /// comes only then; and a result that comes too late is none.
+    #[test]
+    fn a_step_that_takes_too_long() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (later, _theirs) = UnixStream::pair().unwrap();
+        let begin = Instant::now();
+        let result = attempt(|attempt| {
+            attempt.uses(&ours).unwrap();
+            attempt.step("nap", Duration::from_millis(1));
+            let read = (&ours).read(&mut [0]).unwrap();
+            attempt.uses(&later).unwrap();
+            Ok(read + (&later).read(&mut [0]).unwrap())
+        });
+        assert!(begin.elapsed() < LIMIT);
+        assert!(why(result).contains("the nap timed out after 1 s"));
+    }
+
+    /// Goal: more bytes than anybody needs are too many, and the sender is told.
+    #[test]
+    fn more_than_anybody_sends() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut theirs, _) = listener.accept().unwrap();
+        let sender = thread::spawn(move || while theirs.write_all(&[b'z'; 65536]).is_ok() {});
+        let result = attempt(|attempt| {
+            attempt.uses(&ours).unwrap();
+            attempt.step("flood", LIMIT);
+            let mut buffer = [0; 65536];
+            while ours.read(&mut buffer).is_ok_and(|got| got > 0) {}
+            Ok(0)
+        });
+        assert!(why(result).contains(" MB came during the flood"));
+        drop(ours);
+        sender.join().unwrap();
+    }
+
+    /// Goal: what is done in time is its result, whatever that is; a panic is a failure.
+    #[test]
+    fn what_ends_by_itself() {
+        assert_eq!(attempt(|_| Ok(7)).unwrap(), 7);
+        let refused = attempt::<()>(|_| Err(Error::new(Code::Refused, "no")));
+        assert_eq!(refused.unwrap_err().code, Code::Refused);
+        let died = attempt::<()>(|_| std::panic::resume_unwind(Box::new("as it may be")));
+        assert_eq!(died.unwrap_err().code, Code::Internal);
+    }
 }

@@ -61,3 +61,34 @@ impl AsFd for Timer {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::poll_readable;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(20);
+
+    /// Goal: it comes once, not before it is set, not after it is put off, and also
+    /// when it is set no time ahead, which the kernel takes for putting it off.
+    #[test]
+    fn it_comes_when_it_was_set() {
+        let timer = Timer::new().unwrap();
+        let comes = |within| poll_readable(&timer, within).unwrap();
+        assert!(!comes(SHORT) && !timer.take());
+        for ahead in [SHORT, Duration::ZERO] {
+            timer.set(Some(ahead));
+            assert!(comes(LONG) && timer.take(), "{ahead:?}");
+            assert!(!comes(SHORT) && !timer.take(), "{ahead:?}");
+        }
+        timer.set(Some(LONG));
+        timer.set(None);
+        assert!(!comes(SHORT));
+        // Set again before anybody has asked: what has come is forgotten.
+        timer.set(Some(Duration::ZERO));
+        assert!(comes(LONG));
+        timer.set(Some(LONG));
+        assert!(!comes(SHORT));
+    }
+}

@@ -25,6 +25,8 @@ mod reconnect;
 mod silence;
 #[path = "../slurm.rs"]
 mod slurm;
+#[path = "../stuck.rs"]
+mod stuck;
 
 use crate::rig::job::over_ssh;
 use crate::rig::{Gateway, LicenseServer, Service, Tunnel, network};

@@ -5,6 +5,7 @@
 //! for it, and with the process at the latest, however that ends
 //! ([`scratch`]). Logs are shown when a test fails.
 
+pub mod agent;
 pub mod certified;
 pub mod crowd;
 pub mod dropbear;
@@ -46,7 +47,7 @@ pub use scratch::Scratch;
 pub use site::Site;
 pub use skips::say_skipped;
 pub use tunnel::Tunnel;
-pub use wait::{FLOOD, LIMIT, Promise, eventually, eventually_every, wait_until};
+pub use wait::{FLOOD, LIMIT, Promise, eventually, eventually_every, times_until, wait_until};
 
 /// Leaves a test that this machine cannot run, and says so even though cargo
 /// hides what passing tests print. In strict mode that fails ([`skips`]).

@@ -48,6 +48,26 @@ pub fn wait_until(what: &str, limit: Duration, condition: impl FnMut() -> bool) 
     }
 }
 
+/// When each of so many conditions came true; they are looked at together.
+#[track_caller]
+pub fn times_until(
+    what: &str,
+    count: usize,
+    limit: Duration,
+    mut condition: impl FnMut(usize) -> bool,
+) -> Vec<Instant> {
+    let mut times = vec![None; count];
+    wait_until(what, limit, || {
+        for (number, time) in times.iter_mut().enumerate() {
+            if time.is_none() && condition(number) {
+                *time = Some(Instant::now());
+            }
+        }
+        times.iter().all(Option::is_some)
+    });
+    times.into_iter().flatten().collect()
+}
+
 /// What licfwd promises to do in so many seconds. On a busy machine it may take
 /// three times as long; what it took is printed.
 pub struct Promise(Duration);

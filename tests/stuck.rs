@@ -1,0 +1,143 @@
+//! Its limits hold, too, where not the gateway is at fault: agents and name servers
+//! that do not answer, or not as they should.
+
+use crate::rig::agent::{HABITS, Habit, HostileAgent};
+use crate::rig::traffic::check_out;
+use crate::rig::{
+    Gateway, LIMIT, Overlay, Promise, Scratch, Site, long, network, process, skip, times_until,
+};
+use std::fs::{self, Permissions};
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
+
+const LIMITS: [&str; 6] = ["--tries", "1", "--timeout", "3", "--deadline", "6"];
+/// The deadline, and a second.
+const START: Promise = Promise::seconds(7);
+/// Four steps of three seconds, and the wait before.
+const ATTEMPT: Promise = Promise::seconds(13);
+const RECOVERY: Promise = Promise::seconds(15);
+const END: Promise = Promise::seconds(1);
+
+/// Goal: at the start: within the limits; where it can be known in time that the agent
+/// is of no use, with the key from the file.
+#[test]
+fn agents_at_the_start() {
+    let habits = habits(&[Habit::OneAnswer, Habit::Drips, Habit::Full]);
+    let start = |habit: &Habit| {
+        let site = Site::new();
+        let agent = agent(&site, *habit);
+        let mut call = site.call(&LIMITS);
+        let running = site.job.spawn(call.arg(agent.option()).arg("--no-watch"));
+        (*habit, site, agent, running, Instant::now())
+    };
+    let mut sites: Vec<_> = habits.iter().map(start).collect();
+    let ended = |number: usize| sites[number].3.has_ended();
+    let times = times_until("all have ended", habits.len(), START.room(), ended);
+    for ((habit, _site, _agent, running, begin), ended) in sites.into_iter().zip(times) {
+        let outcome = running.wait(LIMIT);
+        let last = outcome.stderr.lines().last().unwrap_or_default();
+        let what = format!("{habit:?} [{}; {last}]", outcome.code);
+        START.kept(&what, ended - begin);
+        assert!([0, 75].contains(&outcome.code), "{what}: {outcome:?}");
+        if habit == Habit::Lies {
+            assert_eq!(outcome.code, 0, "{what}: {outcome:?}");
+        }
+    }
+}
+
+/// Goal: while it reconnects: an attempt that hangs in an agent has failed when its
+/// time is over, and says so; without that agent the next one succeeds.
+#[test]
+fn agents_while_it_reconnects() {
+    let habits = habits(&[Habit::OneAnswer, Habit::NeverSigns]);
+    let start = |habit: &Habit| {
+        let site = Site::new();
+        let socket = site.job.directory().file("agent");
+        // Not there yet: the key from the file it is.
+        let option = format!("-oIdentityAgent={}", socket.display());
+        let tunnel = site.tunnel(&["--timeout", "3", &option]);
+        let agent = agent(&site, *habit);
+        site.gateway.kill_sessions();
+        (*habit, site, tunnel, Some(agent), Instant::now())
+    };
+    let mut sites: Vec<_> = habits.iter().map(start).collect();
+    let ends = |number: usize| {
+        let (_, _, tunnel, agent, _) = &mut sites[number];
+        let log = tunnel.log();
+        let ends =
+            log.contains("reconnecting failed") || log.contains("reconnected to the gateway");
+        if ends {
+            *agent = None;
+        }
+        ends
+    };
+    let times = times_until("an attempt of each ends", habits.len(), ATTEMPT.room(), ends);
+    for ((habit, _site, tunnel, _, begin), ended) in sites.into_iter().zip(times) {
+        ATTEMPT.kept(&format!("{habit:?}: the attempt has ended"), ended - begin);
+        if [Habit::OneAnswer, Habit::NeverSigns].contains(&habit) {
+            assert!(tunnel.logged("reconnecting failed") > 0, "{habit:?}");
+        }
+        RECOVERY.wait_until(&format!("{habit:?}: clients are served"), || {
+            check_out(tunnel.port(), "f").is_ok()
+        });
+        process::signal("TERM", &[tunnel.pid()]);
+        END.wait_until("it ends", || !process::alive(tunnel.pid()));
+    }
+}
+
+/// These few, or with `--long` all.
+fn habits(few: &[Habit]) -> Vec<Habit> {
+    if long() { HABITS.to_vec() } else { few.to_vec() }
+}
+
+fn agent(site: &Site, habit: Habit) -> HostileAgent {
+    let socket = site.job.directory().file("agent");
+    HostileAgent::start(socket, habit, &site.gateway.client().file("id_ed25519.pub"))
+}
+
+/// Goal: name servers that never answer: within the limits at the start, and while it
+/// reconnects one attempt that has failed, and not the last.
+#[test]
+fn name_servers_that_never_answer() {
+    if !network::is_our_own() {
+        return;
+    }
+    if let Err(why) = Overlay::check() {
+        skip!("{why}");
+    }
+    // All there is in this network.
+    let _mute = UdpSocket::bind("127.0.0.1:53").expect("bind");
+    let files = Scratch::new();
+    let mut overlay = Overlay::default();
+    let hosts = files.write("hosts", KNOWN);
+    for (file, over) in [
+        (hosts.clone(), "/etc/hosts"),
+        (files.write("resolv", "nameserver 127.0.0.1\n"), "/etc/resolv.conf"),
+        (files.write("nsswitch", "passwd: files\nhosts: files dns\n"), "/etc/nsswitch.conf"),
+    ] {
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("chmod");
+        overlay.add(file, over);
+    }
+    let gateway = Gateway::overlaid(Scratch::new(), [Overlay::default(), overlay], &[], &[]);
+    let site = Site::behind(gateway);
+    let alias = format!("-oHostKeyAlias=[127.0.0.1]:{}", site.gateway.port());
+    let named = ["-oHostName=gw.example", &alias];
+    let tunnel = site.tunnel(&[&named[..], &["--timeout", "3"]].concat());
+
+    // The file itself: each program sees this one.
+    fs::write(&hosts, "127.0.0.1 localhost\n").expect("hosts");
+    let begin = Instant::now();
+    let failure = site.run(&[&named[..], &["--timeout", "2", "--deadline", "5"]].concat());
+    Promise::seconds(6).kept("name servers at the start", begin.elapsed());
+    failure.fails(75, &["gw.example"]);
+
+    site.gateway.kill_sessions();
+    let begin = Instant::now();
+    tunnel.wait_for_log("reconnecting failed", 1);
+    ATTEMPT.kept("name servers while it reconnects", begin.elapsed());
+    fs::write(&hosts, KNOWN).expect("hosts");
+    RECOVERY.wait_until("clients are served", || check_out(tunnel.port(), "f").is_ok());
+}
+
+const KNOWN: &str = "127.0.0.1 localhost gw.example\n";
