@@ -146,7 +146,7 @@ mod tests {
     fn attempt<T: Send>(
         body: impl FnOnce(&Attempt) -> Result<T, Error> + Send,
     ) -> Result<T, Error> {
-        run(false, |why| Error::new(Code::GatewayDown, why), body)
+        run(|why| Error::new(Code::GatewayDown, why), body)
     }
 
     fn why(result: Result<usize, Error>) -> String {

@@ -123,7 +123,7 @@ impl Acceptor {
     /// Its process closes a connection faster than anybody can be asked about it:
     /// of a shell's `echo x >/dev/tcp/...` on two cores, 45 to 86 % were gone even for
     /// a loop that does nothing but wait, accept and ask, whether in accept or in epoll,
-    /// and 13 to 61 % for one that spins. So an earlier look would not help. Strangers
+    /// and 13 to 61 % for one that spins. So an earlier look would help little. Strangers
     /// can do so too, hence not a line for each.
     fn tell_gone(&mut self, who: &str) {
         let more = match &mut self.gone {

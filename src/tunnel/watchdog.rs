@@ -160,6 +160,7 @@ mod tests {
     use crate::log::Verbosity;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+    use std::time::Instant;
 
     /// A watchdog with a session, which a read waits for in vain until it is cut.
     fn watched() -> (Arc<Watchdog>, Arc<Epoll>, UnixStream, UnixStream) {
