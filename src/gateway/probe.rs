@@ -23,6 +23,8 @@ pub enum Answer {
     Forbidden,
     /// The session has ended; how.
     Lost(String),
+    /// This node has no descriptor, memory or thread left to ask with; which.
+    Scarce(String),
 }
 
 /// Opens a channel to a license server and closes it again, within limits that hold
@@ -35,10 +37,14 @@ pub fn probe(session: &mut dyn Session, to: &Destination, limit: Duration) -> An
         let asked = attempt.uses(session.socket()).and_then(|()| ask(session, to, deadline));
         Ok(asked.unwrap_or_else(|e| match e.kind() {
             ErrorKind::TimedOut => Answer::Late,
+            _ if sys::out_of_something(&e) => Answer::Scarce(cause(&e)),
             _ => Answer::Lost(cause(&e)),
         }))
     });
-    answer.unwrap_or_else(|e: Error| Answer::Lost(e.to_string()))
+    answer.unwrap_or_else(|e: Error| match e.code {
+        Code::System => Answer::Scarce(e.to_string()),
+        _ => Answer::Lost(e.to_string()),
+    })
 }
 
 fn ask(session: &mut dyn Session, to: &Destination, deadline: Instant) -> io::Result<Answer> {

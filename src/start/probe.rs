@@ -120,5 +120,8 @@ fn port_result(answer: Answer, to: &Destination, limit: Duration) -> Result<Port
             let how = if why == what { String::new() } else { format!(" ({why})") };
             Err(Error::new(Code::GatewayDown, format!("{what} right after the login{how}")))
         }
+        Answer::Scarce(why) => {
+            Err(Error::new(Code::System, format!("cannot ask for license server {to}: {why}")))
+        }
     }
 }
