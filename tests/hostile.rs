@@ -13,8 +13,9 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// What any of it may take, in kB.
-const MEMORY: usize = 64 << 10;
+/// What any of it may take, in kB: three times what is promised, as with times,
+/// because a flood goes on while whoever looks waits for a processor.
+const MEMORY: usize = 3 * (64 << 10);
 const LIMITS: [&str; 6] = ["--tries", "1", "--timeout", "3", "--deadline", "6"];
 /// The deadline, and a second.
 const START: Promise = Promise::seconds(7);
@@ -98,8 +99,8 @@ impl Start {
     }
 }
 
-/// Waits for all of them; each must keep to time and memory, and end with its code.
-fn all_fail(mut starts: Vec<Start>, promise: &Promise, codes: &[i32]) {
+/// Waits for all of them; each must keep to time and memory, and end with one of the codes.
+fn all_end(mut starts: Vec<Start>, promise: &Promise, codes: &[i32]) {
     let count = starts.len();
     let ended = |number: usize| starts[number].has_ended();
     let times = times_until("all have ended", count, promise.room(), ended);
@@ -109,9 +110,11 @@ fn all_fail(mut starts: Vec<Start>, promise: &Promise, codes: &[i32]) {
         let what = format!("{} [{}; {} MB; {last}]", start.what, outcome.code, start.peak >> 10);
         promise.kept(&what, ended - start.begin);
         assert!(codes.contains(&outcome.code), "{what}: {outcome:?}");
-        assert_eq!(outcome.stdout, format!("(exit {})\n", outcome.code), "{what}");
+        if outcome.code != 0 {
+            assert_eq!(outcome.stdout, format!("(exit {})\n", outcome.code), "{what}");
+        }
         assert!(start.peak < MEMORY, "{what}: {} kB", start.peak);
-        start.job.wait_until_empty();
+        start.job.end();
     }
 }
 
@@ -125,7 +128,7 @@ fn at_the_start_before_the_keys() {
         let start = |what: &&'static str| Start::new(&gateway, what, Behaviour::Raw(what), &LIMITS);
         // What is no SSH at all may pass for one with nothing in common.
         let codes = if kinds[0] == RAW[0] { &[75][..] } else { &[75, 78] };
-        all_fail(kinds.iter().map(start).collect(), &START, codes);
+        all_end(kinds.iter().map(start).collect(), &START, codes);
     }
 }
 
@@ -145,18 +148,21 @@ fn at_the_start_behind_the_keys() {
         cases.extend(both.iter().flat_map(|what| [("auth", *what), ("open", *what)]));
         cases.extend(RUNNING.iter().map(|what| ("open", *what)));
     }
-    for cases in cases.chunks(6) {
+    for cases in cases.chunks(5) {
+        // Some of what one can think of is no harm, or means that nobody may come in.
+        let codes = if cases[0].1 == "banner" { &[75, 69][..] } else { &[75, 69, 77, 0] };
         let start = |(when, what): &(&str, &str)| {
             let behaviour = place.script.behaviour(when, what);
             Start::new(&place.gateway, &format!("{when} {what}"), behaviour, &LIMITS)
         };
-        all_fail(cases.iter().map(start).collect(), &START, &[75, 69, 77]);
+        all_end(cases.iter().map(start).collect(), &START, codes);
     }
 }
 
 /// What a gateway can send to a tunnel that runs. Those of the issue come first.
-const RUNNING: [&str; 38] = [
+const RUNNING: [&str; 39] = [
     "unknown",
+    "slow-unknown",
     "global",
     "ignore",
     "global-reply",
@@ -200,7 +206,7 @@ const RUNNING: [&str; 38] = [
 /// as the gateway is good.
 #[test]
 fn under_a_running_tunnel() {
-    let kinds = if long() { &RUNNING[..] } else { &RUNNING[..2] };
+    let kinds = if long() { &RUNNING[..] } else { &RUNNING[..3] };
     for what in kinds {
         let place = match Place::new() {
             Ok(place) => place,
@@ -216,9 +222,18 @@ fn under_a_running_tunnel() {
         place.script.go();
         wait_until("it begins", LIMIT, || place.script.said("begins: ") > 0);
         let begin = Instant::now();
-        // Most are cut off. What libssh2 takes in its stride goes on meanwhile.
-        eventually(BITES, || tunnel.logged("lost the gateway") > 0);
-        let served = || is_served(port);
+        // Most are cut off. What libssh2 takes in its stride goes on meanwhile; what then
+        // leaves the gateway no time for clients is for it to end.
+        let lost = eventually(BITES, || tunnel.logged("lost the gateway") > 0);
+        assert!(lost || !what.ends_with("unknown"), "{what}: it is kept for ever");
+        let served = || {
+            let served = is_served(port);
+            if !served {
+                eprintln!("{what}: the gateway has no time for clients");
+                front.cut();
+            }
+            served
+        };
         wait_until(&format!("{what}: clients are served"), RECOVERY.room(), served);
         let took = begin.elapsed();
         let peak = process::peak_kb(tunnel.pid());
@@ -339,7 +354,7 @@ fn a_gateway_that_takes_its_time_with_each_key() {
     options.extend(keys.iter().map(String::as_str));
     let behaviour = place.script.behaviour("never", "slow-keys");
     let start = Start::new(&place.gateway, "slow keys", behaviour, &options);
-    all_fail(vec![start], &Promise::seconds(9), &[75]);
+    all_end(vec![start], &Promise::seconds(9), &[75]);
 }
 
 /// Goal: a list of methods that is no text is a login that is refused.
@@ -351,7 +366,7 @@ fn a_list_of_methods_that_is_no_text() {
     };
     let behaviour = place.script.behaviour("never", "methods");
     let start = Start::new(&place.gateway, "methods", behaviour, &LIMITS);
-    all_fail(vec![start], &START, &[77]);
+    all_end(vec![start], &START, &[77]);
 }
 
 /// Goal: an idle tunnel asks a gateway that grants what no server knows, or says one

@@ -216,6 +216,46 @@ fn parse(answer: &[u8]) -> Option<Vec<AgentKey>> {
 mod tests {
     use super::*;
 
+    /// Goal: questions and answers go through, and whoever waits on one side learns of
+    /// the other's end, or that both are cut off.
+    #[test]
+    fn a_relay_lives_as_long_as_both_sides() {
+        let relay = || {
+            let ((ours, near), (far, theirs)) =
+                (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+            (ours, Relay::start(near, far).unwrap(), theirs)
+        };
+        let carries = |mut from: &UnixStream, mut to: &UnixStream| {
+            from.write_all(b"words").unwrap();
+            let mut got = [0; 5];
+            to.read_exact(&mut got).unwrap();
+            assert_eq!(&got, b"words");
+        };
+        let is_over = |mut side: &UnixStream| assert_eq!(side.read(&mut [0]).unwrap(), 0);
+        let (ours, _relay, theirs) = relay();
+        carries(&ours, &theirs);
+        carries(&theirs, &ours);
+        drop(theirs);
+        is_over(&ours);
+        let (ours, relay, theirs) = relay();
+        drop(relay);
+        is_over(&ours);
+        is_over(&theirs);
+    }
+
+    /// Goal: a socket of libssh2's leads to us and leaves no file behind.
+    #[test]
+    fn a_meeting_leaves_nothing_behind() {
+        let base = std::env::temp_dir();
+        let meeting = Meeting::in_base(&base).unwrap();
+        let address = meeting.listener.local_addr().unwrap();
+        assert!(!address.as_pathname().unwrap().exists());
+        let mut one = UnixStream::connect(meeting.name()).unwrap();
+        let (mut other, _) = meeting.listener.accept().unwrap();
+        one.write_all(b"x").unwrap();
+        other.read_exact(&mut [0]).unwrap();
+    }
+
     #[test]
     fn answers_are_parsed_or_refused() {
         let two = [

@@ -3,7 +3,7 @@
 use super::attempt;
 use super::session::{Opened, Session};
 use crate::error::{Code, Error, cause};
-use crate::sys;
+use crate::sys::{self, errno};
 use crate::target::Destination;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -37,7 +37,7 @@ pub fn probe(session: &mut dyn Session, to: &Destination, limit: Duration) -> An
         let asked = attempt.uses(session.socket()).and_then(|()| ask(session, to, deadline));
         Ok(asked.unwrap_or_else(|e| match e.kind() {
             ErrorKind::TimedOut => Answer::Late,
-            _ if sys::out_of_something(&e) => Answer::Scarce(cause(&e)),
+            _ if errno::out_of_something(&e) => Answer::Scarce(cause(&e)),
             _ => Answer::Lost(cause(&e)),
         }))
     });

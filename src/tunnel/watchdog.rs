@@ -7,7 +7,8 @@
 //!
 //! It costs nothing while the tunnel idles: the loop sets a timer when a turn
 //! begins, fifty times a second at most, and puts it off when the turn has carried
-//! nobody's bytes.
+//! nobody's bytes. Of such turns there may be many, and each may leave something in
+//! memory: that the loop looks at itself when a turn ends, as often.
 
 use crate::log::Log;
 use crate::sys::{self, Epoll, Interest, Timer};
@@ -17,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a turn may last before somebody looks, and how often from then on: a
 /// fast link brings 20 MB meanwhile.
@@ -38,11 +39,14 @@ pub struct Watchdog {
     armed: AtomicBool,
     /// Turns that have begun or ended.
     turns: AtomicU64,
+    /// When the loop looked at the memory.
+    looked: Mutex<Instant>,
     clients: AtomicUsize,
     /// Duplicates of the sessions' sockets, by the sessions' numbers.
     sockets: Mutex<Vec<(usize, TcpStream)>>,
     /// Why the sockets were shut down last.
     why: Mutex<Option<String>>,
+    log: Arc<Log>,
 }
 
 impl Watchdog {
@@ -55,13 +59,15 @@ impl Watchdog {
             timer: Timer::new()?,
             armed: AtomicBool::new(false),
             turns: AtomicU64::new(0),
+            looked: Mutex::new(Instant::now()),
             clients: AtomicUsize::new(0),
             sockets: Mutex::new(Vec::new()),
             why: Mutex::new(None),
+            log: Arc::clone(log),
         });
-        let (shared, urgent, log) = (Arc::clone(&watchdog), Arc::clone(urgent), Arc::clone(log));
+        let (shared, urgent) = (Arc::clone(&watchdog), Arc::clone(urgent));
         let named = thread::Builder::new().name("watchdog".into());
-        named.spawn(move || shared.look(&urgent, &log))?;
+        named.spawn(move || shared.look(&urgent))?;
         Ok(watchdog)
     }
 
@@ -83,8 +89,8 @@ impl Watchdog {
 
     /// A turn of the loop begins.
     pub fn turn_begins(&self) {
-        self.turns.fetch_add(1, Ordering::Relaxed);
-        if !self.armed.swap(true, Ordering::AcqRel) {
+        self.turns.fetch_add(1, Ordering::SeqCst);
+        if !self.armed.swap(true, Ordering::SeqCst) {
             self.timer.set(Some(LOOK_INTERVAL));
         }
     }
@@ -94,27 +100,36 @@ impl Watchdog {
     pub fn turn_ends(&self, clients: usize, idle: bool) {
         self.turns.fetch_add(1, Ordering::Relaxed);
         self.clients.store(clients, Ordering::Relaxed);
-        if idle && self.armed.swap(false, Ordering::AcqRel) {
+        if idle && self.armed.swap(false, Ordering::SeqCst) {
             self.timer.set(None);
+        }
+        let mut looked = lock(&self.looked);
+        if looked.elapsed() >= LOOK_INTERVAL {
+            *looked = Instant::now();
+            if let Some(why) = self.too_much_memory() {
+                self.cut(why);
+            }
         }
     }
 
     /// The thread's: never ends.
-    fn look(&self, urgent: &Epoll, log: &Log) {
+    fn look(&self, urgent: &Epoll) {
         loop {
             let fds = [(self.timer.as_fd(), Interest::READ)];
             let _ = sys::wait_any(fds, None);
-            let turn = self.turns.load(Ordering::Relaxed);
+            // In this order: a turn that begins from here on sets the timer again, and
+            // any other is the one that is looked at.
             self.timer.take();
-            self.armed.store(false, Ordering::Release);
+            self.armed.store(false, Ordering::SeqCst);
+            let turn = self.turns.load(Ordering::SeqCst);
             // Counted, not measured: suspended with the loop, this has not looked.
             let mut stays = LOOK_INTERVAL;
             loop {
                 let urgent = sys::poll_readable(urgent, Duration::ZERO).unwrap_or(false);
                 let comes_round =
-                    self.turns.load(Ordering::Relaxed) != turn || turn.is_multiple_of(2);
+                    self.turns.load(Ordering::SeqCst) != turn || turn.is_multiple_of(2);
                 if let Some(why) = self.exceeded(stays, urgent, comes_round) {
-                    self.cut(why, log);
+                    self.cut(why);
                 }
                 if comes_round {
                     break;
@@ -127,20 +142,26 @@ impl Watchdog {
 
     /// Which limit is over.
     fn exceeded(&self, stays: Duration, urgent: bool, comes_round: bool) -> Option<String> {
-        let clients = self.clients.load(Ordering::Relaxed) as u64;
-        let memory = sys::resident_memory();
-        if memory > MAX_MEMORY + clients * MAX_MEMORY_PER_CLIENT {
-            Some(format!("it made the tunnel take {} MB of memory", memory >> 20))
-        } else if !comes_round && (stays > MAX_TURN || urgent && stays > MAX_TURN_IF_URGENT) {
-            Some("it kept sending, and nothing else could be done".to_owned())
-        } else {
-            None
-        }
+        let too_long = stays > MAX_TURN || urgent && stays > MAX_TURN_IF_URGENT;
+        let why = "it kept sending, and nothing else could be done";
+        self.too_much_memory().or_else(|| (!comes_round && too_long).then(|| why.to_owned()))
     }
 
-    fn cut(&self, why: String, log: &Log) {
+    fn too_much_memory(&self) -> Option<String> {
+        let clients = self.clients.load(Ordering::Relaxed) as u64;
+        let limit = MAX_MEMORY + clients * MAX_MEMORY_PER_CLIENT;
+        let is_over = || Some(sys::resident_memory()).filter(|memory| *memory > limit);
+        // What a crowd has left behind is not the gateway's doing.
+        let memory = is_over().and_then(|_| {
+            sys::trim_memory();
+            is_over()
+        })?;
+        Some(format!("it made the tunnel take {} MB of memory", memory >> 20))
+    }
+
+    fn cut(&self, why: String) {
         if lock(&self.why).replace(why.clone()).is_none() {
-            log.event(format_args!("cutting the gateway off: {why}"));
+            self.log.event(format_args!("cutting the gateway off: {why}"));
         }
         for (_, socket) in lock(&self.sockets).iter() {
             // Both ways: the receiving side alone would still take what the kernel holds.
@@ -160,7 +181,6 @@ mod tests {
     use crate::log::Verbosity;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
-    use std::time::Instant;
 
     /// A watchdog with a session, which a read waits for in vain until it is cut.
     fn watched() -> (Arc<Watchdog>, Arc<Epoll>, UnixStream, UnixStream) {
@@ -188,6 +208,19 @@ mod tests {
         assert_eq!(ours.read(&mut [0]).unwrap(), 0);
         assert!(watchdog.remove(2).is_some_and(|why| why.contains("kept sending")));
         assert_eq!(watchdog.remove(3), None);
+    }
+
+    /// Goal: memory is looked at also where each turn is short and carries nothing.
+    #[test]
+    fn turns_that_leave_something_behind() {
+        let (watchdog, _urgent, ours, _theirs) = watched();
+        let kept = vec![1_u8; 2 * MAX_MEMORY as usize];
+        while !sys::poll_readable(&ours, LOOK_INTERVAL / 4).unwrap() {
+            watchdog.turn_ends(0, true);
+            watchdog.turn_begins();
+        }
+        assert_eq!(kept[kept.len() / 2], 1);
+        assert!(watchdog.remove(3).is_some_and(|why| why.contains("MB of memory")));
     }
 
     /// Goal: turns that end are let alone, whatever waits.

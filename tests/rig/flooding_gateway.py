@@ -129,6 +129,9 @@ class Behaviour(paramiko.ServerInterface):
             elif what == "drip-ignore":
                 while time.monotonic() < end and not NEVER.wait(0.05):
                     transport._send_message(message(2, "z"))
+            elif what == "slow-unknown":
+                while time.monotonic() < end and not NEVER.wait(0.002):
+                    transport._send_message(FLOODS["unknown"](0))
             elif what == "rekey":
                 while time.monotonic() < end:
                     transport.renegotiate_keys()
