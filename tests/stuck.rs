@@ -107,13 +107,16 @@ fn name_servers_that_never_answer() {
         skip!("{why}");
     }
     // All there is in this network.
-    let _mute = UdpSocket::bind("127.0.0.1:53").expect("bind");
+    let _mute = UdpSocket::bind("0.0.0.0:53").expect("bind");
     let files = Scratch::new();
     let mut overlay = Overlay::default();
     let hosts = files.write("hosts", KNOWN);
     for (file, over) in [
         (hosts.clone(), "/etc/hosts"),
-        (files.write("resolv", "nameserver 127.0.0.1\n"), "/etc/resolv.conf"),
+        (
+            files.write("resolv", &SERVERS.map(|it| format!("nameserver {it}\n")).concat()),
+            "/etc/resolv.conf",
+        ),
         (files.write("nsswitch", "passwd: files\nhosts: files dns\n"), "/etc/nsswitch.conf"),
     ] {
         fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("chmod");
@@ -140,4 +143,6 @@ fn name_servers_that_never_answer() {
     RECOVERY.wait_until("clients are served", || check_out(tunnel.port(), "f").is_ok());
 }
 
+/// As many as a resolver asks, one after another, each twice.
+const SERVERS: [&str; 3] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
 const KNOWN: &str = "127.0.0.1 localhost gw.example\n";
