@@ -2,6 +2,7 @@
 //! that do not answer, or not as they should.
 
 use crate::rig::agent::{HABITS, Habit, HostileAgent};
+use crate::rig::job::over_ssh;
 use crate::rig::traffic::check_out;
 use crate::rig::{
     Gateway, LIMIT, Overlay, Promise, Scratch, Site, long, network, process, skip, times_until,
@@ -23,6 +24,9 @@ const END: Promise = Promise::seconds(1);
 /// is of no use, with the key from the file.
 #[test]
 fn agents_at_the_start() {
+    if over_ssh() && !long() {
+        return;
+    }
     let habits = habits(&[Habit::OneAnswer, Habit::Drips, Habit::Full]);
     let start = |habit: &Habit| {
         let site = Site::new();
@@ -50,6 +54,9 @@ fn agents_at_the_start() {
 /// time is over, and says so; without that agent the next one succeeds.
 #[test]
 fn agents_while_it_reconnects() {
+    if over_ssh() && !long() {
+        return;
+    }
     let habits = habits(&[Habit::OneAnswer, Habit::NeverSigns]);
     let start = |habit: &Habit| {
         let site = Site::new();
