@@ -27,6 +27,13 @@ impl Pool {
         self.0.iter().flatten()
     }
 
+    /// Whether bytes of clients have moved since this was last asked.
+    pub fn has_carried(&mut self) -> bool {
+        let all = self.0.iter_mut().flatten();
+        let carried = all.map(|carrier| std::mem::take(&mut carrier.carried));
+        carried.filter(|carried| *carried).count() > 0
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()

@@ -152,7 +152,7 @@ impl Tunnel {
             self.connect_waiting();
             self.carry();
             self.connect_waiting();
-            self.end_turn();
+            self.watchdog.turn_ends(self.clients(), !self.pool.has_carried());
         }
     }
 
@@ -175,16 +175,6 @@ impl Tunnel {
             }
         }
         token == Token::Urgent
-    }
-
-    fn end_turn(&mut self) {
-        let mut idle = true;
-        for number in 0..MAX_SESSIONS {
-            if let Some(carrier) = self.pool.get_mut(number) {
-                idle &= !std::mem::take(&mut carrier.carried);
-            }
-        }
-        self.watchdog.turn_ends(self.clients(), idle);
     }
 
     // ---- clients ---------------------------------------------------------

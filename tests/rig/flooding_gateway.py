@@ -132,6 +132,10 @@ class Behaviour(paramiko.ServerInterface):
             elif what == "slow-unknown":
                 while time.monotonic() < end and not NEVER.wait(0.002):
                     transport._send_message(FLOODS["unknown"](0))
+            elif what == "rekey-flood":
+                transport._send_kex_init()
+                while time.monotonic() < end:
+                    transport._send_message(FLOODS["global"](0))
             elif what == "rekey":
                 while time.monotonic() < end:
                     transport.renegotiate_keys()
@@ -220,6 +224,8 @@ def serve(connection):
         return
     behaviour = Behaviour(*words)
     transport = behaviour.transport = paramiko.Transport(connection)
+    # Only where that is what it should do: a flood is no good time for it.
+    transport.packetizer.REKEY_BYTES = transport.packetizer.REKEY_PACKETS = 1 << 60
     transport.add_server_key(KEY)
     try:
         transport.start_server(server=behaviour)
