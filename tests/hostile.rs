@@ -241,7 +241,10 @@ fn running(kinds: &[&'static str]) {
             let served = is_served(port);
             if !served {
                 assert!(process::alive(tunnel.pid()), "{what}: licfwd is dead");
-                front.cut();
+                // Not the good one, which may be on its way.
+                if tunnel.logged("lost the gateway") == 0 {
+                    front.cut();
+                }
             }
             served
         };

@@ -83,6 +83,35 @@ fn broken_proxy_is_quoted() {
     }
 }
 
+/// Goal: a proxy may say as much as it likes, during the login and for as long as the
+/// tunnel lives: it waits for nobody, little of it is kept, and its first words are quoted.
+#[test]
+fn talkative_proxy_is_not_kept() {
+    let talk = "head -c 50000000 /dev/zero >&2";
+    let site = Site::new();
+    let done = site.job.directory().file("done");
+    let proxy = format!("sh -c '{talk}; ({talk}; echo >{}) & exec nc %h %p'", done.display());
+    let port = site.brings_up(&[&through(&proxy)]);
+    wait_until("all is said", LIMIT, || done.exists());
+    let kept = site.job.processes().into_iter().flat_map(files_in_memory).max().unwrap_or(0);
+    assert!((1..300_000).contains(&kept), "{kept} bytes are kept");
+    check_out(port, "MATLAB").expect("a seat");
+    site.job.end();
+
+    let proxy = through(&format!("sh -c 'echo first >&2; {talk}; exit 1'"));
+    let outcome = site.run(&[&proxy, "--tries", "1"]);
+    assert!(outcome.code == 75 && outcome.stderr.contains("first"), "{outcome:?}");
+}
+
+/// The sizes of the files without a name that a process has open.
+fn files_in_memory(pid: u32) -> Vec<u64> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let nameless = files.map(|file| file.path()).filter(|path| {
+        fs::read_link(path).is_ok_and(|to| to.starts_with("/memfd:licfwd (deleted)"))
+    });
+    nameless.filter_map(|path| fs::metadata(path).ok()).map(|about| about.len()).collect()
+}
+
 /// Goal: a proxy that never connects ends with the time limit, and leaves
 /// nothing, the processes below it included.
 #[test]

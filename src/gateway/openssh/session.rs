@@ -161,6 +161,10 @@ impl Session for OpensshSession {
             Ok(opened) => return Ok(Some(opened)),
             Err(e) => e,
         };
+        // Nobody leaves before the tunnel serves, so it would not pass.
+        if !self.serving && errno::out_of_something(&error) {
+            return Err(error);
+        }
         let why = format!("ssh's socket: {}", cause(&error));
         // Its queue is full, or somebody is out of descriptors: that passes.
         let passing = error.kind() == ErrorKind::WouldBlock || errno::out_of_something(&error);
