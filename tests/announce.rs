@@ -46,7 +46,7 @@ fn signals_before_the_announcement() {
     let gateway = Gateway::start();
     // A gateway that says nothing holds licfwd back.
     let mute = LicenseServer::start(Service::Mute);
-    let numbers = [1, 2, 3, 10, 12, 14, 15, 24, 26, 30, 36];
+    let numbers = [1, 2, 3, 10, 11, 12, 14, 15, 24, 26, 30, 36];
     for (signal, code) in numbers.map(|number| (number.to_string(), 128 + number)) {
         let job = Job::new();
         let mut call = job.licfwd(&gateway);

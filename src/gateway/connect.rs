@@ -41,28 +41,33 @@ pub struct GatewaySocket {
 }
 
 impl GatewaySocket {
-    /// The last that the helper has said on stderr so far.
+    /// The first and the last that the helper has said on stderr so far.
     pub fn helper_stderr(&self) -> String {
-        const LAST: u64 = 4096;
-        let last = |mut file: &File| -> io::Result<Vec<u8>> {
+        const PART: u64 = 4096;
+        let parts = |mut file: &File| -> io::Result<Vec<u8>> {
             // Shared with the helper: where it will write next.
             let end = file.stream_position()?;
-            let mut text = vec![0; end.min(LAST) as usize];
-            file.read_exact_at(&mut text, end - end.min(LAST))?;
+            let first = end.min(PART);
+            let last = (end - first).min(PART);
+            let mut text = vec![0; (first + last) as usize];
+            let (one, other) = text.split_at_mut(first as usize);
+            file.read_exact_at(one, 0)?;
+            file.read_exact_at(other, end - last)?;
             Ok(text)
         };
-        let text = self.stderr.as_ref().and_then(|file| last(file).ok());
+        let text = self.stderr.as_ref().and_then(|file| parts(file).ok());
         String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
     }
 
     /// Adds what the helper said to an error that it probably caused.
     pub fn with_helper_stderr(&self, e: LoginError) -> LoginError {
         let said = self.helper_stderr();
-        if said.trim().is_empty() {
+        let summary = summary(&said);
+        if summary.is_empty() {
             return e;
         }
         let code = final_code(&said).unwrap_or(e.error.code);
-        let text = format!("{}; the proxy said: {}", e.error, summary(&said));
+        let text = format!("{}; the proxy said: {summary}", e.error);
         LoginError::new(code, text, e.ssh_may)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::errno::check;
 use super::fd::{own, syscall};
-use super::signal::{SIGINT, SIGKILL, deadly, signal};
+use super::signal::{FAULTS, SIGINT, SIGKILL, deadly, signal};
 use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint, c_void};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -105,12 +105,12 @@ extern "C" fn end_by_signal(number: c_int) {
     _exit(128 + number)
 }
 
-/// From now on each of [`deadly`]'s signals writes `output(128 + n)` to standard
-/// output and ends the process with that status.
+/// From now on each of [`deadly`]'s signals, and each of [`FAULTS`], writes
+/// `output(128 + n)` to standard output and ends the process with that status.
 pub fn on_deadly_signal(output: impl Fn(i32) -> String) {
     let outputs = (0..=64).map(|number| output(128 + number).into_bytes());
     let _ = SIGNAL_OUTPUT.set(outputs.collect());
-    for number in deadly() {
+    for number in deadly().chain(FAULTS) {
         // SAFETY: the handler calls async-signal-safe functions only.
         unsafe { signal(number, end_by_signal as *const () as usize) };
     }

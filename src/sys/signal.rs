@@ -50,15 +50,18 @@ pub fn reset_signals() -> Vec<i32> {
 }
 
 /// Whatever ends a program that knows nothing of it and can be caught: schedulers
-/// warn a job with this or that, and their users choose which. Not the faults of
-/// the program itself, after which nothing is certain (ILL, BUS, FPE, SEGV), nor
-/// what the C library keeps for itself (32, 33).
+/// warn a job with this or that, and their users choose which. Not what the C library
+/// keeps for itself (32, 33), nor [`FAULTS`], which nobody can hold back.
 pub(super) fn deadly() -> impl Iterator<Item = c_int> {
     // STKFLT, XCPU, XFSZ, VTALRM, PROF, IO, PWR, SYS, and the real-time ones.
     let late = [16, 24, 25, 26, 27, 29, 30, 31].into_iter().chain(34..=64);
     let early = [SIGHUP, SIGINT, SIGQUIT, SIGABRT, SIGUSR1, SIGUSR2, SIGALRM, SIGTERM];
     early.into_iter().chain(late)
 }
+
+/// Faults of the program itself: ILL, BUS, FPE, SEGV. A gateway can bring them about,
+/// because libssh2 has such.
+pub(super) const FAULTS: [c_int; 4] = [4, 7, 8, 11];
 
 /// Keeps [`deadly`]'s signals from this thread, and from those that it starts, until
 /// what is returned is dropped; then whatever was held before is held again.
@@ -104,7 +107,7 @@ fn ignore_all_but(wanted: &[i32]) {
     const SENT_TO_JOBS: [i32; 8] =
         [SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTSTP, SIGTERM];
     // Nothing is left to be written to stdout.
-    for number in deadly().chain([SIGTSTP]) {
+    for number in deadly().chain(FAULTS).chain([SIGTSTP]) {
         let ignored = SENT_TO_JOBS.contains(&number) && !wanted.contains(&number);
         // SAFETY: both dispositions are valid for all of these.
         unsafe { signal(number, if ignored { SIG_IGN } else { SIG_DFL }) };
