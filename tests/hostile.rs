@@ -34,6 +34,16 @@ struct Place {
     script: Script,
 }
 
+/// One, or the test is skipped.
+macro_rules! place {
+    () => {
+        match Place::new() {
+            Ok(place) => place,
+            Err(why) => skip!("{why}"),
+        }
+    };
+}
+
 impl Place {
     fn new() -> Result<Place, String> {
         let gateway = Gateway::start();
@@ -134,10 +144,7 @@ fn at_the_start_before_the_keys() {
 /// Goal: the same with what comes behind the keys, during and after the login.
 #[test]
 fn at_the_start_behind_the_keys() {
-    let place = match Place::new() {
-        Ok(place) => place,
-        Err(why) => skip!("{why}"),
-    };
+    let place = place!();
     let mut cases = vec![("auth", "banner"), ("auth", "silence"), ("open", "global")];
     cases.extend([("open", "unknown"), ("open", "silence")]);
     if long() {
@@ -218,10 +225,7 @@ fn a_flood_instead_of_new_keys() {
 
 fn running(kinds: &[&'static str]) {
     for what in kinds {
-        let place = match Place::new() {
-            Ok(place) => place,
-            Err(why) => skip!("{why}"),
-        };
+        let place = place!();
         let front = Front::start(place.script.behaviour("running", what));
         let quick = ["-o", "ServerAliveInterval=3", "-o", "ServerAliveCountMax=2"];
         let tunnel = place.tunnel(&front, &quick);
@@ -283,10 +287,7 @@ fn new_keys_in_pieces() {
 /// libssh2 throws away, so that no memory tells of it.
 #[test]
 fn term_and_the_jobs_end_under_a_flood() {
-    let place = match Place::new() {
-        Ok(place) => place,
-        Err(why) => skip!("{why}"),
-    };
+    let place = place!();
     let front = Front::start(place.script.behaviour("running", "ignore"));
     let (told, watching) = (place.tunnel(&front, &[]), place.watching_tunnel(&front));
     place.script.go();
@@ -302,10 +303,7 @@ fn term_and_the_jobs_end_under_a_flood() {
 /// failed, and not the last: as soon as the gateway is good, clients are served again.
 #[test]
 fn while_it_reconnects() {
-    let place = match Place::new() {
-        Ok(place) => place,
-        Err(why) => skip!("{why}"),
-    };
+    let place = place!();
     let raw = if long() { &RAW[..] } else { &["lines", "unknown"] };
     let mut cases: Vec<Behaviour> = raw.iter().map(|what| Behaviour::Raw(what)).collect();
     let auth = if long() { &AUTH[..] } else { &["banner", "methods"] };
@@ -372,10 +370,7 @@ const AUTH: [&str; 15] = [
 /// all of them together.
 #[test]
 fn a_gateway_that_takes_its_time_with_each_key() {
-    let place = match Place::new() {
-        Ok(place) => place,
-        Err(why) => skip!("{why}"),
-    };
+    let place = place!();
     let keys: Vec<String> = (0..8)
         .map(|number| {
             let key = place.gateway.client().file(&format!("key{number}"));
@@ -393,10 +388,7 @@ fn a_gateway_that_takes_its_time_with_each_key() {
 /// Goal: a list of methods that is no text is a login that is refused.
 #[test]
 fn a_list_of_methods_that_is_no_text() {
-    let place = match Place::new() {
-        Ok(place) => place,
-        Err(why) => skip!("{why}"),
-    };
+    let place = place!();
     let behaviour = place.script.behaviour("never", "methods");
     let start = Start::new(&place.gateway, "methods", behaviour, &LIMITS);
     all_end(vec![start], &START, &[77]);
