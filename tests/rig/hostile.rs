@@ -13,13 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Gateway, Scratch};
+use super::{Gateway, Scratch, eventually};
 
 /// What a front does to a connection.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Behaviour {
     /// Leads to that port.
     Good(u16),
+    /// The same; what comes from there arrives in pieces of so many bytes.
+    InPieces(u16, usize),
     /// One of [`RAW`].
     Raw(&'static str),
     /// Leads to the scripted gateway on that port, which is told when to do what.
@@ -103,8 +105,11 @@ impl Shared {
             lock(&self.connections).push(connection.try_clone().expect("a descriptor"));
             thread::spawn(move || {
                 let _ = match behaviour {
-                    Behaviour::Good(port) => lead(&connection, port, ""),
-                    Behaviour::Scripted(port, what) => lead(&connection, port, &(what + "\n")),
+                    Behaviour::Good(port) => lead(&connection, port, "", usize::MAX),
+                    Behaviour::InPieces(port, size) => lead(&connection, port, "", size),
+                    Behaviour::Scripted(port, what) => {
+                        lead(&connection, port, &(what + "\n"), usize::MAX)
+                    }
                     Behaviour::Raw(what) => Raw { connection: &connection, over }.be(what),
                     Behaviour::Closed => Ok(()),
                 };
@@ -114,18 +119,28 @@ impl Shared {
     }
 }
 
-/// Carries bytes to that port and back, after `greeting`.
-fn lead(near: &TcpStream, port: u16, greeting: &str) -> io::Result<()> {
+/// Carries bytes to that port after `greeting`, and back in pieces of that size at most.
+fn lead(near: &TcpStream, port: u16, greeting: &str, piece: usize) -> io::Result<()> {
     let far = TcpStream::connect(("127.0.0.1", port))?;
     (&far).write_all(greeting.as_bytes())?;
-    let carry = |mut from: &TcpStream, mut to: &TcpStream| {
-        let _ = io::copy(&mut from, &mut to);
+    near.set_nodelay(true)?;
+    let carry = |mut from: &TcpStream, mut to: &TcpStream, piece: usize| {
+        let mut buffer = vec![0; 65536.min(piece)];
+        while let Ok(got @ 1..) = from.read(&mut buffer) {
+            if to.write_all(&buffer[..got]).is_err() {
+                break;
+            }
+            if piece < usize::MAX {
+                // Else the kernel puts them together again.
+                eventually(Duration::from_millis(1), || false);
+            }
+        }
         let _ = to.shutdown(Shutdown::Both);
         let _ = from.shutdown(Shutdown::Both);
     };
     thread::scope(|scope| {
-        scope.spawn(|| carry(near, &far));
-        carry(&far, near);
+        scope.spawn(|| carry(near, &far, usize::MAX));
+        carry(&far, near, piece);
     });
     Ok(())
 }
