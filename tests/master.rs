@@ -87,7 +87,9 @@ fn who_loses_ssh_gets_another() {
         wait_until("one private directory", LIMIT, || over.rooms().len() == 1);
     }
     assert!(over.tunnel.log().contains("over ssh"));
-    assert_eq!(over.tunnel.logged("closed 1 clients, reconnecting"), 6);
+    // The client of the round before may not have gone yet.
+    assert_eq!(over.tunnel.logged("clients, reconnecting"), 6);
+    assert_eq!(over.tunnel.logged("closed 0 clients"), 0);
 }
 
 /// Goal: a license server that cannot be reached breaks its client's connection
