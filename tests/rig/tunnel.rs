@@ -47,7 +47,13 @@ impl Tunnel {
         });
         let ports = ports.collect();
         let pid = job.daemon();
-        Tunnel { job, ports, pid }
+        let tunnel = Tunnel { job, ports, pid };
+        // By then it has let go of what it announced itself with. (Some have a log
+        // that is no file.)
+        if log_file(&tunnel.job).is_file() {
+            tunnel.wait_for_log("started: ", 1);
+        }
+        tunnel
     }
 
     /// Its first port.
