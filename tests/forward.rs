@@ -1,7 +1,7 @@
 //! The forwarder: every byte arrives, nobody stands in another's way, nothing is left over.
 //!
 //! The tests named `fact_*` are about libssh2: each fails when licfwd lacks
-//! its remedy for that property (see `src/link.rs` and `src/lane.rs`).
+//! its remedy for that property (see `src/gateway/libssh2`).
 
 use crate::rig::crowd::{all_at_once, alone};
 use crate::rig::job::over_ssh;
