@@ -104,6 +104,9 @@ fn nobody_else_renames_the_private_directory() {
     assert_eq!(server.served() - before, 1, "somebody else has answered");
     let outcome = meddler.wait(LIMIT);
     assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("", "kept out\n"));
+    // Its private directory is in /tmp, and not in this test's own: it has to clear up.
+    process::signal("TERM", &[tunnel.pid()]);
+    tunnel.job().wait_until_empty();
 }
 
 /// Goal: whoever listens at ssh's socket gets no client's connection unless it is a
