@@ -23,11 +23,14 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let name = std::env::args_os().next().unwrap_or_default();
+    if name == sys::RESTARTED {
+        return run_restarted();
+    }
     sys::close_inherited();
     let ignored_signals = sys::reset_signals();
     // The two that licfwd starts by name, each to be had from it alone: what they do
     // to a directory, or to a group of processes, must happen to nobody else's.
-    let name = std::env::args_os().next().unwrap_or_default();
     let helper = match name.to_str().unwrap_or_default() {
         sys::KEEPER => gateway::keep_ssh as fn() -> ExitCode,
         sys::RESOLVER => gateway::print_addresses,
@@ -69,6 +72,25 @@ fn run_licfwd(ignored_signals: &[i32]) -> ExitCode {
     }
 }
 
+/// A tunnel that a fault has ended, in the same process; its ports are descriptors.
+fn run_restarted() -> ExitCode {
+    sys::reset_signals();
+    let result = match tunnel::Restarted::take_over(std::env::args_os().skip(1)) {
+        None => Err(start::nobody_s()),
+        Some(restarted) => match cli::parse(&restarted.restart.arguments) {
+            Ok(Request::Run(invocation)) => start::resume(&invocation, restarted),
+            _ => Err(start::nobody_s()),
+        },
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            log::print_error(&e);
+            ExitCode::from(e.code as u8)
+        }
+    }
+}
+
 /// The shell that evaluates what stands on stdout: none with `-L` alone and `--check`.
 fn evaluating_shell(arguments: &[OsString], request: &error::Result<Request>) -> Option<Shell> {
     match request {
@@ -82,7 +104,18 @@ fn evaluating_shell(arguments: &[OsString], request: &error::Result<Request>) ->
 /// A panic, and a signal before the announcement, must not look like success
 /// to `eval $(licfwd ...)` either.
 fn be_ready_to_fail(shell: Option<Shell>) {
-    sys::on_deadly_signal(|status| start::failing_output(shell, status));
+    sys::on_deadly_signal(|number, fault| {
+        // The only code here that is not safe is libssh2's.
+        let status = if fault { Code::GatewayDown as i32 } else { 128 + number };
+        let stderr = match fault && is_heard(shell) {
+            true => format!(
+                "licfwd: crashed (signal {number}) on what the gateway sent, in libssh2; \
+                 --via ssh keeps to the ssh program, which this does not concern\n"
+            ),
+            false => String::new(),
+        };
+        sys::LastWords { status, stdout: start::failing_output(shell, status), stderr }
+    });
     std::panic::set_hook(Box::new(move |panic| {
         if std::thread::current().name() != Some("main") {
             // The reconnecting thread: the tunnel finds it dead, and lives on.
@@ -90,14 +123,20 @@ fn be_ready_to_fail(shell: Option<Shell>) {
         }
         let what = format_args!("internal error, please report it: {panic}");
         print_failure(shell, Code::Internal, &what);
+        sys::restart_now();
         sys::exit_now(Code::Internal as i32);
     }));
+}
+
+/// Whether stderr is for people: not the pipe that the calling shell evaluates.
+fn is_heard(shell: Option<Shell>) -> bool {
+    shell.is_none() || !start::stderr_is_evaluated()
 }
 
 /// The one line that says why the program ends, unless stderr is the pipe that the
 /// calling shell evaluates; and what that shell gets instead of the announcement.
 fn print_failure(shell: Option<Shell>, code: Code, why: &dyn Display) {
-    if shell.is_none() || !start::stderr_is_evaluated() {
+    if is_heard(shell) {
         log::print_error(why);
     }
     // There is nobody to tell if that fails too.

@@ -31,6 +31,7 @@ mod proxy;
 mod readme;
 mod reconnect;
 mod relay;
+mod restart;
 mod rig_works;
 mod scarce;
 mod shells;

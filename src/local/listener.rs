@@ -7,7 +7,7 @@ use crate::target::{Destination, Forward, ForwardSide};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -56,6 +56,13 @@ pub struct Listener {
     pub sockets: Vec<ListenSocket>,
     /// What the gateway connects to.
     pub to: Destination,
+}
+
+impl Listener {
+    /// Sockets that listen already.
+    pub fn adopt(sockets: Vec<OwnedFd>, to: Destination) -> Listener {
+        Listener { sockets: sockets.into_iter().map(ListenSocket::adopt).collect(), to }
+    }
 }
 
 /// Connections that the kernel holds until they are accepted.
@@ -139,6 +146,23 @@ fn bind_unix(path: &Path) -> Result<ListenSocket> {
 }
 
 impl ListenSocket {
+    fn adopt(socket: OwnedFd) -> ListenSocket {
+        let listener = TcpListener::from(socket);
+        if listener.local_addr().is_ok() {
+            return ListenSocket::Tcp(listener);
+        }
+        let socket = UnixListener::from(OwnedFd::from(listener));
+        let address = socket.local_addr().ok();
+        let path = address.and_then(|a| a.as_pathname().map(Path::to_owned)).unwrap_or_default();
+        let id = SocketFile::stat(&path);
+        ListenSocket::Unix { socket, _file: SocketFile { path, id } }
+    }
+
+    /// The descriptor's.
+    pub fn number(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+
     /// The next client.
     ///
     /// # Errors

@@ -11,8 +11,9 @@ use crate::local::{self, Access, LocalPorts};
 use crate::log::Log;
 use crate::retry::{Deadline, Limits};
 use crate::sys;
-use crate::tunnel::{Job, Parts, Reconnect, Tunnel};
+use crate::tunnel::{Job, Parts, Reconnect, Restart, Tunnel};
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,21 +62,29 @@ fn bring_up(invocation: &Invocation, ignored_signals: &[i32], log: &Arc<Log>) ->
     if invocation.announces() {
         announce::check_stdout()?;
     }
-    if let Some(path) = &invocation.log {
+    if let Some(path) = &invocation.log
+        && (invocation.announces() || invocation.background)
+        && announce::is_stdout(path)
+    {
         // Before it is open, or it would be told of its own refusal.
-        if (invocation.announces() || invocation.background) && announce::is_stdout(path) {
-            let what = "is standard output, which the caller would read until the tunnel ends";
-            let what = format!("--log {}: {what}; name a file", path.display());
-            return Err(Error::new(Code::Usage, what));
-        }
-        log.open_file(path)
-            .context(Code::Config, || format!("cannot open the log file {}", path.display()))?;
+        let what = "is standard output, which the caller would read until the tunnel ends";
+        let what = format!("--log {}: {what}; name a file", path.display());
+        return Err(Error::new(Code::Usage, what));
     }
+    open_log(invocation, log)?;
     let prepared = prepare(invocation, log)?;
     match invocation.check {
         true => Ok(()),
         false => announce_and_serve(invocation, prepared, ignored_signals, log),
     }
+}
+
+pub(super) fn open_log(invocation: &Invocation, log: &Log) -> Result<()> {
+    let Some(path) = &invocation.log else {
+        return Ok(());
+    };
+    let what = || format!("cannot open the log file {}", path.display());
+    log.open_file(path).context(Code::Config, what)
 }
 
 /// All that a tunnel needs, and it works. The session with the gateway belongs to
@@ -87,6 +96,8 @@ struct Prepared {
     access: Access,
     watched_job: Job,
     step_limit: Duration,
+    /// Where licfwd was started.
+    directory: PathBuf,
 }
 
 /// Everything that can fail, in the foreground and before the fork. What costs the
@@ -101,17 +112,15 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     sys::raise_descriptor_limit();
     let mut tries = Tries::new(invocation, deadline, log);
     let gateway = tries.until_done(|| resolve_gateway(invocation, deadline, log))?;
-    let step = invocation.timeout.or(gateway.connect_timeout);
-    let step = step.unwrap_or(STEP_LIMIT);
+    let (mut route, step) = way_to(gateway, invocation, log)?;
     let limits = Limits { step, deadline };
-    gateway::check(invocation.via, &gateway)?;
-    let credentials = Credentials::load(&gateway, log);
-    let bound = bind_ports(invocation, &gateway, log)?;
+    let bound = bind_ports(invocation, &route.gateway, log)?;
     log.step("identities read, local ports bound");
-    let mut route = route(invocation, gateway, credentials);
     let session = tries::connect(&mut tries, invocation.probe, &mut route, &bound, limits, log)?;
     other_nodes::tell(invocation, log);
-    Ok(Prepared { route, session, bound, access, watched_job, step_limit: step })
+    // Where it has none any more, names of files mean nothing.
+    let directory = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    Ok(Prepared { route, session, bound, access, watched_job, step_limit: step, directory })
 }
 
 fn watched_job(invocation: &Invocation) -> Result<Job> {
@@ -126,7 +135,11 @@ fn watched_job(invocation: &Invocation) -> Result<Job> {
     }
 }
 
-fn resolve_gateway(invocation: &Invocation, deadline: Deadline, log: &Log) -> Result<Gateway> {
+pub(super) fn resolve_gateway(
+    invocation: &Invocation,
+    deadline: Deadline,
+    log: &Log,
+) -> Result<Gateway> {
     let limit = invocation.timeout.unwrap_or(STEP_LIMIT);
     let limit = limit.min(deadline.left());
     let mut gateway = config::resolve(&invocation.gateway, &invocation.ssh_options, limit, log)?;
@@ -149,17 +162,25 @@ fn bind_ports(invocation: &Invocation, gateway: &Gateway, log: &Log) -> Result<L
     LocalPorts::bind(forwards, &invocation.targets, invocation.listen, log)
 }
 
-fn route(invocation: &Invocation, gateway: Gateway, credentials: Credentials) -> Route {
-    Route {
+/// The way to that gateway, and the limit for each step on it.
+pub(super) fn way_to(
+    gateway: Gateway,
+    invocation: &Invocation,
+    log: &Log,
+) -> Result<(Route, Duration)> {
+    gateway::check(invocation.via, &gateway)?;
+    let step = invocation.timeout.or(gateway.connect_timeout);
+    let route = Route {
+        credentials: Credentials::load(&gateway, log),
         gateway,
-        credentials,
         accepted: AcceptedKeys::default(),
         via: invocation.via,
         ssh_options: config::absolute(&invocation.ssh_options),
         forwards: invocation.forwards.iter().map(|f| f.to.clone()).collect(),
         dry: invocation.check,
         cut_off: false,
-    }
+    };
+    Ok((route, step.unwrap_or(STEP_LIMIT)))
 }
 
 /// Three steps are closures, because in the background two processes share them, and
@@ -213,7 +234,9 @@ fn announce_and_serve(
 fn tunnel(prepared: Prepared, signals: &[i32], log: &Arc<Log>) -> Result<Tunnel> {
     let signals =
         sys::serve_signals(signals).context(Code::System, || "cannot receive signals".into())?;
+    let arguments = std::env::args_os().skip(1).collect();
     let parts = Parts {
+        restart: Restart { arguments, directory: prepared.directory, faults: 0 },
         listeners: prepared.bound.listeners,
         access: prepared.access,
         silence: prepared.route.gateway.silence,
@@ -223,7 +246,7 @@ fn tunnel(prepared: Prepared, signals: &[i32], log: &Arc<Log>) -> Result<Tunnel>
         log: Arc::clone(log),
     };
     let no_service = || "cannot start to serve".into();
-    let tunnel = Tunnel::new(parts, prepared.session).context(Code::System, no_service)?;
+    let tunnel = Tunnel::new(parts, Some(prepared.session)).context(Code::System, no_service)?;
     let way_out = "raise the limit of open files (ulimit -n, hard)";
     sys::have_room(DESCRIPTORS_TO_SERVE).advise(Code::System, no_service, way_out)?;
     Ok(tunnel)
@@ -231,7 +254,7 @@ fn tunnel(prepared: Prepared, signals: &[i32], log: &Arc<Log>) -> Result<Tunnel>
 
 /// The signals that end the tunnel. Schedulers send all the others to every
 /// process of a job; in the foreground a person's control-C counts.
-fn ending_signals(background: bool, ignored: &[i32]) -> Vec<i32> {
+pub(super) fn ending_signals(background: bool, ignored: &[i32]) -> Vec<i32> {
     let mut signals = vec![sys::SIGTERM];
     if !background && !ignored.contains(&sys::SIGINT) {
         signals.extend([sys::SIGINT, sys::SIGQUIT]);

@@ -5,7 +5,9 @@ mod bring_up;
 mod daemon;
 mod other_nodes;
 mod probe;
+mod resume;
 mod tries;
 
 pub use announce::{failing_output, print_text, stderr_is_evaluated};
 pub use bring_up::run;
+pub use resume::{nobody_s, resume};

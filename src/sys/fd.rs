@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 unsafe extern "C" {
     safe fn close(fd: c_int) -> c_int;
-    fn fcntl(fd: c_int, command: c_int, ...) -> c_int;
+    pub(super) fn fcntl(fd: c_int, command: c_int, ...) -> c_int;
     safe fn dup2(from: c_int, to: c_int) -> c_int;
     safe fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int;
     pub(super) fn syscall(number: c_long, ...) -> c_long;

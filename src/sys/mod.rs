@@ -13,6 +13,7 @@ mod file;
 mod helper;
 mod poll;
 mod process;
+mod restart;
 mod safe_base;
 mod signal;
 mod socket;
@@ -29,11 +30,12 @@ pub use helper::{
 };
 pub use poll::{Epoll, Event, Interest, poll_readable, wait_any};
 pub use process::{
-    Fork, end_own_group, end_with_us, exit_now, fork_process, home_dir, interrupt, kill_group,
-    new_session, node_name, on_deadly_signal, overflow_user, pidfd_open, raise_descriptor_limit,
-    resident_memory, session_id, set_umask, share_one_heap, test_hook, trim_memory, user_id,
-    user_name,
+    Fork, LastWords, end_own_group, end_with_us, exit_now, fork_process, home_dir, interrupt,
+    kill_group, new_session, node_name, on_deadly_signal, overflow_user, pidfd_open,
+    raise_descriptor_limit, resident_memory, session_id, set_umask, share_one_heap, test_hook,
+    trim_memory, user_id, user_name,
 };
+pub use restart::{RESTARTED, restart_now, restart_on_fault, take_kept};
 pub use safe_base::in_safe_base;
 pub use signal::{
     SIGHUP, SIGINT, SIGQUIT, SIGTERM, SignalFd, hold_signals, ignore_signals, reset_signals,

@@ -88,28 +88,44 @@ pub fn end_with_us(helper: Option<u32>) {
 /// Ends the process at once: no destructor runs and no buffer is flushed, so
 /// that the side of a fork that leaves does not touch what the other side uses.
 pub fn exit_now(status: i32) -> ! {
-    kill_group(HELPER.load(Ordering::Relaxed));
+    end_helper();
     _exit(status)
 }
 
-/// What each signal, by its number, writes to standard output before it ends the
-/// process.
-static SIGNAL_OUTPUT: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
-
-extern "C" fn end_by_signal(number: c_int) {
-    if let Some(output) = SIGNAL_OUTPUT.get().and_then(|all| all.get(number as usize)) {
-        // SAFETY: write is async-signal-safe; the bytes live in a static.
-        let _ = unsafe { write(1, output.as_ptr().cast(), output.len()) };
-    }
+/// Ends the helper of [`end_with_us`]. Async-signal-safe.
+pub(super) fn end_helper() {
     kill_group(HELPER.load(Ordering::Relaxed));
-    _exit(128 + number)
 }
 
-/// From now on each of [`deadly`]'s signals, and each of [`FAULTS`], writes
-/// `output(128 + n)` to standard output and ends the process with that status.
-pub fn on_deadly_signal(output: impl Fn(i32) -> String) {
-    let outputs = (0..=64).map(|number| output(128 + number).into_bytes());
-    let _ = SIGNAL_OUTPUT.set(outputs.collect());
+/// What a signal makes the process end with.
+pub struct LastWords {
+    /// The exit status.
+    pub status: i32,
+    /// To standard output.
+    pub stdout: String,
+    /// To standard error.
+    pub stderr: String,
+}
+
+/// By the signal's number.
+static LAST_WORDS: OnceLock<Vec<LastWords>> = OnceLock::new();
+
+extern "C" fn end_by_signal(number: c_int) {
+    let Some(words) = LAST_WORDS.get().and_then(|all| all.get(number as usize)) else {
+        exit_now(128 + number)
+    };
+    for (fd, text) in [(2, &words.stderr), (1, &words.stdout)] {
+        // SAFETY: write is async-signal-safe; the bytes live in a static.
+        let _ = unsafe { write(fd, text.as_ptr().cast(), text.len()) };
+    }
+    exit_now(words.status)
+}
+
+/// From now on each of [`deadly`]'s signals, and each of [`FAULTS`], ends the process
+/// with what `words` says for its number; `true`: it is a fault.
+pub fn on_deadly_signal(words: impl Fn(i32, bool) -> LastWords) {
+    let all = (0..=64).map(|number| words(number, FAULTS.contains(&number)));
+    let _ = LAST_WORDS.set(all.collect());
     for number in deadly().chain(FAULTS) {
         // SAFETY: the handler calls async-signal-safe functions only.
         unsafe { signal(number, end_by_signal as *const () as usize) };

@@ -18,7 +18,7 @@ pub const SIGHUP: i32 = 1;
 pub const SIGINT: i32 = 2;
 /// Quit from the keyboard.
 pub const SIGQUIT: i32 = 3;
-const SIGABRT: i32 = 6;
+pub(super) const SIGABRT: i32 = 6;
 pub(super) const SIGKILL: i32 = 9;
 const SIGUSR1: i32 = 10;
 const SIGUSR2: i32 = 12;

@@ -9,6 +9,7 @@
 
 use crate::error::{Code, Error, Result};
 use crate::sys;
+use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -116,6 +117,24 @@ impl Job {
         })
     }
 
+    /// Of the words that [`Job`]'s `Display` prints.
+    pub fn parse(words: &str) -> Option<Job> {
+        let mut words = words.split(' ');
+        let watched = match words.next()? {
+            "nothing" => Watched::Nothing,
+            "process" => Watched::Process(Process {
+                pid: words.next()?.parse().ok()?,
+                start: words.next()?.parse().ok()?,
+            }),
+            "session" => Watched::Session {
+                id: words.next()?.parse().ok()?,
+                uid: words.next()?.parse().ok()?,
+            },
+            _ => return None,
+        };
+        Some(Job::new(watched))
+    }
+
     fn new(watched: Watched) -> Job {
         Job { watched, witness: None, misses: 0, looked: Instant::now() }
     }
@@ -153,6 +172,16 @@ impl Job {
             None => self.misses += 1,
         }
         self.misses < 2
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.watched {
+            Watched::Nothing => write!(f, "nothing"),
+            Watched::Process(Process { pid, start }) => write!(f, "process {pid} {start}"),
+            Watched::Session { id, uid } => write!(f, "session {id} {uid}"),
+        }
     }
 }
 
@@ -266,6 +295,22 @@ mod tests {
         );
         for bad in ["", "1", "1 (x", "1 (x) S 1", "1 (x) S 1 2 y 0"] {
             assert_eq!(Stat::parse(bad), None, "{bad}");
+        }
+    }
+
+    /// What is printed is read again as the same job.
+    #[test]
+    fn in_words_and_back() {
+        for watched in [
+            Watched::Nothing,
+            Watched::Process(Process { pid: 77, start: 123_456 }),
+            Watched::Session { id: 70, uid: 1000 },
+        ] {
+            let words = Job::new(watched).to_string();
+            assert_eq!(Job::parse(&words).expect(&words).to_string(), words);
+        }
+        for bad in ["", "process", "process 7", "session 7 x", "job"] {
+            assert!(Job::parse(bad).is_none(), "{bad}");
         }
     }
 

@@ -6,6 +6,7 @@ mod job;
 mod pool;
 mod reconnect;
 mod relay;
+mod restart;
 mod serve;
 mod shutdown;
 mod token;
@@ -13,4 +14,5 @@ mod watchdog;
 
 pub use job::Job;
 pub use reconnect::Reconnect;
+pub use restart::{Restart, Restarted};
 pub use serve::{Parts, Tunnel};

@@ -62,6 +62,11 @@ impl Reconnect {
         }
     }
 
+    /// As if that many attempts had failed already.
+    pub fn after_failures(self, failures: u32) -> Reconnect {
+        Reconnect { failures, ..self }
+    }
+
     /// Whether clients may hope.
     pub fn has_given_up(&self) -> bool {
         matches!(self.phase, Phase::GivenUp)

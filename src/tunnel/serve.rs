@@ -16,6 +16,7 @@ use super::carrier::{Carrier, Report};
 use super::job::Job;
 use super::pool::{MAX_SESSIONS, Pool, SLOW_ANSWER};
 use super::reconnect::{Outcome, Reconnect};
+use super::restart::Restart;
 use super::shutdown::Shutdown;
 use super::token::Token;
 use super::watchdog::Watchdog;
@@ -43,6 +44,8 @@ pub struct Parts {
     pub job: Job,
     /// TERM and, in the foreground, INT and HUP.
     pub signals: SignalFd,
+    /// How to begin anew.
+    pub restart: Restart,
     /// Where to tell.
     pub log: Arc<Log>,
 }
@@ -81,13 +84,14 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Takes over what is bound and the first session.
+    /// Takes over what is bound and the first session, or a gateway that is lost.
     ///
     /// # Errors
     /// The kernel refuses a descriptor.
-    pub fn new(parts: Parts, session: Box<dyn Session>) -> io::Result<Tunnel> {
+    pub fn new(parts: Parts, session: Option<Box<dyn Session>>) -> io::Result<Tunnel> {
         let token = |listener, socket| Token::Listener(listener, socket).pack();
         let log = Arc::clone(&parts.log);
+        parts.restart.plan(&parts.listeners, &parts.job);
         let shutdown = Shutdown::new(parts.job, parts.signals)?;
         let watchdog = Watchdog::start(shutdown.urgent(), &log)?;
         let mut tunnel = Tunnel {
@@ -109,6 +113,11 @@ impl Tunnel {
         let (urgent, token) = (tunnel.shutdown.urgent(), Token::Urgent.pack());
         tunnel.epoll.add(&**urgent, token, Interest::READ)?;
         tunnel.acceptor.listen(&tunnel.epoll)?;
+        let Some(session) = session else {
+            tunnel.lost = Some((Instant::now(), "a fault".into()));
+            tunnel.reconnect.want();
+            return Ok(tunnel);
+        };
         // It reads already: the gateway may flood from here on.
         tunnel.watchdog.turn_begins();
         tunnel.add_session(session)?;

@@ -21,6 +21,8 @@ mod other_nodes;
 mod owner;
 #[path = "../reconnect.rs"]
 mod reconnect;
+#[path = "../restart.rs"]
+mod restart;
 #[path = "../silence.rs"]
 mod silence;
 #[path = "../slurm.rs"]

@@ -1,0 +1,74 @@
+//! Brings a tunnel up again that a fault has ended: its ports are bound already.
+
+use super::bring_up::{ending_signals, open_log, resolve_gateway, way_to};
+use crate::cli::Invocation;
+use crate::error::{Code, Context, Error, Result};
+use crate::gateway::Route;
+use crate::local::Access;
+use crate::log::Log;
+use crate::retry::Deadline;
+use crate::sys;
+use crate::tunnel::{Parts, Reconnect, Restarted, Tunnel};
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long to wait where the way to the gateway cannot be read again.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// Serves at the ports of `restarted`, whose gateway counts as lost, until the job
+/// ends. Never returns but for an error.
+///
+/// # Errors
+/// What keeps a tunnel from serving at all.
+pub fn resume(invocation: &Invocation, restarted: Restarted) -> Result<()> {
+    // What else runs this program looks for that.
+    let _ = fs::write("/proc/self/comm", "licfwd");
+    let Restarted { restart, mut job, listeners } = restarted;
+    let log = Arc::new(Log::new(invocation.verbosity, true));
+    // Or that of a directory which is gone meanwhile.
+    let _ = std::env::set_current_dir(&restart.directory);
+    open_log(invocation, &log)?;
+    log.event(format_args!(
+        "begins anew after a fault (the {}. of this tunnel), with its ports: what the gateway sent \
+         was too much for libssh2, whereas --via ssh is another process",
+        restart.faults
+    ));
+    sys::set_umask(0o077);
+    sys::share_one_heap();
+    sys::raise_descriptor_limit();
+    let access = Access::new(invocation.allow_any_user, &invocation.allow)?;
+    let signals = ending_signals(invocation.background, &[]);
+    let signals =
+        sys::serve_signals(&signals).context(Code::System, || "cannot receive signals".into())?;
+    let (route, step_limit) = loop {
+        let error = match way_back(invocation, &log) {
+            Ok(way) => break way,
+            Err(e) => e,
+        };
+        log.event(format_args!("{error}; trying again in {} s", PAUSE.as_secs()));
+        let _ = sys::poll_readable(&signals, PAUSE);
+        if signals.take().is_some() || !job.still_runs() && !job.still_runs() {
+            log.event("ended");
+            return Ok(());
+        }
+    };
+    std::env::set_current_dir("/").context(Code::System, || "cannot go to /".into())?;
+    let silence = route.gateway.silence;
+    let reconnect = Reconnect::new(route, step_limit).after_failures(restart.faults);
+    let parts =
+        Parts { listeners, access, reconnect, silence, job, signals, restart, log: log.clone() };
+    let tunnel = Tunnel::new(parts, None).context(Code::System, || "cannot serve".into())?;
+    log.event(format_args!("ended: {}", tunnel.serve()));
+    sys::exit_now(0)
+}
+
+fn way_back(invocation: &Invocation, log: &Log) -> Result<(Route, Duration)> {
+    let gateway = resolve_gateway(invocation, Deadline::after(invocation.deadline), log)?;
+    way_to(gateway, invocation, log)
+}
+
+/// What a process that nobody has begun anew is told.
+pub fn nobody_s() -> Error {
+    Error::new(Code::Usage, format!("{}: only licfwd itself begins anew", sys::RESTARTED))
+}

@@ -1,0 +1,78 @@
+//! A fault in the process that serves is a gateway that is lost, not the tunnel's end.
+
+use crate::rig::job::built;
+use crate::rig::traffic::{check_out, check_out_from, connect};
+use crate::rig::{
+    Gateway, Job, LIMIT, LicenseServer, Promise, Service, Tunnel, process, wait_until,
+};
+use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
+
+/// How soon clients are served again.
+const RECOVERY: Promise = Promise::seconds(10);
+/// How soon a tunnel is gone after its job.
+const GONE: Promise = Promise::seconds(10);
+
+/// Goal: whatever kind of fault, and however often: the clients are closed, and the same
+/// process serves again at the same ports, which are never anybody else's.
+#[test]
+fn a_fault_is_a_lost_gateway() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let socket = Job::new();
+    let path = socket.directory().file("socket");
+    let forward = format!("{}:127.0.0.1:{}", path.display(), server.port());
+    let tunnel = Tunnel::with(&gateway, server.port(), &["-L", &forward]);
+    let (pid, port) = (tunnel.pid(), tunnel.port());
+    for (faults, signal) in ["SEGV", "BUS", "FPE", "ILL", "ABRT"].into_iter().enumerate() {
+        let mut client = connect(port).expect("connect");
+        let clone = client.try_clone().expect("dup");
+        check_out_from(clone, "MATLAB").expect("a seat");
+        process::signal(signal, &[pid]);
+        let end = client.read(&mut [0]);
+        assert!(!matches!(end, Ok(1..)), "{signal}: {end:?}");
+        RECOVERY.wait_until(&format!("{signal}: served again"), || {
+            TcpListener::bind(("127.0.0.1", port)).expect_err("the port is still bound");
+            check_out(port, "MATLAB").is_ok()
+        });
+        assert!(process::alive(pid), "{signal}");
+        assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "licfwd\n");
+        tunnel.wait_for_log("begins anew after a fault", faults + 1);
+        assert!(path.exists(), "{signal}: the socket's file is gone");
+    }
+    process::signal("TERM", &[pid]);
+    wait_until("TERM is obeyed", LIMIT, || !process::alive(pid));
+    assert!(!path.exists(), "the socket's file is left");
+}
+
+/// Goal: nor does it change whose life bounds the tunnel's.
+#[test]
+fn after_a_fault_it_ends_with_its_job() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let job = Job::new();
+    let watched = job.spawn(job.command("sleep").arg("600"));
+    let mut command = job.licfwd(&gateway);
+    command.args(["--watch", &watched.pid().to_string(), "--log", "log", "gw"]);
+    let port =
+        job.run(command.arg(format!("127.0.0.1:{}", server.port()))).port("MLM_LICENSE_FILE");
+    let daemon = job.daemon();
+    process::signal("SEGV", &[daemon]);
+    RECOVERY.wait_until("served again", || check_out(port, "MATLAB").is_ok());
+    process::signal("KILL", &[watched.pid()]);
+    GONE.wait_until("gone", || !process::alive(daemon));
+    job.wait_until_empty();
+    let log = fs::read_to_string(job.directory().file("log")).expect("its log");
+    assert!(log.ends_with("ended: the job has ended\n"), "{log}");
+}
+
+/// Goal: nobody else begins a tunnel anew by calling it so.
+#[test]
+fn nobody_else_begins_anew() {
+    let job = Job::new();
+    let text = format!("exec -a licfwd-restarted {} 1 1 nothing / end gw l:1", built().display());
+    let outcome = job.run(job.command("bash").args(["-c", &text]));
+    assert_eq!((outcome.code, &*outcome.stdout), (64, ""), "{outcome:?}");
+    assert!(outcome.stderr.contains("only licfwd itself begins anew"), "{outcome:?}");
+}
