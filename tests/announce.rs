@@ -40,22 +40,26 @@ fn errors_are_dropped_where_they_would_be_evaluated() {
 }
 
 /// Goal: whatever signal a terminal or a scheduler sends before the announcement
-/// ends licfwd with the code that the shell expects, and the statement says so too.
+/// ends licfwd with the code that the shell expects, and the statement says so too. A
+/// fault is the gateway's doing, and is told.
 #[test]
 fn signals_before_the_announcement() {
     let gateway = Gateway::start();
     // A gateway that says nothing holds licfwd back.
     let mute = LicenseServer::start(Service::Mute);
-    let numbers = [1, 2, 3, 10, 11, 12, 14, 15, 24, 26, 30, 36];
-    for (signal, code) in numbers.map(|number| (number.to_string(), 128 + number)) {
+    let deadly = [1, 2, 3, 10, 12, 14, 15, 24, 26, 30, 36].map(|number| (number, 128 + number));
+    let faults = [4, 7, 8, 11].map(|number| (number, 75));
+    for (signal, code) in deadly.into_iter().chain(faults) {
         let job = Job::new();
         let mut call = job.licfwd(&gateway);
         call.args(["-p", &mute.port().to_string(), "gw", "127.0.0.1:1"]);
         let running = job.spawn(&mut call);
         wait_until("licfwd connects", LIMIT, || mute.clients() == 1);
-        process::signal(&signal, &[running.pid()]);
+        process::signal(&signal.to_string(), &[running.pid()]);
         let outcome = running.wait(LIMIT);
         assert_eq!(outcome.code, code, "{outcome:?}");
+        let told = outcome.stderr.contains(&format!("licfwd: crashed (signal {signal}) "));
+        assert_eq!(told, code == 75, "{outcome:?}");
         assert_eq!(outcome.line(), format!("(exit {code})"));
         wait_until("its connection is closed", LIMIT, || mute.clients() == 0);
     }
