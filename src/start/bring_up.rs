@@ -2,22 +2,18 @@
 
 use super::tries::{self, Tries};
 use super::{announce, daemon, other_nodes};
-use crate::auth::{AcceptedKeys, Credentials};
 use crate::cli::{Invocation, Watch};
-use crate::config::{self, Gateway, Strict};
+use crate::config::{self, Gateway};
 use crate::error::{Code, Context, Error, Result};
-use crate::gateway::{self, Route, Session};
+use crate::gateway::{Gateways, Session, Settings};
 use crate::local::{self, Access, LocalPorts};
 use crate::log::Log;
-use crate::retry::{Deadline, Limits};
+use crate::retry::Deadline;
 use crate::sys;
 use crate::tunnel::{Job, Parts, Reconnect, Tunnel};
 use std::fs::File;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Limit for one connection step where neither `--timeout` nor ConnectTimeout is given.
-const STEP_LIMIT: Duration = Duration::from_secs(15);
+use std::time::Instant;
 
 /// Descriptors without which nobody could be served, or a lost gateway not be reached
 /// again through a proxy.
@@ -81,12 +77,11 @@ fn bring_up(invocation: &Invocation, ignored_signals: &[i32], log: &Arc<Log>) ->
 /// All that a tunnel needs, and it works. The session with the gateway belongs to
 /// the one process that goes on with this value, or drops it.
 struct Prepared {
-    route: Route,
+    gateways: Gateways,
     session: Box<dyn Session>,
     bound: LocalPorts,
     access: Access,
     watched_job: Job,
-    step_limit: Duration,
 }
 
 /// Everything that can fail, in the foreground and before the fork. What costs the
@@ -100,18 +95,15 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     let access = Access::new(invocation.allow_any_user, &invocation.allow)?;
     sys::raise_descriptor_limit();
     let mut tries = Tries::new(invocation, deadline, log);
-    let gateway = tries.until_done(|| resolve_gateway(invocation, deadline, log))?;
-    let step = invocation.timeout.or(gateway.connect_timeout);
-    let step = step.unwrap_or(STEP_LIMIT);
-    let limits = Limits { step, deadline };
-    gateway::check(invocation.via, &gateway)?;
-    let credentials = Credentials::load(&gateway, log);
-    let bound = bind_ports(invocation, &gateway, log)?;
+    let mut gateways = gateways(invocation);
+    tries.until_done(|| gateways.resolve_one(deadline, log))?;
+    let bound = bind_ports(invocation, gateways.current(), log)?;
     log.step("identities read, local ports bound");
-    let mut route = route(invocation, gateway, credentials);
-    let session = tries::connect(&mut tries, invocation.probe, &mut route, &bound, limits, log)?;
+    let session = tries::connect(&mut tries, &mut gateways, &bound, log)?;
+    let asked = bound.servers.iter().filter(|_| invocation.probe);
+    gateways.run(asked.map(|server| bound.listeners[server.listeners.start].to.clone()).collect());
     other_nodes::tell(invocation, log);
-    Ok(Prepared { route, session, bound, access, watched_job, step_limit: step })
+    Ok(Prepared { gateways, session, bound, access, watched_job })
 }
 
 fn watched_job(invocation: &Invocation) -> Result<Job> {
@@ -126,21 +118,6 @@ fn watched_job(invocation: &Invocation) -> Result<Job> {
     }
 }
 
-fn resolve_gateway(invocation: &Invocation, deadline: Deadline, log: &Log) -> Result<Gateway> {
-    let limit = invocation.timeout.unwrap_or(STEP_LIMIT);
-    let limit = limit.min(deadline.left());
-    let mut gateway = config::resolve(&invocation.gateway, &invocation.ssh_options, limit, log)?;
-    gateway.algorithms.compression |= invocation.compress;
-    if invocation.check && gateway.host_key.strict == Strict::AcceptNew {
-        gateway.host_key.strict = Strict::AcceptUnwritten;
-    }
-    log.step(format_args!(
-        "gateway {} is {} port {}, user {}",
-        gateway.name, gateway.host, gateway.port, gateway.user
-    ));
-    Ok(gateway)
-}
-
 fn bind_ports(invocation: &Invocation, gateway: &Gateway, log: &Log) -> Result<LocalPorts> {
     let forwards = &invocation.forwards;
     if gateway.unlink_sockets && !invocation.check {
@@ -149,17 +126,17 @@ fn bind_ports(invocation: &Invocation, gateway: &Gateway, log: &Log) -> Result<L
     LocalPorts::bind(forwards, &invocation.targets, invocation.listen, log)
 }
 
-fn route(invocation: &Invocation, gateway: Gateway, credentials: Credentials) -> Route {
-    Route {
-        gateway,
-        credentials,
-        accepted: AcceptedKeys::default(),
+fn gateways(invocation: &Invocation) -> Gateways {
+    let settings = Settings {
+        ssh_options: invocation.ssh_options.clone(),
+        absolute_options: config::absolute(&invocation.ssh_options),
         via: invocation.via,
-        ssh_options: config::absolute(&invocation.ssh_options),
+        compress: invocation.compress,
         forwards: invocation.forwards.iter().map(|f| f.to.clone()).collect(),
-        dry: invocation.check,
-        cut_off: false,
-    }
+        check: invocation.check,
+        timeout: invocation.timeout,
+    };
+    Gateways::new(&invocation.gateways, settings)
 }
 
 /// Three steps are closures, because in the background two processes share them, and
@@ -216,8 +193,7 @@ fn tunnel(prepared: Prepared, signals: &[i32], log: &Arc<Log>) -> Result<Tunnel>
     let parts = Parts {
         listeners: prepared.bound.listeners,
         access: prepared.access,
-        silence: prepared.route.gateway.silence,
-        reconnect: Reconnect::new(prepared.route, prepared.step_limit),
+        reconnect: Reconnect::new(prepared.gateways),
         job: prepared.watched_job,
         signals,
         log: Arc::clone(log),
@@ -244,7 +220,7 @@ fn ending_signals(background: bool, ignored: &[i32]) -> Vec<i32> {
 
 /// The first line of a tunnel in the log.
 fn started(prepared: &Prepared, variables: &[(String, String)]) -> String {
-    let gateway = &prepared.route.gateway;
+    let gateway = prepared.gateways.current();
     let values = variables.iter().map(|(name, value)| format!("{name}={value}"));
     format!(
         "started: gateway {} ({} port {}) over {}, {}",
