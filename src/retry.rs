@@ -54,6 +54,9 @@ impl Deadline {
     }
 }
 
+/// How long a gateway has for its greeting, where another one waits for its turn.
+pub const GREETING: Duration = Duration::from_secs(2);
+
 /// How one attempt is bounded.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -61,6 +64,8 @@ pub struct Limits {
     pub step: Duration,
     /// For all of them.
     pub deadline: Deadline,
+    /// By when the gateway has to have greeted, where another one waits for its turn.
+    pub greeting: Option<Deadline>,
 }
 
 impl Limits {
@@ -68,6 +73,12 @@ impl Limits {
     pub fn next_step(&self) -> Duration {
         // libssh2 takes a time-out of zero for none at all.
         self.step.min(self.deadline.left()).max(Duration::from_millis(1))
+    }
+
+    /// How long the next step may take, where that comes before the greeting.
+    pub fn next_step_to_greeting(&self) -> Duration {
+        let left = self.greeting.map_or(Duration::MAX, |greeting| greeting.left());
+        self.next_step().min(left.max(Duration::from_millis(1)))
     }
 }
 

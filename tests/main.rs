@@ -11,6 +11,7 @@ mod crowd;
 mod dropin;
 mod exit_codes;
 mod forward;
+mod gateways;
 mod hostile;
 mod house;
 mod job;

@@ -67,6 +67,15 @@ impl Credentials {
         found
     }
 
+    /// Passphrases that were typed for the same keys: they belong to no gateway.
+    pub fn take_passphrases(&mut self, from: &Credentials) {
+        for identity in &mut self.identities {
+            let same = |known: &&Identity| known.path == identity.path;
+            let known = from.identities.iter().find(same).and_then(|it| it.passphrase.clone());
+            identity.passphrase = identity.passphrase.take().or(known);
+        }
+    }
+
     /// Whether one of the keys is on a FIDO device.
     pub fn on_a_device(&self) -> bool {
         let mut keys = self.identities.iter().filter_map(|i| i.public.as_ref());

@@ -9,20 +9,21 @@ pub struct LoginError {
     pub error: Error,
     /// ssh itself may get further than libssh2 did.
     pub ssh_may: bool,
+    /// The gateway has not greeted in time, and that was less than all its time.
+    pub silent: bool,
 }
 
 impl LoginError {
     /// A failure that ssh itself may not have.
     pub fn new(code: Code, message: impl Into<String>, ssh_may: bool) -> LoginError {
         let error = Error::new(code, message);
-        LoginError { error, ssh_may }
+        LoginError { error, ssh_may, silent: false }
     }
 }
 
 /// Whatever does not know better: ssh would fail there, too.
 impl From<Error> for LoginError {
     fn from(error: Error) -> LoginError {
-        let ssh_may = false;
-        LoginError { error, ssh_may }
+        LoginError { error, ssh_may: false, silent: false }
     }
 }

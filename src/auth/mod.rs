@@ -22,5 +22,5 @@ pub use identities::Credentials;
 pub use known_hosts::{KeyFile, read_files};
 pub use login::login;
 pub use login_error::LoginError;
-pub use prompt::Prompter;
+pub use prompt::{Named, Prompter};
 pub use terminal::{NO_ANSWER, Terminal, answer_ssh, is_asking};

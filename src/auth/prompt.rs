@@ -16,6 +16,27 @@ pub trait Prompter: Send {
     }
 }
 
+/// A person who hears which of several gateways asks.
+pub struct Named<'a> {
+    /// Who asks.
+    pub prompter: &'a mut dyn Prompter,
+    /// The gateway's name, where there are several.
+    pub name: Option<&'a str>,
+}
+
+impl Prompter for Named<'_> {
+    fn ask(&mut self, prompt: &str, echo: bool) -> Option<String> {
+        match self.name {
+            Some(name) => self.prompter.ask(&format!("gateway {name}: {prompt}"), echo),
+            None => self.prompter.ask(prompt, echo),
+        }
+    }
+
+    fn lend(&self, ssh: &mut Command) -> bool {
+        self.prompter.lend(ssh)
+    }
+}
+
 /// Carries a gateway's questions to a person.
 pub struct Dialogue<'a, 'p> {
     prompter: &'a mut (dyn Prompter + 'p),

@@ -28,10 +28,39 @@ pub fn plain(value: &str) -> Parsed<()> {
     }
 }
 
+/// Takes `[user@]name[,[user@]name...]` apart, with `ssh://` before any of them: a user
+/// holds for its name and for those after it that have none, and a name that stands
+/// there twice counts once.
+pub fn gateways(text: &str) -> Parsed<Vec<String>> {
+    const SCHEME: &str = "ssh://";
+    check_length(text, MAX_ARGUMENT_BYTES)?;
+    let mut last_user = None;
+    let mut found: Vec<String> = Vec::new();
+    for word in text.split(',') {
+        if word.is_empty() {
+            return Err("a gateway's name is missing beside a comma".to_owned());
+        }
+        check_gateway(word)?;
+        let (scheme, name) = match word.strip_prefix(SCHEME) {
+            Some(name) => (SCHEME, name),
+            None => ("", word),
+        };
+        let (user, host) = target::split_user(name);
+        last_user = user.or(last_user);
+        let name = match last_user {
+            Some(user) => format!("{scheme}{user}@{host}"),
+            None => word.to_owned(),
+        };
+        if !found.contains(&name) {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
 /// The rules of ssh's `ssh_valid_ruser` and `ssh_valid_hostname` (readconf.c), and
 /// no blanks: a name may come to stand in somebody's ProxyCommand.
-pub fn check_gateway(text: &str) -> Parsed<()> {
-    check_length(text, MAX_ARGUMENT_BYTES)?;
+fn check_gateway(text: &str) -> Parsed<()> {
     plain(text)?;
     let (user, host) = target::split_user(text);
     user.map_or(Ok(()), check_user)?;

@@ -25,8 +25,8 @@ pub enum Request {
 /// One call of licfwd, checked; file names are as typed.
 #[derive(Clone, Debug)]
 pub struct Invocation {
-    /// As typed, with `user@` if given; never empty, never beginning with `-`.
-    pub gateway: String,
+    /// `[user@]host` each, as typed; at least one, none twice, none beginning with `-`.
+    pub gateways: Vec<String>,
     /// What is handed to `ssh -G` before the gateway, in the order given.
     pub ssh_options: Vec<OsString>,
     /// In the order given; a name may stand there twice.

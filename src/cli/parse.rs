@@ -93,13 +93,13 @@ impl Arguments {
     }
 
     fn invocation(&self) -> Result<Invocation> {
-        let (gateway, targets) = self.operands()?;
+        let (gateway, gateways, targets) = self.operands()?;
         let forwards = self.texts("L")?;
         let forwards = forwards.iter().map(|spec| target::parse_forward(spec));
         let forwards: Vec<Forward> = forwards.collect::<Result<_>>()?;
         let check = self.has("check");
         if targets.is_empty() && forwards.is_empty() && !check {
-            return Err(nothing_to_forward(&gateway));
+            return Err(nothing_to_forward(gateway));
         }
         let (listen, allow) = self.access()?;
         Ok(Invocation {
@@ -122,7 +122,7 @@ impl Arguments {
             pid_var: self.pid_var(&targets)?,
             log: self.values("log")?.pop().map(|file| decode(&file).into()),
             verbosity: self.verbosity(),
-            gateway,
+            gateways,
             targets,
             forwards,
         })
@@ -194,19 +194,20 @@ impl Arguments {
         }
     }
 
-    fn operands(&self) -> Result<(String, Vec<Target>)> {
+    /// The first operand as it stands and as the gateways that it names; the targets.
+    fn operands(&self) -> Result<(&str, Vec<String>, Vec<Target>)> {
         let Some((gateway, words)) = self.0.free.split_first() else {
             return Err(usage(format!("no gateway: {FORM} (see licfwd --help)")));
         };
-        argument::check_gateway(gateway)
+        let gateways = argument::gateways(gateway)
             .context(Code::Usage, || format!("gateway {}", shown(gateway)))?;
         let targets = words.iter().map(|word| parse_target(word, gateway));
         let targets: Vec<Target> = targets.collect::<Result<_>>()?;
-        match port_in(gateway) {
+        match gateways.iter().find_map(|name| port_in(name)) {
             Some(number) if !targets.is_empty() => {
                 Err(usage(format!("gateway {}: a port is given with -p {number}", shown(gateway))))
             }
-            _ => Ok((gateway.clone(), targets)),
+            _ => Ok((gateway, gateways, targets)),
         }
     }
 

@@ -8,12 +8,12 @@ use crate::auth::{LoginError, Prompter};
 use crate::config::{Family, Gateway, Proxy, TcpSettings, gateway_down};
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
-use crate::retry::Limits;
+use crate::retry::{Deadline, GREETING, Limits};
 use crate::sys::{self, Helper, errno};
 use crate::target::{host_port, split_port, split_user};
 use std::env;
 use std::fs::File;
-use std::io::{self, ErrorKind, Seek};
+use std::io::{self, ErrorKind, Read, Seek};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -82,17 +82,23 @@ impl Drop for GatewaySocket {
 ///
 /// # Errors
 /// [`Code::GatewayDown`] when another try may help, [`Code::Config`] when it
-/// will not.
+/// will not; `silent` where the time for a greeting was over.
 pub fn connect(
     gateway: &Gateway,
     limits: Limits,
     person: Option<&dyn Prompter>,
     log: &Log,
-) -> Result<GatewaySocket> {
+) -> std::result::Result<GatewaySocket, LoginError> {
     if let Some(proxy) = &gateway.proxy {
-        return start_helper(command(gateway, proxy, person), log);
+        return Ok(start_helper(command(gateway, proxy, person), log)?);
     }
-    let socket = connect_tcp(gateway, limits, log)?;
+    let connected = connect_tcp(gateway, limits, log);
+    let greeted = connected.as_ref().ok().zip(limits.greeting).map(|(it, by)| greets(it, by));
+    let late = limits.greeting.is_some_and(|by| by.left().is_zero());
+    if greeted == Some(false) || connected.is_err() && late {
+        return Err(LoginError { silent: true, ..no_greeting(gateway).into() });
+    }
+    let socket = connected?;
     be_nonblocking(socket.set_nonblocking(true))?;
     // None of these is worth failing for.
     let silence = gateway.silence;
@@ -100,6 +106,31 @@ pub fn connect(
     let _ = sys::set_keepalive(&socket, silence.idle, silence.limit / 6);
     let _ = sys::set_user_timeout(&socket, silence.limit * 5 / 6);
     Ok(GatewaySocket { fd: Arc::new(socket.into()), helper: None, stderr: None })
+}
+
+/// What comes of a gateway that has not greeted in time.
+pub fn no_greeting(gateway: &Gateway) -> Error {
+    gateway_down(gateway, format!("no greeting within {} s", GREETING.as_secs()))
+}
+
+/// Whether the gateway says who it is in time. Other lines may come before that one (RFC
+/// 4253, section 4.2), as from an sshd that sheds load; they are taken away, as the key
+/// exchange would, so that it is seen when the connection ends. That is no silence.
+fn greets(socket: &TcpStream, by: Deadline) -> bool {
+    const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+    let mut text = [0; 4096];
+    while sys::poll_readable(socket, by.left()).unwrap_or(true) && !by.left().is_zero() {
+        let length = socket.peek(&mut text).unwrap_or(0);
+        if length == 0 || text[..length].windows(4).any(|part| part == b"SSH-") {
+            return true;
+        }
+        match text[..length].iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => drop((&*socket).read(&mut text[..=end])),
+            // The rest of the line is on its way; what is there would be told again at once.
+            None => drop(sys::wait_any([], Some(LOOK_INTERVAL))),
+        }
+    }
+    false
 }
 
 fn be_nonblocking(set: io::Result<()>) -> Result<()> {
@@ -120,7 +151,7 @@ fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream
         if source.is_some_and(|source| source.is_ipv4() != address.is_ipv4()) {
             continue;
         }
-        match sys::connect_from(source, interface, address, limits.next_step()) {
+        match sys::connect_from(source, interface, address, limits.next_step_to_greeting()) {
             Ok(stream) => {
                 log.step(format_args!("gateway {name}: connected to {address}"));
                 return Ok(stream);
@@ -177,11 +208,14 @@ fn not_of_this_node(tcp: &TcpSettings, e: &io::Error) -> Option<Error> {
 }
 
 /// The gateway's addresses in the resolver's order, of the wanted family.
-fn resolve(gateway: &Gateway, limits: Limits) -> Result<Vec<SocketAddr>> {
+///
+/// # Errors
+/// [`Code::GatewayDown`]: no answer; [`Code::Config`]: there is no such name.
+pub fn resolve(gateway: &Gateway, limits: Limits) -> Result<Vec<SocketAddr>> {
     let Gateway { name, host, port, .. } = gateway;
     let found = match host.parse() {
         Ok(ip) => vec![SocketAddr::new(ip, *port)],
-        Err(_) => look_up(host, *port, limits.next_step()).map_err(|why| {
+        Err(_) => look_up(host, *port, limits.next_step_to_greeting()).map_err(|why| {
             // EAI_AGAIN, in glibc's and in musl's words: std keeps no number.
             let passing = ["Temporary failure", "Try again", "timed out"];
             let passing = passing.iter().any(|words| why.contains(words));

@@ -1,11 +1,14 @@
 //! A session with the gateway, whoever speaks to it.
 //!
 //! [`session`] is the contract; [`libssh2`] and [`openssh`] keep it, each in its
-//! own way and without knowing of the other; [`route`] decides which of the two.
+//! own way and without knowing of the other; [`route`] decides which of the two, and
+//! [`gateways`] whose turn it is where there are several.
 
 mod attempt;
 mod connect;
+mod gateways;
 mod libssh2;
+mod member;
 mod openssh;
 mod probe;
 mod route;
@@ -13,7 +16,8 @@ mod session;
 mod ssh_stderr;
 
 pub use connect::print_addresses;
+pub use gateways::{Gateways, Turn};
+pub use member::Settings;
 pub use openssh::keep_ssh;
-pub use probe::{Answer, probe};
-pub use route::{Route, check};
+pub use probe::{PortResult, probe};
 pub use session::{Channel, End, HandOver, Opened, OwnSocket, Session};

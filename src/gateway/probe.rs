@@ -2,7 +2,8 @@
 
 use super::attempt;
 use super::session::{Opened, Session};
-use crate::error::{Code, Error, cause};
+use crate::error::{Code, Error, Result, cause};
+use crate::retry::Limits;
 use crate::sys::{self, errno};
 use crate::target::Destination;
 use std::io::{self, ErrorKind};
@@ -27,6 +28,42 @@ pub enum Answer {
     Scarce(String),
 }
 
+/// That a port answers, or why not.
+pub type PortResult = std::result::Result<(), String>;
+
+impl Answer {
+    /// What it says of that port.
+    ///
+    /// # Errors
+    /// What it says of the gateway: its fault, or 77 where it forbids the forward.
+    pub fn judged(self, to: &Destination, limit: Duration) -> Result<PortResult> {
+        match self {
+            Answer::Yes => Ok(Ok(())),
+            Answer::No(why) => Ok(Err(format!("cannot be reached from the gateway: {why}"))),
+            Answer::Late => {
+                let seconds = limit.as_secs();
+                let why = format!("did not answer the gateway within {seconds} s");
+                Ok(Err(why))
+            }
+            Answer::Forbidden => {
+                let what = format!(
+                    "the gateway forbids forwarding to {to}: ask its administrator (sshd's \
+                     AllowTcpForwarding and PermitOpen, or permitopen in authorized_keys)"
+                );
+                Err(Error::new(Code::Refused, what))
+            }
+            Answer::Lost(why) => {
+                let what = "the gateway closed the connection";
+                let how = if why == what { String::new() } else { format!(" ({why})") };
+                Err(Error::new(Code::GatewayDown, format!("{what} right after the login{how}")))
+            }
+            Answer::Scarce(why) => {
+                Err(Error::new(Code::System, format!("cannot ask for license server {to}: {why}")))
+            }
+        }
+    }
+}
+
 /// Opens a channel to a license server and closes it again, within limits that hold
 /// whatever the gateway sends meanwhile.
 pub fn probe(session: &mut dyn Session, to: &Destination, limit: Duration) -> Answer {
@@ -45,6 +82,28 @@ pub fn probe(session: &mut dyn Session, to: &Destination, limit: Duration) -> An
         Code::System => Answer::Scarce(e.to_string()),
         _ => Answer::Lost(e.to_string()),
     })
+}
+
+/// Whether one of the license servers answers through that gateway.
+///
+/// # Errors
+/// None does, or what [`Answer::judged`] says of the gateway.
+pub fn prove(session: &mut dyn Session, probes: &[Destination], limits: Limits) -> Result<()> {
+    let mut refusals = Vec::new();
+    for to in probes {
+        if !session.is_free() {
+            break;
+        }
+        let limit = limits.next_step();
+        match probe(session, to, limit).judged(to, limit)? {
+            Ok(()) => return Ok(()),
+            Err(why) => refusals.push(format!("license server {to} {why}")),
+        }
+    }
+    match refusals.is_empty() {
+        true => Ok(()),
+        false => Err(Error::new(Code::ServerDown, refusals.join(", "))),
+    }
 }
 
 fn ask(session: &mut dyn Session, to: &Destination, deadline: Instant) -> io::Result<Answer> {

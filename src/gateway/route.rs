@@ -19,8 +19,6 @@ pub struct Route {
     pub gateway: Gateway,
     /// What is shown to it, by libssh2.
     pub credentials: Credentials,
-    /// By which host keys it has been known so far.
-    pub accepted: AcceptedKeys,
     /// Who speaks to it; decided by the first connection where it was left open.
     pub via: Via,
     /// The options with which the user would call ssh.
@@ -31,31 +29,38 @@ pub struct Route {
     pub dry: bool,
     /// The attempt over ssh before this one was cut off without a word.
     pub cut_off: bool,
+    /// The last attempt ended because no greeting had come, in less than all its time.
+    pub silent: bool,
 }
 
 impl Route {
-    /// Connects, checks the host key and logs in.
+    /// Connects, checks the host key and logs in. `accepted`: the host keys by which
+    /// this and other gateways have been known so far.
     ///
     /// # Errors
     /// [`Code::GatewayDown`] when another try may help, [`Code::HostKey`],
     /// [`Code::Refused`] and [`Code::Config`] when it will not.
     pub fn open(
         &mut self,
+        accepted: &mut AcceptedKeys,
         prompter: Option<&mut dyn Prompter>,
         limits: Limits,
         log: &Arc<Log>,
     ) -> Result<Box<dyn Session>> {
+        self.silent = false;
         if self.via == Via::Ssh {
-            return self.open_ssh(limits, log);
+            return self.open_ssh(accepted, limits, log);
         }
         let (gateway, credentials) = (&self.gateway, &mut self.credentials);
-        let accepted = &mut self.accepted;
         let refusal = match libssh2::open(gateway, credentials, accepted, prompter, limits, log) {
             Ok(session) => {
                 self.via = Via::Libssh2;
                 return Ok(Box::new(session));
             }
-            Err(e) if !e.ssh_may || !gateway.has_ssh => return Err(e.error),
+            Err(e) if !e.ssh_may || !gateway.has_ssh => {
+                self.silent = e.silent;
+                return Err(e.error);
+            }
             Err(e) => e.error,
         };
         if self.via == Via::Libssh2 {
@@ -65,7 +70,8 @@ impl Route {
             ));
         }
         log.event(format_args!("using ssh itself: {refusal}"));
-        let opened = self.open_ssh(limits, log);
+        // It has greeted.
+        let opened = self.open_ssh(accepted, Limits { greeting: None, ..limits }, log);
         // A connection that was closed proves nothing: the next try may find
         // libssh2 good enough.
         if opened.is_ok() || !refusal.code.is_transient() {
@@ -74,14 +80,20 @@ impl Route {
         opened.map_err(|e| Error::new(e.code, format!("{e}; libssh2 before it: {refusal}")))
     }
 
-    fn open_ssh(&mut self, limits: Limits, log: &Arc<Log>) -> Result<Box<dyn Session>> {
+    fn open_ssh(
+        &mut self,
+        accepted: &mut AcceptedKeys,
+        limits: Limits,
+        log: &Arc<Log>,
+    ) -> Result<Box<dyn Session>> {
         let call = openssh::Call {
             gateway: &self.gateway,
             ssh_options: &self.ssh_options,
             forwards: &self.forwards,
             dry: self.dry,
-            accepted: &mut self.accepted,
+            accepted,
             cut_off: &mut self.cut_off,
+            silent: &mut self.silent,
         };
         Ok(Box::new(openssh::open(call, limits, log)?))
     }

@@ -2,23 +2,20 @@
 
 use super::tries::{self, Tries};
 use super::{announce, daemon, other_nodes};
-use crate::auth::{AcceptedKeys, Credentials};
 use crate::cli::{Invocation, Watch};
-use crate::config::{self, Gateway, Strict};
+use crate::config::{self, Gateway};
 use crate::error::{Code, Context, Error, Result};
-use crate::gateway::{self, Route, Session};
+use crate::gateway::{Gateways, Session, Settings};
 use crate::local::{self, Access, LocalPorts};
 use crate::log::Log;
-use crate::retry::{Deadline, Limits};
+use crate::retry::Deadline;
 use crate::sys;
+use crate::target::{Destination, Server};
 use crate::tunnel::{Job, Parts, Reconnect, Restart, Tunnel};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Limit for one connection step where neither `--timeout` nor ConnectTimeout is given.
-const STEP_LIMIT: Duration = Duration::from_secs(15);
+use std::time::Instant;
 
 /// Descriptors without which nobody could be served, or a lost gateway not be reached
 /// again through a proxy.
@@ -90,12 +87,11 @@ pub(super) fn open_log(invocation: &Invocation, log: &Log) -> Result<()> {
 /// All that a tunnel needs, and it works. The session with the gateway belongs to
 /// the one process that goes on with this value, or drops it.
 struct Prepared {
-    route: Route,
+    gateways: Gateways,
     session: Box<dyn Session>,
     bound: LocalPorts,
     access: Access,
     watched_job: Job,
-    step_limit: Duration,
     /// Where licfwd was started.
     directory: PathBuf,
 }
@@ -111,16 +107,16 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     let access = Access::new(invocation.allow_any_user, &invocation.allow)?;
     sys::raise_descriptor_limit();
     let mut tries = Tries::new(invocation, deadline, log);
-    let gateway = tries.until_done(|| resolve_gateway(invocation, deadline, log))?;
-    let (mut route, step) = way_to(gateway, invocation, log)?;
-    let limits = Limits { step, deadline };
-    let bound = bind_ports(invocation, &route.gateway, log)?;
+    let mut gateways = gateways(invocation);
+    tries.until_done(|| gateways.resolve_one(deadline, log))?;
+    let bound = bind_ports(invocation, gateways.current(), log)?;
     log.step("identities read, local ports bound");
-    let session = tries::connect(&mut tries, invocation.probe, &mut route, &bound, limits, log)?;
+    let session = tries::connect(&mut tries, &mut gateways, &bound, log)?;
+    gateways.run(probes(invocation));
     other_nodes::tell(invocation, log);
     // Where it has none any more, names of files mean nothing.
     let directory = std::env::current_dir().unwrap_or_else(|_| "/".into());
-    Ok(Prepared { route, session, bound, access, watched_job, step_limit: step, directory })
+    Ok(Prepared { gateways, session, bound, access, watched_job, directory })
 }
 
 fn watched_job(invocation: &Invocation) -> Result<Job> {
@@ -135,25 +131,6 @@ fn watched_job(invocation: &Invocation) -> Result<Job> {
     }
 }
 
-pub(super) fn resolve_gateway(
-    invocation: &Invocation,
-    deadline: Deadline,
-    log: &Log,
-) -> Result<Gateway> {
-    let limit = invocation.timeout.unwrap_or(STEP_LIMIT);
-    let limit = limit.min(deadline.left());
-    let mut gateway = config::resolve(&invocation.gateway, &invocation.ssh_options, limit, log)?;
-    gateway.algorithms.compression |= invocation.compress;
-    if invocation.check && gateway.host_key.strict == Strict::AcceptNew {
-        gateway.host_key.strict = Strict::AcceptUnwritten;
-    }
-    log.step(format_args!(
-        "gateway {} is {} port {}, user {}",
-        gateway.name, gateway.host, gateway.port, gateway.user
-    ));
-    Ok(gateway)
-}
-
 fn bind_ports(invocation: &Invocation, gateway: &Gateway, log: &Log) -> Result<LocalPorts> {
     let forwards = &invocation.forwards;
     if gateway.unlink_sockets && !invocation.check {
@@ -162,25 +139,25 @@ fn bind_ports(invocation: &Invocation, gateway: &Gateway, log: &Log) -> Result<L
     LocalPorts::bind(forwards, &invocation.targets, invocation.listen, log)
 }
 
-/// The way to that gateway, and the limit for each step on it.
-pub(super) fn way_to(
-    gateway: Gateway,
-    invocation: &Invocation,
-    log: &Log,
-) -> Result<(Route, Duration)> {
-    gateway::check(invocation.via, &gateway)?;
-    let step = invocation.timeout.or(gateway.connect_timeout);
-    let route = Route {
-        credentials: Credentials::load(&gateway, log),
-        gateway,
-        accepted: AcceptedKeys::default(),
+pub(super) fn gateways(invocation: &Invocation) -> Gateways {
+    let settings = Settings {
+        ssh_options: invocation.ssh_options.clone(),
+        absolute_options: config::absolute(&invocation.ssh_options),
         via: invocation.via,
-        ssh_options: config::absolute(&invocation.ssh_options),
+        compress: invocation.compress,
         forwards: invocation.forwards.iter().map(|f| f.to.clone()).collect(),
-        dry: invocation.check,
-        cut_off: false,
+        check: invocation.check,
+        timeout: invocation.timeout,
     };
-    Ok((route, step.unwrap_or(STEP_LIMIT)))
+    Gateways::new(&invocation.gateways, settings)
+}
+
+/// The license servers of which one has to answer through a gateway that is new.
+pub(super) fn probes(invocation: &Invocation) -> Vec<Destination> {
+    let targets = invocation.targets.iter().filter(|_| invocation.probe);
+    let servers = targets.flat_map(|target| &target.servers);
+    let first = |server: &Server| Destination::Tcp { host: server.host.clone(), port: server.port };
+    servers.map(first).collect()
 }
 
 /// Three steps are closures, because in the background two processes share them, and
@@ -239,8 +216,7 @@ fn tunnel(prepared: Prepared, signals: &[i32], log: &Arc<Log>) -> Result<Tunnel>
         restart: Restart { arguments, directory: prepared.directory, faults: 0 },
         listeners: prepared.bound.listeners,
         access: prepared.access,
-        silence: prepared.route.gateway.silence,
-        reconnect: Reconnect::new(prepared.route, prepared.step_limit),
+        reconnect: Reconnect::new(prepared.gateways),
         job: prepared.watched_job,
         signals,
         log: Arc::clone(log),
@@ -267,7 +243,7 @@ pub(super) fn ending_signals(background: bool, ignored: &[i32]) -> Vec<i32> {
 
 /// The first line of a tunnel in the log.
 fn started(prepared: &Prepared, variables: &[(String, String)]) -> String {
-    let gateway = &prepared.route.gateway;
+    let gateway = prepared.gateways.current();
     let values = variables.iter().map(|(name, value)| format!("{name}={value}"));
     format!(
         "started: gateway {} ({} port {}) over {}, {}",

@@ -1,12 +1,10 @@
 //! Asks through the gateway whether the license servers answer, before anything is announced.
 
 use crate::error::{Code, Error, Result};
-use crate::gateway::{self, Answer, Session};
+use crate::gateway::{self, PortResult, Session};
 use crate::local::LocalPorts;
 use crate::log::Log;
 use crate::retry::Limits;
-use crate::target::Destination;
-use std::time::Duration;
 
 /// What is known of each port of the targets.
 pub struct ProbeResults<'a> {
@@ -14,9 +12,6 @@ pub struct ProbeResults<'a> {
     /// By listener; `None`: not asked yet. Listeners of `-L` are never asked.
     listeners: Vec<Option<PortResult>>,
 }
-
-/// That it answers, or why not.
-type PortResult = std::result::Result<(), String>;
 
 impl ProbeResults<'_> {
     /// Nothing is known yet.
@@ -38,7 +33,7 @@ impl ProbeResults<'_> {
             }
             let to = &self.bound.listeners[listener].to;
             let limit = limits.next_step();
-            let result = port_result(gateway::probe(session, to, limit), to, limit)?;
+            let result = gateway::probe(session, to, limit).judged(to, limit)?;
             let outcome = result.as_ref().map_or_else(String::as_str, |()| "answers");
             log.step(format_args!("{to} {outcome}"));
             self.listeners[listener] = Some(result);
@@ -91,37 +86,6 @@ impl ProbeResults<'_> {
                     ));
                 }
             }
-        }
-    }
-}
-
-/// What the answer says of that port.
-///
-/// # Errors
-/// What it says of the gateway.
-fn port_result(answer: Answer, to: &Destination, limit: Duration) -> Result<PortResult> {
-    match answer {
-        Answer::Yes => Ok(Ok(())),
-        Answer::No(why) => Ok(Err(format!("cannot be reached from the gateway: {why}"))),
-        Answer::Late => {
-            let seconds = limit.as_secs();
-            let why = format!("did not answer the gateway within {seconds} s");
-            Ok(Err(why))
-        }
-        Answer::Forbidden => {
-            let what = format!(
-                "the gateway forbids forwarding to {to}: ask its administrator (sshd's \
-                 AllowTcpForwarding and PermitOpen, or permitopen in authorized_keys)"
-            );
-            Err(Error::new(Code::Refused, what))
-        }
-        Answer::Lost(why) => {
-            let what = "the gateway closed the connection";
-            let how = if why == what { String::new() } else { format!(" ({why})") };
-            Err(Error::new(Code::GatewayDown, format!("{what} right after the login{how}")))
-        }
-        Answer::Scarce(why) => {
-            Err(Error::new(Code::System, format!("cannot ask for license server {to}: {why}")))
         }
     }
 }

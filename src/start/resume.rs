@@ -1,9 +1,8 @@
 //! Brings a tunnel up again that a fault has ended: its ports are bound already.
 
-use super::bring_up::{ending_signals, open_log, resolve_gateway, way_to};
+use super::bring_up::{ending_signals, gateways, open_log, probes};
 use crate::cli::Invocation;
 use crate::error::{Code, Context, Error, Result};
-use crate::gateway::Route;
 use crate::local::Access;
 use crate::log::Log;
 use crate::retry::Deadline;
@@ -41,31 +40,22 @@ pub fn resume(invocation: &Invocation, restarted: Restarted) -> Result<()> {
     let signals = ending_signals(invocation.background, &[]);
     let signals =
         sys::serve_signals(&signals).context(Code::System, || "cannot receive signals".into())?;
-    let (route, step_limit) = loop {
-        let error = match way_back(invocation, &log) {
-            Ok(way) => break way,
-            Err(e) => e,
-        };
+    let mut gateways = gateways(invocation);
+    while let Err(error) = gateways.resolve_one(Deadline::after(invocation.deadline), &log) {
         log.event(format_args!("{error}; trying again in {} s", PAUSE.as_secs()));
         let _ = sys::poll_readable(&signals, PAUSE);
         if signals.take().is_some() || !job.still_runs() && !job.still_runs() {
             log.event("ended");
             return Ok(());
         }
-    };
+    }
     std::env::set_current_dir("/").context(Code::System, || "cannot go to /".into())?;
-    let silence = route.gateway.silence;
-    let reconnect = Reconnect::new(route, step_limit).after_failures(restart.faults);
-    let parts =
-        Parts { listeners, access, reconnect, silence, job, signals, restart, log: log.clone() };
+    gateways.run(probes(invocation));
+    let reconnect = Reconnect::new(gateways).after_failures(restart.faults);
+    let parts = Parts { listeners, access, reconnect, job, signals, restart, log: log.clone() };
     let tunnel = Tunnel::new(parts, None).context(Code::System, || "cannot serve".into())?;
     log.event(format_args!("ended: {}", tunnel.serve()));
     sys::exit_now(0)
-}
-
-fn way_back(invocation: &Invocation, log: &Log) -> Result<(Route, Duration)> {
-    let gateway = resolve_gateway(invocation, Deadline::after(invocation.deadline), log)?;
-    way_to(gateway, invocation, log)
 }
 
 /// What a process that nobody has begun anew is told.

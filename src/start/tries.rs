@@ -4,10 +4,10 @@ use super::probe::ProbeResults;
 use crate::auth::Terminal;
 use crate::cli::Invocation;
 use crate::error::{Error, Result};
-use crate::gateway::{Route, Session};
+use crate::gateway::{Gateways, Session, Turn};
 use crate::local::LocalPorts;
 use crate::log::Log;
-use crate::retry::{Backoff, Deadline, Limits};
+use crate::retry::{Backoff, Deadline};
 use std::sync::Arc;
 
 /// One counter for everything that may be tried again: the directory that knows the
@@ -61,54 +61,92 @@ impl<'a> Tries<'a> {
     }
 }
 
-/// Tries to connect until the servers answer.
+/// Goes round the gateways until the servers answer through one; with `--check`, through
+/// all of them that it has turns at. Ends with one line for each gateway.
 ///
 /// # Errors
-/// The last try's, or the first that another try cannot mend.
+/// The last round's, or the first that another round cannot mend.
 pub fn connect(
     tries: &mut Tries<'_>,
-    probe: bool,
-    route: &mut Route,
+    gateways: &mut Gateways,
     bound: &LocalPorts,
-    limits: Limits,
     log: &Arc<Log>,
 ) -> Result<Box<dyn Session>> {
-    let mut kept = None;
-    tries.until_done(|| try_once(&mut kept, probe, route, bound, limits, log))
+    let (invocation, deadline) = (tries.invocation, tries.deadline);
+    let mut start = Start { invocation, deadline, gateways, bound, log, kept: Vec::new() };
+    let connected = tries.until_done(|| start.go_round());
+    connected.inspect_err(|_| start.gateways.tell_failures(log))
 }
 
-/// A session over which the servers did not answer is kept for the next try: logins
-/// are dear at a busy gateway. One that a probe has left unusable is dropped.
-fn try_once(
-    kept: &mut Option<Box<dyn Session>>,
-    probe: bool,
-    route: &mut Route,
-    bound: &LocalPorts,
-    limits: Limits,
-    log: &Arc<Log>,
-) -> Result<Box<dyn Session>> {
-    let mut results = ProbeResults::new(bound);
-    loop {
-        let mut session = match kept.take() {
-            Some(session) => session,
-            None => {
-                let mut terminal = Terminal::open();
-                let prompter = terminal.as_mut().map(|terminal| terminal as _);
-                route.open(prompter, limits, log)?
+/// What a round needs.
+struct Start<'a> {
+    invocation: &'a Invocation,
+    deadline: Deadline,
+    gateways: &'a mut Gateways,
+    bound: &'a LocalPorts,
+    log: &'a Arc<Log>,
+    /// Sessions over which the servers did not answer, kept for the next round: logins
+    /// are dear at a busy gateway.
+    kept: Vec<(Turn, Box<dyn Session>)>,
+}
+
+impl Start<'_> {
+    fn go_round(&mut self) -> Result<Box<dyn Session>> {
+        self.gateways.begin_round();
+        let all = self.invocation.check && self.gateways.count() > 1;
+        let mut found = None;
+        let mut works = 0;
+        while let Some(turn) = self.gateways.next() {
+            match self.try_through(turn) {
+                Ok(session) => {
+                    self.gateways.serves(turn);
+                    if !all {
+                        return Ok(session);
+                    }
+                    works += 1;
+                    found = Some(session);
+                    self.log.step(format_args!("{} works", self.gateways.in_the_log()));
+                }
+                Err(e) => {
+                    let e = self.gateways.named(turn, e);
+                    self.gateways.failed_at_start(turn, e, self.log)?;
+                }
             }
-        };
-        if !probe {
+        }
+        if found.is_some() {
+            let count = self.gateways.count();
+            self.log.step(format_args!("{works} of {count} gateways work"));
+        }
+        found.ok_or_else(|| self.gateways.verdict())
+    }
+
+    /// A session that a probe has left unusable is dropped.
+    fn try_through(&mut self, turn: Turn) -> Result<Box<dyn Session>> {
+        let mut results = ProbeResults::new(self.bound);
+        loop {
+            let kept = self.kept.iter().position(|(known, _)| known.is_at_the_same(turn));
+            let mut session = match kept {
+                Some(at) => self.kept.swap_remove(at).1,
+                None => {
+                    let mut terminal = Terminal::open();
+                    let prompter = terminal.as_mut().map(|terminal| terminal as _);
+                    self.gateways.open(turn, prompter, self.deadline, self.log)?
+                }
+            };
+            if !self.invocation.probe {
+                return Ok(session);
+            }
+            let limits = self.gateways.limits(turn, self.deadline);
+            results.probe(&mut *session, limits, self.log)?;
+            if !session.is_free() {
+                continue;
+            }
+            if let Err(e) = results.check() {
+                self.kept.push((turn, session));
+                return Err(e);
+            }
+            results.warn(self.log);
             return Ok(session);
         }
-        results.probe(&mut *session, limits, log)?;
-        if !session.is_free() {
-            continue;
-        }
-        if let Err(e) = results.check() {
-            *kept = Some(session);
-            return Err(e);
-        }
-        results.warn(log);
-        return Ok(session);
     }
 }

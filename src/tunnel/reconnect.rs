@@ -1,9 +1,10 @@
-//! Gets back to the gateway, without hammering it and without locking the account.
+//! Gets back to a gateway, without hammering it and without locking the account.
 
+use crate::config::Silence;
 use crate::error::{Code, Error};
-use crate::gateway::{Route, Session};
+use crate::gateway::{Gateways, Session, Turn};
 use crate::log::Log;
-use crate::retry::{Backoff, Deadline, Limits, refusal_waits};
+use crate::retry::Backoff;
 use crate::sys::{Epoll, Interest};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -11,16 +12,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// The way back to the gateway.
+/// The way back to a gateway.
 pub struct Reconnect {
     /// Locked by the attempt under way.
-    route: Arc<Mutex<Route>>,
-    step: Duration,
+    gateways: Arc<Mutex<Gateways>>,
+    several: bool,
     phase: Phase,
-    /// Failures in a row, of any kind.
+    /// Rounds in a row that have failed.
     failures: u32,
-    /// Refused logins in a row.
-    refusals: u32,
+    /// A session beside a good one is wanted, at the same gateway.
+    further: bool,
 }
 
 enum Phase {
@@ -35,6 +36,7 @@ enum Phase {
 }
 
 struct Attempt {
+    turn: Turn,
     thread: JoinHandle<Result<Box<dyn Session>, Error>>,
     /// Reads end of file when the thread is done, however it ended.
     done: UnixStream,
@@ -44,21 +46,21 @@ struct Attempt {
 pub enum Outcome {
     /// Back again.
     Connected(Box<dyn Session>),
-    /// Not yet; the next attempt is that far away.
-    Later(Error, Duration),
+    /// Not yet; the next attempt is that far away, or made at another gateway at once.
+    Later(Error, Option<Duration>),
     /// Never.
     GivenUp(Error),
 }
 
 impl Reconnect {
-    /// The way by which the first connection was made; `step` limits each step.
-    pub fn new(route: Route, step: Duration) -> Reconnect {
+    /// By those gateways.
+    pub fn new(gateways: Gateways) -> Reconnect {
         Reconnect {
-            route: Arc::new(Mutex::new(route)),
-            step,
+            several: gateways.count() > 1,
+            gateways: Arc::new(Mutex::new(gateways)),
             phase: Phase::Idle,
             failures: 0,
-            refusals: 0,
+            further: false,
         }
     }
 
@@ -79,14 +81,32 @@ impl Reconnect {
 
     /// Whether a login needs nobody at a keyboard.
     pub fn can_log_in_alone(&self) -> bool {
-        lock(&self.route).can_log_in_alone()
+        lock(&self.gateways).can_log_in_alone()
+    }
+
+    /// How the log calls the gateway that the tunnel goes through.
+    pub fn gateway(&self) -> String {
+        lock(&self.gateways).in_the_log()
+    }
+
+    /// How the log calls all of them.
+    pub fn all_gateways(&self) -> &'static str {
+        if self.several { "all gateways" } else { "the gateway" }
+    }
+
+    /// How long that may be silent.
+    pub fn silence(&self) -> Silence {
+        lock(&self.gateways).current().silence
     }
 
     /// Wants a connection. A thousand tunnels lose their gateway in the same
-    /// second: the first wait is random already.
+    /// second: the first wait is random already, unless there is another to go to.
     pub fn want(&mut self) {
         if self.is_idle() {
-            self.phase = Phase::Until(Instant::now() + self.backoff());
+            self.further = false;
+            lock(&self.gateways).begin_round();
+            let wait = if self.several { Duration::ZERO } else { self.backoff() };
+            self.phase = Phase::Until(Instant::now() + wait);
         }
     }
 
@@ -96,13 +116,14 @@ impl Reconnect {
         if !matches!(self.phase, Phase::Trying(_)) {
             self.phase = Phase::Idle;
             self.failures = 0;
-            self.refusals = 0;
+            lock(&self.gateways).forgive();
         }
     }
 
     /// Wants a further connection beside a good one, at once.
     pub fn want_now(&mut self) {
         if self.is_idle() {
+            self.further = true;
             self.phase = Phase::Until(Instant::now());
         }
     }
@@ -125,7 +146,12 @@ impl Reconnect {
         if self.due() != Some(Duration::ZERO) {
             return;
         }
-        match self.start(epoll, token, log) {
+        let Some(turn) = self.next_turn() else {
+            let rest = lock(&self.gateways).rest().unwrap_or(Backoff::GATEWAY.cap);
+            self.phase = Phase::Until(Instant::now() + rest);
+            return;
+        };
+        match self.start(turn, epoll, token, log) {
             Ok(attempt) => self.phase = Phase::Trying(attempt),
             Err(e) => {
                 // No thread or no descriptors just now.
@@ -136,18 +162,34 @@ impl Reconnect {
         }
     }
 
-    fn start(&mut self, epoll: &Epoll, token: u64, log: &Arc<Log>) -> std::io::Result<Attempt> {
+    fn next_turn(&self) -> Option<Turn> {
+        let mut gateways = lock(&self.gateways);
+        if self.further {
+            return Some(gateways.again());
+        }
+        gateways.next().or_else(|| {
+            gateways.begin_round();
+            gateways.next()
+        })
+    }
+
+    fn start(
+        &mut self,
+        turn: Turn,
+        epoll: &Epoll,
+        token: u64,
+        log: &Arc<Log>,
+    ) -> std::io::Result<Attempt> {
         let (done, end) = UnixStream::pair()?;
         epoll.add(&done, token, Interest::READ)?;
-        let route = Arc::clone(&self.route);
+        let gateways = Arc::clone(&self.gateways);
         let log = Arc::clone(log);
-        let limits = Limits { step: self.step, deadline: Deadline::after(self.step * 4) };
         let thread = thread::Builder::new().spawn(move || {
             // Closed when this thread ends, in whatever way.
             let _end = end;
-            lock(&route).open(None, limits, &log)
+            lock(&gateways).open_again(turn, &log)
         })?;
-        Ok(Attempt { thread, done })
+        Ok(Attempt { turn, thread, done })
     }
 
     /// Collects the attempt that has just ended.
@@ -156,43 +198,40 @@ impl Reconnect {
             return None;
         };
         epoll.remove(attempt.done.as_fd());
-        let error = match attempt.thread.join() {
+        let result = attempt.thread.join();
+        let gateways = Arc::clone(&self.gateways);
+        let mut gateways = lock(&gateways);
+        let error = match result {
             Ok(Ok(session)) => {
                 self.failures = 0;
-                self.refusals = 0;
+                gateways.serves(attempt.turn);
                 return Some(Outcome::Connected(session));
             }
             Ok(Err(e)) => e,
             Err(_) => Error::new(Code::Internal, "the reconnecting thread died"),
         };
-        self.failures += 1;
-        let wait = match error.code {
-            Code::HostKey => None,
-            Code::Refused if !self.can_log_in_alone() => None,
-            Code::Refused => {
-                self.refusals += 1;
-                // The first attempt was one of the ten.
-                refusal_waits().nth(self.refusals as usize - 1)
-            }
-            _ => {
-                self.refusals = 0;
-                Some(self.backoff())
-            }
+        gateways.failed_while_running(attempt.turn, error.code);
+        if std::mem::take(&mut self.further) && self.several {
+            // Where the good one has been lost meanwhile.
+            gateways.begin_round();
+        }
+        let another = !gateways.is_round_over();
+        let Some(rest) = gateways.rest() else {
+            self.phase = Phase::GivenUp;
+            return Some(Outcome::GivenUp(error));
         };
-        Some(match wait {
-            Some(wait) => {
-                self.phase = Phase::Until(Instant::now() + wait);
-                Outcome::Later(error, wait)
-            }
-            None => {
-                self.phase = Phase::GivenUp;
-                Outcome::GivenUp(error)
-            }
-        })
+        self.failures += u32::from(!another);
+        let wait = match another {
+            true => None,
+            false if rest.is_zero() => Some(self.backoff()),
+            false => Some(rest),
+        };
+        self.phase = Phase::Until(Instant::now() + wait.unwrap_or_default());
+        Some(Outcome::Later(error, wait))
     }
 }
 
-/// A panic in the thread leaves the route as good as it was.
-fn lock(route: &Mutex<Route>) -> MutexGuard<'_, Route> {
-    route.lock().unwrap_or_else(|e| e.into_inner())
+/// A panic in the thread leaves them as good as they were.
+fn lock(gateways: &Mutex<Gateways>) -> MutexGuard<'_, Gateways> {
+    gateways.lock().unwrap_or_else(|e| e.into_inner())
 }

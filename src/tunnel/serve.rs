@@ -38,8 +38,6 @@ pub struct Parts {
     pub access: Access,
     /// The way back to the gateway.
     pub reconnect: Reconnect,
-    /// How a silent gateway is noticed.
-    pub silence: Silence,
     /// Whose life bounds the tunnel's.
     pub job: Job,
     /// TERM and, in the foreground, INT and HUP.
@@ -64,6 +62,7 @@ const BUFFER: usize = 131_072;
 pub struct Tunnel {
     acceptor: Acceptor,
     reconnect: Reconnect,
+    /// How a silent gateway is noticed.
     silence: Silence,
     shutdown: Shutdown,
     watchdog: Arc<Watchdog>,
@@ -96,8 +95,8 @@ impl Tunnel {
         let watchdog = Watchdog::start(shutdown.urgent(), &log)?;
         let mut tunnel = Tunnel {
             acceptor: Acceptor::new(parts.listeners, parts.access, token, log),
+            silence: parts.reconnect.silence(),
             reconnect: parts.reconnect,
-            silence: parts.silence,
             shutdown,
             watchdog,
             log: parts.log,
@@ -349,7 +348,8 @@ impl Tunnel {
             // The next gateway, or the same one later, may be more generous.
             self.one_session = false;
             self.log.event(format_args!(
-                "lost the gateway: {why}; closed {clients} clients, reconnecting"
+                "lost {}: {why}; closed {clients} clients, reconnecting",
+                self.reconnect.gateway()
             ));
             self.lost = Some((Instant::now(), why.to_owned()));
             self.reconnect.want();
@@ -367,9 +367,11 @@ impl Tunnel {
                 self.reconnect.start_over();
             }
             Some(Outcome::Connected(session)) => {
+                self.silence = self.reconnect.silence();
                 if let Some((since, why)) = self.lost.take() {
                     self.log.event(format_args!(
-                        "reconnected to the gateway after {:.1} s ({why})",
+                        "reconnected to {} after {:.1} s ({why})",
+                        self.reconnect.gateway(),
                         since.elapsed().as_secs_f64()
                     ));
                 }
@@ -378,13 +380,17 @@ impl Tunnel {
                     self.reconnect.want();
                 }
             }
-            Some(Outcome::Later(e, wait)) => self.log.event(format_args!(
+            Some(Outcome::Later(e, None)) => {
+                self.log.event(format_args!("reconnecting failed: {e}; trying another"));
+            }
+            Some(Outcome::Later(e, Some(wait))) => self.log.event(format_args!(
                 "reconnecting failed: {e}; trying again in {:.1} s",
                 wait.as_secs_f64()
             )),
             Some(Outcome::GivenUp(e)) => {
                 self.log.event(format_args!(
-                    "giving up on the gateway: {e}; the ports stay bound until the job ends"
+                    "giving up on {}: {e}; the ports stay bound until the job ends",
+                    self.reconnect.all_gateways()
                 ));
                 self.close_waiting(|_, _| true);
             }

@@ -7,6 +7,8 @@
 mod exit_codes;
 #[path = "../forward.rs"]
 mod forward;
+#[path = "../gateways.rs"]
+mod gateways;
 #[path = "../hostile.rs"]
 mod hostile;
 #[path = "../job.rs"]

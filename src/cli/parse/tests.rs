@@ -48,7 +48,7 @@ fn the_contracts_examples() {
         let given = run(line);
         let printed: Vec<String> = given.targets.iter().map(Target::to_string).collect();
         assert_eq!(printed.join(" "), targets);
-        assert_eq!(given.gateway, "tri-gw");
+        assert_eq!(given.gateways, ["tri-gw"]);
         assert!(given.background && given.probe && given.forwards.is_empty());
         assert_eq!((given.tries, given.timeout), (10, None));
         assert_eq!(given.deadline, Duration::from_secs(300));
@@ -80,7 +80,7 @@ fn lines_written_for_ssh() {
         let given = run(line);
         let printed: Vec<String> = given.forwards.iter().map(Forward::to_string).collect();
         assert_eq!(printed.join(" "), forwards);
-        assert_eq!(given.gateway, gateway);
+        assert_eq!(given.gateways, [gateway]);
         assert_eq!(given.background, background, "{line}");
         assert!(given.targets.is_empty());
     }

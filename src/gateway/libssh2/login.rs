@@ -168,13 +168,14 @@ fn why_no_keys(
         // be faster; a gateway that sheds load does so before it says its name.
         code => LoginError {
             ssh_may: code == KEX_FAILURE && session.banner().is_some(),
-            error: gateway_down(
+            ..gateway_down(
                 gateway,
                 format!(
                     "the connection was closed before the login ({}); a gateway with too many logins at once does that (sshd's MaxStartups)",
                     e.message()
                 ),
-            ),
+            )
+            .into()
         },
     }
 }

@@ -9,6 +9,7 @@ use super::session::OpensshSession;
 use crate::auth::{AcceptedKeys, KeyFile, read_files};
 use crate::config::{Gateway, Strict, gateway_down};
 use crate::error::{Code, Context, Error, Result, cause};
+use crate::gateway::connect;
 use crate::gateway::ssh_stderr::{closed_during_login, final_code, host_key_is_bad, summary};
 use crate::log::Log;
 use crate::retry::Limits;
@@ -24,6 +25,9 @@ use std::time::{Duration, Instant};
 /// socket tells: how often to look.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What ssh says where its ConnectTimeout is over, in connect or before the greeting.
+const TIMED_OUT: &str = "onnection timed out";
+
 /// How ssh is to be called.
 pub struct Call<'a> {
     /// Where.
@@ -38,6 +42,8 @@ pub struct Call<'a> {
     pub accepted: &'a mut AcceptedKeys,
     /// The attempt before this one was cut off without a word.
     pub cut_off: &'a mut bool,
+    /// Set where the gateway has not greeted in time, and that was not all its time.
+    pub silent: &'a mut bool,
 }
 
 /// Lets ssh log in and listen. Connecting, key exchange and login are ssh's
@@ -55,7 +61,16 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Openss
     // What ssh's LocalCommand prints when the user is logged in: what a gateway says
     // before that comes the same way, and must not be able to say this.
     let logged_in = format!("licfwd-{:016x}", rand::random::<u64>());
-    let arguments = arguments(&call, &dir, &logged_in, limits.step);
+    // ssh's ConnectTimeout ends with the greeting.
+    let hurried = limits.greeting.filter(|_| gateway.proxy.is_none());
+    // But it waits for name servers as long as they please.
+    let unnamed = hurried.is_some() && connect::resolve(gateway, limits).is_err();
+    if unnamed && hurried.is_some_and(|by| by.left().is_zero()) {
+        *call.silent = true;
+        return Err(connect::no_greeting(gateway));
+    }
+    let connect_limit = hurried.map_or(limits.step, |by| by.left().min(limits.step));
+    let arguments = arguments(&call, &dir, &logged_in, connect_limit);
     let key_files = read_files(gateway.host_key.files());
     // ssh would believe another key now, and write it down.
     if gateway.host_key.strict != Strict::Yes
@@ -71,6 +86,10 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Openss
     match wait_for_login(&mut output, &dir, &logged_in, limit) {
         Ok(true) => {}
         Ok(false) => return Err(gateway_down(gateway, too_late(&output, limit))),
+        Err(_) if hurried.is_some() && output.text.contains(TIMED_OUT) => {
+            *call.silent = true;
+            return Err(connect::no_greeting(gateway));
+        }
         Err(_) => return Err(why_not(&output, &mut call, &key_files)),
     }
     *call.cut_off = false;
@@ -163,7 +182,12 @@ fn why_not(output: &Output, call: &mut Call<'_>, key_files: &[KeyFile]) -> Error
 
 /// What ssh is called with. Of each option the first counts: ours come before
 /// the user's, and those before the configuration file's.
-fn arguments(call: &Call<'_>, dir: &ControlDir, logged_in: &str, step: Duration) -> Vec<OsString> {
+fn arguments(
+    call: &Call<'_>,
+    dir: &ControlDir,
+    logged_in: &str,
+    connect_limit: Duration,
+) -> Vec<OsString> {
     let gateway = call.gateway;
     // ssh gives up at the third question without an answer.
     let interval = (gateway.silence.limit / 3).as_secs().max(1);
@@ -184,7 +208,7 @@ fn arguments(call: &Call<'_>, dir: &ControlDir, logged_in: &str, step: Duration)
         format!("StrictHostKeyChecking={strict}"),
         format!("ServerAliveInterval={interval}"),
         "ServerAliveCountMax=2".to_owned(),
-        format!("ConnectTimeout={}", step.as_secs().max(1)),
+        format!("ConnectTimeout={}", connect_limit.as_secs_f64().round().max(1.0)),
     ];
     if gateway.algorithms.compression {
         options.push("Compression=yes".to_owned());
