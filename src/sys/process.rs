@@ -2,7 +2,7 @@
 
 use super::errno::check;
 use super::fd::{own, syscall};
-use super::signal::{FAULTS, SIGINT, SIGKILL, deadly, signal};
+use super::signal::{FAULTS, SIG_IGN, SIGINT, SIGKILL, deadly, signal};
 use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint, c_void};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,7 +24,7 @@ unsafe extern "C" {
     fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize;
     safe fn fork() -> c_int;
     safe fn getsid(pid: c_int) -> c_int;
-    safe fn kill(pid: c_int, signal: c_int) -> c_int;
+    pub(super) safe fn kill(pid: c_int, signal: c_int) -> c_int;
     safe fn _exit(status: c_int) -> !;
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
@@ -121,14 +121,18 @@ extern "C" fn end_by_signal(number: c_int) {
     exit_now(words.status)
 }
 
-/// From now on each of [`deadly`]'s signals, and each of [`FAULTS`], ends the process
-/// with what `words` says for its number; `true`: it is a fault.
+/// From now on each of [`deadly`]'s signals that is not ignored, and each of [`FAULTS`],
+/// ends the process with what `words` says for its number; `true`: it is a fault.
 pub fn on_deadly_signal(words: impl Fn(i32, bool) -> LastWords) {
     let all = (0..=64).map(|number| words(number, FAULTS.contains(&number)));
     let _ = LAST_WORDS.set(all.collect());
     for number in deadly().chain(FAULTS) {
         // SAFETY: the handler calls async-signal-safe functions only.
-        unsafe { signal(number, end_by_signal as *const () as usize) };
+        unsafe {
+            if signal(number, end_by_signal as *const () as usize) == SIG_IGN {
+                signal(number, SIG_IGN);
+            }
+        }
     }
 }
 
