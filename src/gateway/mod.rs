@@ -16,4 +16,4 @@ pub use connect::print_addresses;
 pub use openssh::keep_ssh;
 pub use probe::{Answer, probe};
 pub use route::{Route, check};
-pub use session::{Channel, End, HandOver, Opened, OwnSocket, Session};
+pub use session::{CarriedBy, Channel, End, HandOver, Opened, OwnSocket, Session};

@@ -10,6 +10,7 @@ mod random_port;
 
 pub use accept::Acceptor;
 pub use client::{Client, Local, Waiting};
-pub use listener::{Listener, make_way};
+pub use listener::make_way;
 pub use owner::Access;
-pub use ports::LocalPorts;
+pub use ports::{Addresses, LocalPorts};
+pub use random_port::RandomPort;

@@ -18,10 +18,11 @@ use super::pool::{MAX_SESSIONS, Pool, SLOW_ANSWER};
 use super::reconnect::{Outcome, Reconnect};
 use super::shutdown::Shutdown;
 use super::token::Token;
+use super::vendor_ports::VendorPorts;
 use super::watchdog::Watchdog;
 use crate::config::Silence;
 use crate::gateway::Session;
-use crate::local::{Acceptor, Access, Listener, Waiting};
+use crate::local::{Acceptor, Access, LocalPorts, Waiting};
 use crate::log::Log;
 use crate::sys::{self, Epoll, Event, Interest, SignalFd};
 use std::collections::VecDeque;
@@ -34,7 +35,9 @@ mod clients;
 /// What a tunnel is made of.
 pub struct Parts {
     /// Every forwarded port.
-    pub listeners: Vec<Listener>,
+    pub bound: LocalPorts,
+    /// Whether license servers' answers pass as they are.
+    pub verbatim: bool,
     /// Who may use them.
     pub access: Access,
     /// The way back to the gateway.
@@ -58,6 +61,7 @@ const BUFFER: usize = 131_072;
 /// The running tunnel.
 pub struct Tunnel {
     acceptor: Acceptor,
+    vendor_ports: VendorPorts,
     reconnect: Reconnect,
     silence: Silence,
     shutdown: Shutdown,
@@ -83,13 +87,15 @@ impl Tunnel {
     ///
     /// # Errors
     /// The kernel refuses a descriptor.
-    pub fn new(parts: Parts, session: Box<dyn Session>) -> io::Result<Tunnel> {
+    pub fn new(mut parts: Parts, session: Box<dyn Session>) -> io::Result<Tunnel> {
         let token = |listener, socket| Token::Listener(listener, socket).pack();
         let log = Arc::clone(&parts.log);
+        let vendor_ports = VendorPorts::new(&mut parts.bound, parts.verbatim, Arc::clone(&log));
         let shutdown = Shutdown::new(parts.job, parts.signals)?;
         let watchdog = Watchdog::start(shutdown.urgent(), &log)?;
         let mut tunnel = Tunnel {
-            acceptor: Acceptor::new(parts.listeners, parts.access, token, log),
+            acceptor: Acceptor::new(parts.bound.listeners, parts.access, token, log),
+            vendor_ports,
             reconnect: parts.reconnect,
             silence: parts.silence,
             shutdown,
@@ -161,7 +167,10 @@ impl Tunnel {
             Token::Urgent => {}
             Token::Attempt => self.end_attempt(),
             Token::Listener(listener, socket) => self.accept(listener, socket),
-            Token::Session(number) | Token::Client(number, _) | Token::Channel(number, _) => {
+            Token::Session(number)
+            | Token::Client(number, _)
+            | Token::Channel(number, _)
+            | Token::End(number, _) => {
                 let carrier = self.pool.get_mut(number);
                 let done = carrier.map(|carrier| match token {
                     Token::Session(_) => carrier.has_spoken(),
@@ -273,14 +282,14 @@ impl Tunnel {
                 self.log.event(format_args!(
                     "giving up on the gateway: {e}; the ports stay bound until the job ends"
                 ));
-                self.close_waiting(|_, _| true);
+                self.close_waiting(|_| true);
             }
         }
     }
 
     fn look_after_the_gateway(&mut self) {
         if self.pool.is_empty() {
-            self.close_waiting(|_, waiting| waiting.since.elapsed() >= MAX_WAIT_FOR_GATEWAY);
+            self.close_waiting(|waiting| waiting.since.elapsed() >= MAX_WAIT_FOR_GATEWAY);
             if self.lost.is_some() {
                 self.reconnect.want();
             }

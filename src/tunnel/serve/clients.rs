@@ -1,10 +1,12 @@
 //! The main loop's clients: how they wait, get their channels, and are told of.
 
 use super::Tunnel;
-use crate::local::{Acceptor, Waiting};
+use crate::local::Waiting;
 use crate::sys;
 use crate::tunnel::carrier::Report;
+use crate::tunnel::first_answer::Heard;
 use crate::tunnel::pool::{MAX_SESSIONS, SLOW_ANSWER};
+use std::io;
 
 /// Waiting clients looked at in one turn.
 const QUEUE_PER_TURN: usize = 64;
@@ -16,7 +18,7 @@ impl Tunnel {
         let room = self.max_clients.saturating_sub(self.clients());
         self.queue.extend(self.acceptor.accept(listener, socket, room, &self.epoll));
         if self.reconnect.has_given_up() && self.pool.is_empty() {
-            self.close_waiting(|_, _| true);
+            self.close_waiting(|_| true);
         }
     }
 
@@ -33,13 +35,12 @@ impl Tunnel {
                 self.queue.remove(passed_over);
                 continue;
             }
-            let acceptor = &self.acceptor;
-            let to = acceptor.destination(waiting.listener).clone();
-            let slow = self.pool.slow().any(|it| *acceptor.destination(it) == to);
+            let slow = self.pool.slow().any(|it| *it == waiting.client.to);
             match self.pool.free().filter(|_| !slow) {
                 Some(carrier) => {
                     if let Some(waiting) = self.queue.remove(passed_over) {
-                        carrier.connect(waiting, to);
+                        let plan = self.vendor_ports.plan(waiting.client.listener);
+                        carrier.connect(waiting, plan);
                     }
                 }
                 None => {
@@ -59,7 +60,9 @@ impl Tunnel {
                 continue;
             };
             match carrier.turn(&self.epoll, &mut self.buffer) {
-                Ok(reports) => reports.into_iter().for_each(|report| self.tell(report)),
+                Ok(reports) => {
+                    reports.into_iter().for_each(|report| self.tell(number, report));
+                }
                 Err(e) => self.lose(number, &e.to_string()),
             }
         }
@@ -72,7 +75,8 @@ impl Tunnel {
         }
     }
 
-    fn tell(&mut self, report: Report) {
+    /// What has become of a client of that session.
+    fn tell(&mut self, number: usize, report: Report) {
         match report {
             Report::Connected(who) => self.log.detail(format_args!("client {who}: connected")),
             Report::Ended(who, Some((up, down))) => {
@@ -80,27 +84,53 @@ impl Tunnel {
             }
             Report::Ended(who, None) => self.log.detail(format_args!("client {who}: ended")),
             Report::Refused(waiting, since, why) => {
-                let to = self.acceptor.destination(waiting.listener).clone();
+                let (who, to) = (&waiting.client.who, waiting.client.to.clone());
                 self.log.detail(format_args!(
-                    "client {}: {to} cannot be reached from the gateway: {why}",
-                    waiting.who
+                    "client {who}: {to} cannot be reached from the gateway: {why}"
                 ));
+                if let Some(told) = self.vendor_ports.second_way(&waiting.client) {
+                    self.log.detail(format_args!("client {who}: trying {told}, as it was told"));
+                    return self.queue.push_front(waiting.to(told));
+                }
                 waiting.client.reset();
                 if since.elapsed() > SLOW_ANSWER {
                     // Those behind would wait as long for the same answer.
-                    self.close_waiting(|acceptor, waiting| {
-                        *acceptor.destination(waiting.listener) == to && waiting.since <= since
-                    });
+                    self.close_waiting(|waiting| waiting.client.to == to && waiting.since <= since);
+                }
+            }
+            Report::Heard(slot, heard) => {
+                if let Err(e) = self.hear(number, slot, heard) {
+                    self.lose(number, &e.to_string());
                 }
             }
         }
     }
 
+    /// What a license server has said first to the client in that slot.
+    ///
+    /// # Errors
+    /// The session is lost.
+    fn hear(&mut self, number: usize, slot: usize, heard: Heard) -> io::Result<()> {
+        let Some(carrier) = self.pool.get_mut(number) else {
+            return Ok(());
+        };
+        let Some(client) = carrier.client(slot) else {
+            return Ok(());
+        };
+        let (listener, dialled) = (client.listener, client.ends.map(|(_, ours)| ours.ip()));
+        let (acceptor, epoll) = (&mut self.acceptor, &self.epoll);
+        match self.vendor_ports.hear(listener, dialled, heard, acceptor, epoll) {
+            Some(frame) => carrier.pass_on(slot, frame, epoll, &mut self.buffer),
+            None => Ok(()),
+        }
+    }
+
     /// Closes the waiting clients that `which` names.
-    pub(super) fn close_waiting(&mut self, which: impl Fn(&Acceptor, &Waiting) -> bool) {
+    pub(super) fn close_waiting(&mut self, which: impl Fn(&Waiting) -> bool) {
         for waiting in std::mem::take(&mut self.queue) {
-            if which(&self.acceptor, &waiting) {
-                self.log.detail(format_args!("client {}: closed, it waited in vain", waiting.who));
+            if which(&waiting) {
+                let who = &waiting.client.who;
+                self.log.detail(format_args!("client {who}: closed, it waited in vain"));
                 waiting.client.reset();
             } else {
                 self.queue.push_back(waiting);
