@@ -51,6 +51,8 @@ pub struct Invocation {
     pub deadline: Duration,
     /// Whether the targets are opened once before they are announced.
     pub probe: bool,
+    /// Whether license servers' answers pass as they are.
+    pub verbatim: bool,
     /// Whose life bounds the tunnel's.
     pub watch: Watch,
     /// The address that serves other nodes, where given.

@@ -53,6 +53,7 @@ pub const OPTIONS: &[Opt] = {
         opt(Tunnel, "", "timeout", "SECONDS", "limit for each connection step (ConnectTimeout or 15)"),
         opt(Tunnel, "", "deadline", "SECONDS", "limit for everything before the announcement (300)"),
         opt(Tunnel, "", "no-probe", "", "announce without opening the targets once"),
+        opt(Tunnel, "", "verbatim", "", "pass the license server's answers on unchanged"),
         opt(Tunnel, "", "watch", "PID", "end with this process (default: with the session)"),
         opt(Tunnel, "", "no-watch", "", "end only when told to"),
         opt(Tunnel, "", "check", "", "try it once: each step with its time; leave nothing"),
@@ -141,10 +142,9 @@ usage: eval $(licfwd [options] [user@]gateway target...)
               [user@]gateway [target...]
 
 target: [NAME=]host:port[+port...][,host:port[+port...]...]
-  Prints 'export NAME=PORT@localhost' (NAME: MLM_LICENSE_FILE unless given) and
-  forwards PORT to host:port through the gateway for as long as the job lives.
-  A port after + keeps its number (FlexNet vendor daemon, RLM ISV server).
-  Commas join the servers of a triad. IPv6 addresses stand in brackets.
+  Prints 'export NAME=PORT@localhost' (MLM_LICENSE_FILE unless given); PORT leads
+  to host:port through the gateway for as long as the job lives. One after +
+  keeps its number (RLM ISV server). Commas join a triad, brackets hold IPv6.
 ",
     );
     for (kind, heading) in

@@ -116,6 +116,7 @@ impl Arguments {
             timeout: self.seconds("timeout")?,
             deadline: self.seconds("deadline")?.unwrap_or(DEADLINE),
             probe: !self.has("no-probe"),
+            verbatim: self.has("verbatim"),
             watch: self.watch()?,
             listen,
             allow,

@@ -20,4 +20,4 @@ pub use gateways::{Gateways, Turn};
 pub use member::Settings;
 pub use openssh::keep_ssh;
 pub use probe::{PortResult, probe};
-pub use session::{Channel, End, HandOver, Opened, OwnSocket, Session};
+pub use session::{CarriedBy, Channel, End, HandOver, Opened, OwnSocket, Session};

@@ -1,7 +1,7 @@
 //! Asks through a session whether a license server answers, before anything is announced.
 
 use super::attempt;
-use super::session::{Opened, Session};
+use super::session::{CarriedBy, Opened, Session};
 use crate::error::{Code, Error, Result, cause};
 use crate::retry::Limits;
 use crate::sys::{self, errno};
@@ -109,7 +109,7 @@ pub fn prove(session: &mut dyn Session, probes: &[Destination], limits: Limits) 
 fn ask(session: &mut dyn Session, to: &Destination, deadline: Instant) -> io::Result<Answer> {
     // A client of our own, for who would carry its bytes.
     let (_client, theirs) = UnixStream::pair()?;
-    session.open(to.clone());
+    session.open(to.clone(), CarriedBy::Anybody);
     let opened = loop {
         if let Some(opened) = session.opened(Some(theirs.as_fd()))? {
             break opened;

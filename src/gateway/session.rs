@@ -43,8 +43,9 @@ pub trait Session: Send {
         usize::MAX
     }
 
-    /// Asks for a channel. [`Session::opened`] has the outcome, now or later.
-    fn open(&mut self, destination: Destination);
+    /// Asks for a channel, whose bytes `by` may carry. [`Session::opened`] has the
+    /// outcome, now or later.
+    fn open(&mut self, destination: Destination, by: CarriedBy);
 
     /// How the channel that was asked for came out; `None`: nothing is known yet.
     /// `client` is the socket that it is for, for somebody who can carry its
@@ -100,6 +101,15 @@ pub trait Session: Send {
     }
 }
 
+/// Who may carry the bytes of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CarriedBy {
+    /// Who asks for it: they have to be read.
+    Us,
+    /// Whoever does it with the least effort.
+    Anybody,
+}
+
 /// How a channel that was asked for came out.
 pub enum Opened {
     /// The gateway has connected it, or will say so in it.
@@ -147,6 +157,15 @@ pub trait OwnSocket {
     fn is_ready(&mut self, event: &Event);
     /// Whether it has told its last: to wait for more would be to be woken for ever.
     fn is_cut(&self) -> bool;
+    /// Another descriptor, where it takes that to hear how the channel ends, and whether
+    /// it has not been heard yet.
+    fn end_fd(&self) -> Option<(BorrowedFd<'_>, bool)> {
+        None
+    }
+    /// That one is ready: whether and how it has ended.
+    fn end(&mut self) -> Option<End> {
+        None
+    }
 }
 
 /// A client in somebody else's hands.

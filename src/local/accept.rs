@@ -1,6 +1,6 @@
 //! Lets clients in: listens at the listeners and asks who comes.
 
-use super::client::Waiting;
+use super::client::{Client, Usage, Waiting};
 use super::listener::Listener;
 use super::owner::{Access, Admission};
 use crate::error::cause;
@@ -56,19 +56,43 @@ impl Acceptor {
         }
     }
 
-    /// Where a listener leads.
-    pub fn destination(&self, listener: usize) -> &Destination {
-        &self.listeners[listener].to
+    /// From now on a listener leads there.
+    pub fn lead(&mut self, listener: usize, to: Destination) {
+        self.listeners[listener].to = to;
+    }
+
+    /// All of them.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
+    }
+
+    /// How many clients a listener has.
+    pub fn usage(&self, listener: usize) -> &Usage {
+        &self.listeners[listener].usage
+    }
+
+    /// Listens at one more. Returns its index.
+    ///
+    /// # Errors
+    /// The kernel has no memory for it.
+    pub fn add(&mut self, listener: Listener, epoll: &Epoll) -> io::Result<usize> {
+        let number = self.listeners.len();
+        if self.paused.is_none() {
+            self.listen_at(number, &listener, epoll)?;
+        }
+        self.listeners.push(listener);
+        Ok(number)
     }
 
     /// Listens.
     pub fn listen(&self, epoll: &Epoll) -> io::Result<()> {
-        for (l, listener) in self.listeners.iter().enumerate() {
-            for (s, socket) in listener.sockets.iter().enumerate() {
-                epoll.add(socket, (self.token)(l, s), Interest::READ)?;
-            }
-        }
-        Ok(())
+        let mut all = self.listeners.iter().enumerate();
+        all.try_for_each(|(number, listener)| self.listen_at(number, listener, epoll))
+    }
+
+    fn listen_at(&self, number: usize, listener: &Listener, epoll: &Epoll) -> io::Result<()> {
+        let mut sockets = listener.sockets.iter().enumerate();
+        sockets.try_for_each(|(n, it)| epoll.add(it, (self.token)(number, n), Interest::READ))
     }
 
     /// Accepts who has come to that socket, `room` clients at most; strangers are closed
@@ -85,7 +109,8 @@ impl Acceptor {
             self.pause("the limit of open files allows no more", epoll);
         }
         for _ in 0..ACCEPTS_PER_TURN.min(room) {
-            let client = match self.listeners[listener].sockets[socket].accept() {
+            let from = &self.listeners[listener];
+            let (socket, ends) = match from.sockets[socket].accept() {
                 Ok(client) => client,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) if errno::out_of_something(&e) => {
@@ -95,13 +120,15 @@ impl Acceptor {
                 // This client has gone already.
                 Err(_) => continue,
             };
-            let (who, admission) = match client.ends {
+            let (who, admission) = match ends {
                 Some((peer, ours)) => (peer.to_string(), self.access.admit(peer, ours)),
                 None => ("a Unix socket".into(), Admission::Welcome),
             };
             match admission {
                 Admission::Welcome => {
-                    accepted.push(Waiting { client, listener, since: Instant::now(), who })
+                    let (to, _presence) = (from.to.clone(), from.usage.enter());
+                    let client = Client { socket, ends, who, listener, to, _presence };
+                    accepted.push(Waiting { client, since: Instant::now() })
                 }
                 Admission::Gone => self.tell_gone(&who),
                 Admission::Stranger(uid) => self.refuse(format!("user {uid} of this node")),

@@ -1,9 +1,12 @@
 //! A connected client's socket.
 
 use crate::sys;
+use crate::target::Destination;
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 use std::time::Instant;
 
 /// The client's side.
@@ -28,6 +31,14 @@ pub struct Client {
     pub socket: TcpStream,
     /// Its address and ours, where it came over TCP.
     pub ends: Option<(SocketAddr, SocketAddr)>,
+    /// Who it is, for the log.
+    pub who: String,
+    /// Which listener it came through, as an index.
+    pub listener: usize,
+    /// Where that led when it came.
+    pub to: Destination,
+    /// Counts it among that listener's clients.
+    pub _presence: Presence,
 }
 
 /// A client that waits for its channel.
@@ -35,12 +46,58 @@ pub struct Client {
 pub struct Waiting {
     /// The client.
     pub client: Client,
-    /// Which listener it came through, as an index.
-    pub listener: usize,
     /// Since when it waits.
     pub since: Instant,
-    /// Who it is, for the log.
-    pub who: String,
+}
+
+impl Waiting {
+    /// The same client, for another destination, as if it came now.
+    pub fn to(mut self, to: Destination) -> Waiting {
+        self.client.to = to;
+        Waiting { client: self.client, since: Instant::now() }
+    }
+}
+
+/// How many clients a listener has, and when that last changed.
+#[derive(Clone, Debug)]
+pub struct Usage(Rc<Cell<(usize, Instant)>>);
+
+/// Held by each client of a listener.
+#[derive(Debug)]
+pub struct Presence(Usage);
+
+impl Usage {
+    /// Nobody yet.
+    pub fn new() -> Usage {
+        Usage(Rc::new(Cell::new((0, Instant::now()))))
+    }
+
+    /// One more.
+    pub fn enter(&self) -> Presence {
+        self.0.set((self.clients() + 1, Instant::now()));
+        Presence(self.clone())
+    }
+
+    /// Somebody has been told of it, and may come.
+    pub fn expect(&self) {
+        self.0.set((self.clients(), Instant::now()));
+    }
+
+    /// How many there are.
+    pub fn clients(&self) -> usize {
+        self.0.get().0
+    }
+
+    /// Since when nobody has come, gone, or been told.
+    pub fn since(&self) -> Instant {
+        self.0.get().1
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.0.set((self.0.clients() - 1, Instant::now()));
+    }
 }
 
 impl AsFd for Client {

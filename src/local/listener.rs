@@ -1,12 +1,12 @@
 //! Binds a server's ports on every loopback family, and accepts clients there.
 
-use super::client::Client;
+use super::client::Usage;
 use crate::error::{Code, Context, Result};
 use crate::sys::{self, errno};
 use crate::target::{Destination, Forward, ForwardSide};
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
@@ -56,12 +56,19 @@ pub struct Listener {
     pub sockets: Vec<ListenSocket>,
     /// What the gateway connects to.
     pub to: Destination,
+    /// Who is there.
+    pub usage: Usage,
 }
 
 impl Listener {
+    /// Without clients yet.
+    pub fn new(sockets: Vec<ListenSocket>, to: Destination) -> Listener {
+        Listener { sockets, to, usage: Usage::new() }
+    }
+
     /// Sockets that listen already.
     pub fn adopt(sockets: Vec<OwnedFd>, to: Destination) -> Listener {
-        Listener { sockets: sockets.into_iter().map(ListenSocket::adopt).collect(), to }
+        Listener::new(sockets.into_iter().map(ListenSocket::adopt).collect(), to)
     }
 }
 
@@ -158,17 +165,25 @@ impl ListenSocket {
         ListenSocket::Unix { socket, _file: SocketFile { path, id } }
     }
 
+    /// Where it listens, if that is TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            ListenSocket::Tcp(listener) => listener.local_addr().ok(),
+            ListenSocket::Unix { .. } => None,
+        }
+    }
+
     /// The descriptor's.
     pub fn number(&self) -> RawFd {
         self.as_fd().as_raw_fd()
     }
 
-    /// The next client.
+    /// The next client's socket; its address and ours, where it came over TCP.
     ///
     /// # Errors
     /// `WouldBlock`: nobody is there. EMFILE, ENFILE, ENOBUFS, ENOMEM: out of
     /// something. Others concern this one client only.
-    pub fn accept(&self) -> io::Result<Client> {
+    pub fn accept(&self) -> io::Result<(TcpStream, Option<(SocketAddr, SocketAddr)>)> {
         let (socket, ends) = match self {
             ListenSocket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
@@ -180,7 +195,7 @@ impl ListenSocket {
             ListenSocket::Unix { socket, .. } => (OwnedFd::from(socket.accept()?.0).into(), None),
         };
         socket.set_nonblocking(true)?;
-        Ok(Client { socket, ends })
+        Ok((socket, ends))
     }
 }
 

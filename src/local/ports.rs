@@ -8,7 +8,7 @@ use crate::log::Log;
 use crate::sys::node_name;
 use crate::target::{Destination, Forward, Server, Target};
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// A license server with all its ports bound.
 #[derive(Debug)]
@@ -21,6 +21,35 @@ pub struct BoundServer {
     pub port: u16,
     /// Its listeners, the announced port's first, as indices into [`LocalPorts::listeners`].
     pub listeners: std::ops::Range<usize>,
+    /// Where its ports are bound.
+    pub at: Addresses,
+}
+
+/// Where a server's ports are bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// On every loopback family.
+    Loopback,
+    /// There alone.
+    One(IpAddr),
+}
+
+impl Addresses {
+    fn bind(self, port: u16) -> io::Result<Vec<ListenSocket>> {
+        match self {
+            Addresses::Loopback => bind_loopback(port),
+            Addresses::One(address) => bind_at(address, port),
+        }
+    }
+
+    /// Binds a random free port there. Returns it, and what leads through it to `to`.
+    ///
+    /// # Errors
+    /// [`Code::NoPort`]: ten draws found none free.
+    pub fn bind_random(self, random: &RandomPort, to: Destination) -> Result<(u16, Listener)> {
+        let (sockets, port) = bind_random(self, random)?;
+        Ok((port, Listener::new(sockets, to)))
+    }
 }
 
 /// A variable and the servers that stand behind it.
@@ -42,6 +71,8 @@ pub struct LocalPorts {
     pub servers: Vec<BoundServer>,
     /// What to announce.
     pub variables: Vec<Variable>,
+    /// Draws further ports.
+    pub random: RandomPort,
 }
 
 /// Where the targets' ports are bound.
@@ -50,6 +81,8 @@ enum Place {
     ThisNode(String),
     /// There, for other nodes.
     Address(IpAddr),
+    /// They are bound already.
+    Bound(std::vec::IntoIter<Listener>),
 }
 
 /// How many ports or addresses are tried before giving up.
@@ -68,18 +101,44 @@ impl LocalPorts {
     ) -> Result<LocalPorts> {
         let mut bound = LocalPorts::default();
         for forward in forwards {
-            bound
-                .listeners
-                .push(Listener { sockets: bind_forward(&forward.listen)?, to: forward.to.clone() });
+            let sockets = bind_forward(&forward.listen)?;
+            bound.listeners.push(Listener::new(sockets, forward.to.clone()));
         }
-        let servers = targets.iter().flat_map(|target| &target.servers);
-        let kept = servers.flat_map(|server| server.kept.iter().copied());
-        let random = RandomPort::new(kept.collect());
-        let place = match listen {
+        let mut place = match listen {
             Some(address) => Place::Address(address),
             None if targets.is_empty() => Place::ThisNode("localhost".into()),
             None => Place::ThisNode(localhost::name(log)),
         };
+        bound.add_all(targets, &mut place, log)?;
+        Ok(bound)
+    }
+
+    /// What was bound for these forwards and targets, in the order of
+    /// [`LocalPorts::listeners`], and perhaps more.
+    ///
+    /// # Errors
+    /// [`Code::NoPort`]: it was for others.
+    pub fn adopt(
+        forwards: &[Forward],
+        targets: &[Target],
+        listeners: Vec<Listener>,
+        log: &Log,
+    ) -> Result<LocalPorts> {
+        let mut listeners = listeners.into_iter();
+        let mut bound = LocalPorts::default();
+        bound.listeners.extend(listeners.by_ref().take(forwards.len()));
+        let mut place = Place::Bound(listeners);
+        bound.add_all(targets, &mut place, log)?;
+        if let Place::Bound(more) = place {
+            bound.listeners.extend(more);
+        }
+        Ok(bound)
+    }
+
+    fn add_all(&mut self, targets: &[Target], place: &mut Place, log: &Log) -> Result<()> {
+        let servers = targets.iter().flat_map(|target| &target.servers);
+        let kept = servers.flat_map(|server| server.kept.iter().copied());
+        self.random = RandomPort::new(kept.collect());
         for target in targets {
             let (name, count) = (&target.name, target.servers.len());
             if !matches!(count, 1 | 3) {
@@ -88,26 +147,21 @@ impl LocalPorts {
                 ));
             }
             let servers = target.servers.iter();
-            let group = servers.map(|server| bound.add(server, &place, &random, log));
+            let group = servers.map(|server| self.add(server, place, log));
             let group = group.collect::<Result<Vec<usize>>>()?;
-            match bound.variables.iter_mut().find(|v| v.name == *name) {
+            match self.variables.iter_mut().find(|v| v.name == *name) {
                 Some(variable) => variable.groups.push(group),
-                None => bound.variables.push(Variable { name: name.clone(), groups: vec![group] }),
+                None => self.variables.push(Variable { name: name.clone(), groups: vec![group] }),
             }
         }
-        Ok(bound)
+        Ok(())
     }
 
-    fn add(
-        &mut self,
-        server: &Server,
-        place: &Place,
-        random: &RandomPort,
-        log: &Log,
-    ) -> Result<usize> {
-        let (host, bound) = match place {
-            Place::Address(address) => bind_for_other_nodes(server, *address, random)?,
-            Place::ThisNode(name) => bind_for_this_node(server, name, random, log)?,
+    fn add(&mut self, server: &Server, place: &mut Place, log: &Log) -> Result<usize> {
+        let (host, at, bound) = match place {
+            Place::Address(address) => bind_for_other_nodes(server, *address, &self.random)?,
+            Place::ThisNode(name) => bind_for_this_node(server, name, &self.random, log)?,
+            Place::Bound(listeners) => take_bound(server, listeners)?,
         };
         let first = self.listeners.len();
         let announced = bound[0].1;
@@ -115,13 +169,14 @@ impl LocalPorts {
         for ((sockets, _), port) in bound.into_iter().zip(remote) {
             let host = server.host.clone();
             let to = Destination::Tcp { host, port };
-            self.listeners.push(Listener { sockets, to });
+            self.listeners.push(Listener::new(sockets, to));
         }
         self.servers.push(BoundServer {
             name: server.to_string(),
             host,
             port: announced,
             listeners: first..self.listeners.len(),
+            at,
         });
         Ok(self.servers.len() - 1)
     }
@@ -134,22 +189,22 @@ type ServerPorts = Vec<(Vec<ListenSocket>, u16)>;
 fn bind_all(
     ports: &mut ServerPorts,
     numbers: &[u16],
-    bind: impl Fn(u16) -> io::Result<Vec<ListenSocket>>,
+    at: Addresses,
 ) -> std::result::Result<(), (u16, io::Error)> {
     for number in numbers {
-        let sockets = bind(*number).map_err(|e| (*number, e))?;
+        let sockets = at.bind(*number).map_err(|e| (*number, e))?;
         ports.push((sockets, *number));
     }
     Ok(())
 }
 
-/// Binds a random free port, too.
-fn bind_random(
-    ports: &mut ServerPorts,
-    random: &RandomPort,
-    bind: impl Fn(u16) -> io::Result<Vec<ListenSocket>>,
-) -> Result<()> {
-    draw(|| bind_all(ports, &[random.draw()], &bind)).or_else(|(port, e)| {
+/// Binds a random free port.
+fn bind_random(at: Addresses, random: &RandomPort) -> Result<(Vec<ListenSocket>, u16)> {
+    let attempt = || {
+        let port = random.draw();
+        at.bind(port).map(|sockets| (sockets, port)).map_err(|e| (port, e))
+    };
+    draw(attempt).or_else(|(port, e)| {
         Err(e).context(Code::NoPort, || {
             format!("cannot bind a local port: {MAX_DRAWS} random ones were not to be had, the last was {port}")
         })
@@ -166,11 +221,10 @@ fn bind_for_this_node(
     name: &str,
     random: &RandomPort,
     log: &Log,
-) -> Result<(String, ServerPorts)> {
-    let mut ports = ServerPorts::new();
-    bind_random(&mut ports, random, bind_loopback)?;
-    let Err((taken, _)) = bind_all(&mut ports, &server.kept, bind_loopback) else {
-        return Ok((name.to_owned(), ports));
+) -> Result<(String, Addresses, ServerPorts)> {
+    let mut ports = vec![bind_random(Addresses::Loopback, random)?];
+    let Err((taken, _)) = bind_all(&mut ports, &server.kept, Addresses::Loopback) else {
+        return Ok((name.to_owned(), Addresses::Loopback, ports));
     };
     // The license manager tells its client the port's number, so the number
     // stays and the address moves.
@@ -178,7 +232,7 @@ fn bind_for_this_node(
     let address = draw(|| {
         let address = random_loopback();
         ports.clear();
-        let bound = bind_all(&mut ports, &numbers, |port| bind_at(address, port));
+        let bound = bind_all(&mut ports, &numbers, Addresses::One(address.into()));
         bound.map_or_else(|(_, e)| Err(e), |()| Ok(address))
     });
     let address = address.context(Code::NoPort, || {
@@ -187,22 +241,21 @@ fn bind_for_this_node(
     log.note(format_args!(
         "port {taken} is taken on this node: license server {server} is at {address} here instead of localhost"
     ));
-    Ok((address.to_string(), ports))
+    Ok((address.to_string(), Addresses::One(address.into()), ports))
 }
 
 fn bind_for_other_nodes(
     server: &Server,
     address: IpAddr,
     random: &RandomPort,
-) -> Result<(String, ServerPorts)> {
-    let bind = |port| bind_at(address, port);
-    if bind(0).is_err_and(|e| e.kind() == ErrorKind::AddrNotAvailable) {
+) -> Result<(String, Addresses, ServerPorts)> {
+    let at = Addresses::One(address);
+    if at.bind(0).is_err_and(|e| e.kind() == ErrorKind::AddrNotAvailable) {
         let what = format!("--listen {address}: no interface of this node has that address");
         return Err(Error::new(Code::Usage, what));
     }
-    let mut ports = ServerPorts::new();
-    bind_random(&mut ports, random, bind)?;
-    bind_all(&mut ports, &server.kept, bind).or_else(|(port, e)| {
+    let mut ports = vec![bind_random(at, random)?];
+    bind_all(&mut ports, &server.kept, at).or_else(|(port, e)| {
         let what = || format!("cannot bind port {port} on {address} for license server {server}");
         let way_out =
             "its number cannot be changed, so another node or another job's end is the way out";
@@ -212,5 +265,25 @@ fn bind_for_other_nodes(
         true => node_name(),
         false => address.to_string(),
     };
-    Ok((host, ports))
+    Ok((host, at, ports))
+}
+
+fn take_bound(
+    server: &Server,
+    listeners: &mut std::vec::IntoIter<Listener>,
+) -> Result<(String, Addresses, ServerPorts)> {
+    let taken = listeners.take(1 + server.kept.len());
+    let address = |listener: &Listener| listener.sockets.first()?.address();
+    let ports: Vec<_> = taken.filter_map(|it| Some((address(&it)?, it.sockets))).collect();
+    let first = ports.first().map(|(address, _)| address.ip());
+    let ports: ServerPorts = ports.into_iter().map(|(at, sockets)| (sockets, at.port())).collect();
+    let Some(ip) = first.filter(|_| ports.len() == 1 + server.kept.len()) else {
+        let what = format!("the ports that are bound are not those of license server {server}");
+        return Err(Error::new(Code::NoPort, what));
+    };
+    Ok(match ip {
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => ("localhost".into(), Addresses::Loopback, ports),
+        ip if ip.is_unspecified() => (node_name(), Addresses::One(ip), ports),
+        ip => (ip.to_string(), Addresses::One(ip), ports),
+    })
 }

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 /// Draws random ports.
+#[derive(Debug, Default)]
 pub struct RandomPort {
     /// Ranges that the administrator keeps for others
     /// (`net.ipv4.ip_local_reserved_ports`) and numbers this licfwd needs itself.

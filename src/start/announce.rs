@@ -3,6 +3,7 @@
 use crate::cli::{Invocation, Shell};
 use crate::error::{Code, Context, Result};
 use crate::local::LocalPorts;
+use crate::log::Log;
 use crate::sys;
 use std::fmt::Display;
 use std::fs::{self, File, Metadata};
@@ -12,12 +13,23 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 /// The variables to set, with their values: where each license server is now.
-pub fn variables(invocation: &Invocation, bound: &LocalPorts) -> Vec<(String, String)> {
+///
+/// A FlexNet client that is told a name takes the vendor port of every member of a
+/// triad for the first one's; told address and port, it takes each for what it is.
+pub fn variables(invocation: &Invocation, bound: &LocalPorts, log: &Log) -> Vec<(String, String)> {
+    let join = if invocation.verbatim { ":" } else { "," };
+    let triads = bound.variables.iter().filter(|it| it.groups.iter().any(|all| all.len() > 1));
+    for triad in triads.filter(|_| invocation.verbatim) {
+        log.note(format_args!(
+            "{}: the servers are joined by colons, because of --verbatim: a client that is told a name takes the vendor daemon's port of every server of a triad for the first one's",
+            triad.name
+        ));
+    }
     let server = |i: &usize| {
         let server = &bound.servers[*i];
         invocation.format.render(server.port, &server.host)
     };
-    let group = |group: &Vec<usize>| group.iter().map(server).collect::<Vec<_>>().join(",");
+    let group = |group: &Vec<usize>| group.iter().map(server).collect::<Vec<_>>().join(join);
     let variables = bound.variables.iter().map(|variable| {
         let groups: Vec<String> = variable.groups.iter().map(group).collect();
         (variable.name.clone(), groups.join(":"))

@@ -170,11 +170,11 @@ fn announce_and_serve(
     log: &Arc<Log>,
 ) -> Result<()> {
     let background = invocation.background;
-    let mut variables = announce::variables(invocation, &prepared.bound);
+    let mut variables = announce::variables(invocation, &prepared.bound, log);
     let started = started(&prepared, &variables);
     // The child's: owns the session. In the parent nothing may touch that any more,
     // not even to drop it.
-    let build = || tunnel(prepared, &ending_signals(background, ignored_signals), log);
+    let build = || tunnel(invocation, prepared, &ending_signals(background, ignored_signals), log);
     // The parent's: it still has the caller's stdout, and knows the child's process id.
     let mut announce = |pid: u32| {
         let pid_variable = invocation.pid_var.clone();
@@ -209,13 +209,19 @@ fn announce_and_serve(
 
 /// To be called by the process that serves: the descriptors for signals and events
 /// belong to the process that made them.
-fn tunnel(prepared: Prepared, signals: &[i32], log: &Arc<Log>) -> Result<Tunnel> {
+fn tunnel(
+    invocation: &Invocation,
+    prepared: Prepared,
+    signals: &[i32],
+    log: &Arc<Log>,
+) -> Result<Tunnel> {
     let signals =
         sys::serve_signals(signals).context(Code::System, || "cannot receive signals".into())?;
     let arguments = std::env::args_os().skip(1).collect();
     let parts = Parts {
         restart: Restart { arguments, directory: prepared.directory, faults: 0 },
-        listeners: prepared.bound.listeners,
+        bound: prepared.bound,
+        verbatim: invocation.verbatim,
         access: prepared.access,
         reconnect: Reconnect::new(prepared.gateways),
         job: prepared.watched_job,

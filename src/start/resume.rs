@@ -3,7 +3,7 @@
 use super::bring_up::{ending_signals, gateways, open_log, probes};
 use crate::cli::Invocation;
 use crate::error::{Code, Context, Error, Result};
-use crate::local::Access;
+use crate::local::{Access, LocalPorts};
 use crate::log::Log;
 use crate::retry::Deadline;
 use crate::sys;
@@ -36,6 +36,7 @@ pub fn resume(invocation: &Invocation, restarted: Restarted) -> Result<()> {
     sys::set_umask(0o077);
     sys::share_one_heap();
     sys::raise_descriptor_limit();
+    let bound = LocalPorts::adopt(&invocation.forwards, &invocation.targets, listeners, &log)?;
     let access = Access::new(invocation.allow_any_user, &invocation.allow)?;
     let signals = ending_signals(invocation.background, &[]);
     let signals =
@@ -52,7 +53,9 @@ pub fn resume(invocation: &Invocation, restarted: Restarted) -> Result<()> {
     std::env::set_current_dir("/").context(Code::System, || "cannot go to /".into())?;
     gateways.run(probes(invocation));
     let reconnect = Reconnect::new(gateways).after_failures(restart.faults);
-    let parts = Parts { listeners, access, reconnect, job, signals, restart, log: log.clone() };
+    let verbatim = invocation.verbatim;
+    let parts =
+        Parts { bound, verbatim, access, reconnect, job, signals, restart, log: log.clone() };
     let tunnel = Tunnel::new(parts, None).context(Code::System, || "cannot serve".into())?;
     log.event(format_args!("ended: {}", tunnel.serve()));
     sys::exit_now(0)

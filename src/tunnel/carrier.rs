@@ -1,15 +1,17 @@
 //! One session with the gateway, and the clients that it carries.
 
+use super::first_answer::Heard;
 use super::handed_over::HandedOver;
 use super::relay::Relay;
+use super::seat::{Seat, Served};
 use super::token::Token;
 use crate::config::Silence;
-use crate::gateway::{self, Channel, Opened, Session};
-use crate::local::{Client, Waiting};
+use crate::gateway::{CarriedBy, Channel, End, Opened, Session};
+use crate::local::{Client, Local, Waiting};
 use crate::sys::{self, Epoll, Event, Interest};
 use crate::target::Destination;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// What a turn brought that others should know.
@@ -20,24 +22,16 @@ pub enum Report {
     Refused(Waiting, Instant, String),
     /// A client has gone: its name; bytes up and down, where licfwd carried them.
     Ended(String, Option<(u64, u64)>),
+    /// What a license server has said first to the client in that slot.
+    Heard(usize, Heard),
 }
 
-/// How a client's bytes get to its channel.
-enum Served {
-    /// Through this process.
-    Relayed(Relay<Client, dyn Channel>),
-    /// Without it.
-    HandedOver(HandedOver<Client, dyn gateway::HandOver>),
-}
-
-/// A connected client in its slot.
-struct Seat {
-    served: Served,
-    /// What epoll knows of the client's socket; `None`: it is not there.
-    watched: Option<Interest>,
-    /// The same of the channel's own descriptor, where it has one.
-    channel_watched: Option<Interest>,
-    who: String,
+/// A client that is being connected.
+struct Opening {
+    waiting: Waiting,
+    since: Instant,
+    /// What the license server says first is to be read.
+    reads: bool,
 }
 
 /// A session, its clients, and the one that is being connected.
@@ -50,11 +44,13 @@ pub struct Carrier {
     free: Vec<usize>,
     /// Channels whose client has gone; the gateway has not agreed yet.
     closing: Vec<Box<dyn Channel>>,
-    opening: Option<(Waiting, Instant)>,
+    opening: Option<Opening>,
     /// The gateway has sent something since the last turn.
     spoken: bool,
     /// Something may be ready that no event will tell.
     unfinished: bool,
+    /// When what is held back of somebody's first answer has to go on.
+    held_until: Option<Instant>,
     /// epoll waits on the session's socket.
     listening: bool,
     /// Bytes of clients have moved since this was last set to false.
@@ -77,6 +73,7 @@ impl Carrier {
             opening: None,
             spoken: false,
             unfinished: false,
+            held_until: None,
             listening: true,
             carried: false,
         }
@@ -92,16 +89,17 @@ impl Carrier {
         self.clients() == 0 && self.closing.is_empty()
     }
 
-    /// Which listener's client is being connected, and since when.
-    pub fn opening(&self) -> Option<(usize, Instant)> {
-        self.opening.as_ref().map(|(waiting, since)| (waiting.listener, *since))
+    /// Where a client is being connected to, and since when.
+    pub fn opening(&self) -> Option<(&Destination, Instant)> {
+        self.opening.as_ref().map(|opening| (&opening.waiting.client.to, opening.since))
     }
 
     /// How long until [`Carrier::turn`] should come again without an event.
     pub fn due(&self) -> Option<Duration> {
+        let held = self.held_until.map(|until| until.saturating_duration_since(Instant::now()));
         match self.unfinished {
             true => Some(Duration::ZERO),
-            false => self.session.due(),
+            false => [self.session.due(), held].into_iter().flatten().min(),
         }
     }
 
@@ -114,10 +112,11 @@ impl Carrier {
         }
     }
 
-    /// Begins to connect a client. The session must be free.
-    pub fn connect(&mut self, waiting: Waiting, to: Destination) {
-        self.opening = Some((waiting, Instant::now()));
-        self.session.open(to);
+    /// Begins to connect a client, and to read what its license server says first, where
+    /// `reads`, and we carry its bytes. The session must be free.
+    pub fn connect(&mut self, waiting: Waiting, (reads, by): (bool, CarriedBy)) {
+        self.session.open(waiting.client.to.clone(), by);
+        self.opening = Some(Opening { waiting, since: Instant::now(), reads });
         self.unfinished = true;
     }
 
@@ -150,7 +149,7 @@ impl Carrier {
         epoll: &Epoll,
         buffer: &mut [u8],
     ) -> io::Result<()> {
-        let (Token::Client(_, slot) | Token::Channel(_, slot)) = token else {
+        let (Token::Client(_, slot) | Token::Channel(_, slot) | Token::End(_, slot)) = token else {
             return Ok(());
         };
         let Some(Some(seat)) = self.slots.get_mut(slot) else {
@@ -164,6 +163,13 @@ impl Carrier {
                 if event.readable() {
                     relay.carry_up(true, buffer)?;
                 }
+            }
+            (Served::Relayed(relay), Token::End(..)) => {
+                if let Some(End::Refused) = relay.remote.own_socket().and_then(|it| it.end()) {
+                    relay.local.break_off();
+                    relay.abandon();
+                }
+                relay.carry_down(buffer)?;
             }
             (Served::Relayed(relay), _) => {
                 if let Some(socket) = relay.remote.own_socket() {
@@ -203,6 +209,7 @@ impl Carrier {
             return Ok(reports);
         }
         self.spoken = false;
+        self.pass_what_is_late(epoll, buffer)?;
         for _ in 0..SWEEPS_PER_TURN {
             for seat in self.slots.iter_mut().flatten() {
                 if let Served::Relayed(relay) = &mut seat.served {
@@ -224,6 +231,53 @@ impl Carrier {
         }
         self.listen(epoll)?;
         Ok(reports)
+    }
+
+    /// Lets go what has been held back for too long.
+    fn pass_what_is_late(&mut self, epoll: &Epoll, buffer: &mut [u8]) -> io::Result<()> {
+        if self.held_until.is_none_or(|until| until > Instant::now()) {
+            return Ok(());
+        }
+        self.held_until = None;
+        for (slot, seat) in self.slots.iter_mut().enumerate() {
+            let Some(seat) = seat else { continue };
+            if let Served::Relayed(relay) = &mut seat.served
+                && relay.held_until().is_some()
+            {
+                relay.pass_if_late();
+                relay.carry_down(buffer)?;
+                self.held_until = earlier(self.held_until, relay.held_until());
+                seat.watch(epoll, self.number, slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the client in that slot gets instead of the answer that it waits for.
+    ///
+    /// # Errors
+    /// The session is lost.
+    pub fn pass_on(
+        &mut self,
+        slot: usize,
+        frame: Vec<u8>,
+        epoll: &Epoll,
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
+        if let Some(Some(seat)) = self.slots.get_mut(slot)
+            && let Served::Relayed(relay) = &mut seat.served
+        {
+            relay.pass_on(frame);
+            relay.carry_down(buffer)?;
+            self.unfinished = true;
+            seat.watch(epoll, self.number, slot);
+        }
+        Ok(())
+    }
+
+    /// The client in that slot.
+    pub fn client(&self, slot: usize) -> Option<&Client> {
+        Some(self.slots.get(slot)?.as_ref()?.client())
     }
 
     /// Waits on the session's socket, or no longer.
@@ -258,34 +312,41 @@ impl Carrier {
     fn take_answer(&mut self, epoll: &Epoll, reports: &mut Vec<Report>) -> io::Result<bool> {
         let asked = !self.session.is_free();
         let client = self.opening.as_ref();
-        let client = client.map(|(waiting, _)| waiting.client.as_fd());
+        let client = client.map(|opening| opening.waiting.client.as_fd());
         let Some(opened) = self.session.opened(client)? else {
             return Ok(asked && self.session.is_free());
         };
-        let Some((waiting, since)) = self.opening.take() else {
+        let Some(Opening { waiting, since, reads }) = self.opening.take() else {
             return Ok(true);
         };
-        match opened {
-            Opened::Refused(why) => reports.push(Report::Refused(waiting, since, why)),
+        let who = waiting.client.who.clone();
+        let served = match opened {
+            Opened::Refused(why) => {
+                reports.push(Report::Refused(waiting, since, why));
+                return Ok(true);
+            }
             Opened::Channel(channel) => {
-                let served = Served::Relayed(Relay::new(waiting.client, channel));
-                self.seat(served, waiting.who, epoll, reports);
+                let mut relay = Relay::new(waiting.client, channel);
+                if reads {
+                    relay.read_first_answer();
+                }
+                Served::Relayed(relay)
             }
             Opened::HandedOver(channel) => {
-                let served = Served::HandedOver(HandedOver::new(waiting.client, channel));
-                self.seat(served, waiting.who, epoll, reports);
+                Served::HandedOver(HandedOver::new(waiting.client, channel))
             }
-        }
+        };
+        reports.push(Report::Connected(who));
+        self.seat(served, epoll);
         Ok(true)
     }
 
-    fn seat(&mut self, served: Served, who: String, epoll: &Epoll, reports: &mut Vec<Report>) {
+    fn seat(&mut self, served: Served, epoll: &Epoll) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        reports.push(Report::Connected(who.clone()));
-        let mut seat = Box::new(Seat { served, watched: None, channel_watched: None, who });
+        let mut seat = Box::new(Seat::new(served));
         seat.watch(epoll, self.number, slot);
         self.slots[slot] = Some(seat);
     }
@@ -306,6 +367,9 @@ impl Carrier {
                 Served::Relayed(relay) => {
                     let down = relay.down_is_due() && relay.carry_down(buffer)?;
                     let up = relay.up_is_due() && relay.carry_up(false, buffer)?;
+                    self.held_until = earlier(self.held_until, relay.held_until());
+                    let heard = relay.first_answer().map(|heard| Report::Heard(slot, heard));
+                    reports.extend(heard);
                     (up || down, relay.is_over())
                 }
                 Served::HandedOver(client) => (false, client.is_over()),
@@ -326,14 +390,18 @@ impl Carrier {
     /// find the next client in the slot, who is asked in vain whether he is ready.
     fn retire(&mut self, slot: usize, reports: &mut Vec<Report>) {
         if let Some(seat) = self.slots[slot].take() {
-            let bytes = match seat.served {
+            reports.push(match seat.served {
                 Served::Relayed(relay) => {
                     self.closing.push(relay.remote);
-                    Some((relay.bytes_up, relay.bytes_down))
+                    let bytes = (relay.bytes_up, relay.bytes_down);
+                    Report::Ended(relay.local.who, Some(bytes))
                 }
-                Served::HandedOver(_) => None,
-            };
-            reports.push(Report::Ended(seat.who, bytes));
+                Served::HandedOver(it) if it.is_refused() => {
+                    let waiting = Waiting { client: it.client, since: Instant::now() };
+                    Report::Refused(waiting, Instant::now(), "ssh says why".into())
+                }
+                Served::HandedOver(it) => Report::Ended(it.client.who, None),
+            });
             self.free.push(slot);
         }
     }
@@ -350,59 +418,10 @@ impl Carrier {
                 Served::HandedOver(handed_over) => handed_over.client.reset(),
             }
         }
-        (count, self.opening.map(|(waiting, _)| waiting))
+        (count, self.opening.map(|opening| opening.waiting))
     }
 }
 
-impl Seat {
-    /// Tells epoll what this client waits for. A socket with nothing to wait for
-    /// leaves epoll altogether: hang-ups are reported unasked, for ever.
-    fn watch(&mut self, epoll: &Epoll, session: usize, slot: usize) {
-        let (client, channel) = (Token::Client(session, slot), Token::Channel(session, slot));
-        let (watched, channel_watched) = (&mut self.watched, &mut self.channel_watched);
-        let done = match &mut self.served {
-            Served::Relayed(relay) => {
-                let wanted = Some(relay.interest()).filter(|wanted| *wanted != Interest::NONE);
-                let done = register(epoll, relay.local.as_fd(), client, watched, wanted);
-                let wanted = relay.remote_interest();
-                done.and(relay.remote.own_socket().map_or(Ok(()), |socket| {
-                    let wanted = (!socket.is_cut()).then_some(wanted);
-                    register(epoll, socket.fd(), channel, channel_watched, wanted)
-                }))
-            }
-            Served::HandedOver(handed_over) => {
-                let wanted = Some(handed_over.client_interest()).filter(|wanted| wanted.read);
-                let fd = handed_over.client.as_fd();
-                register(epoll, fd, client, watched, wanted).and_then(|()| {
-                    let (fd, wanted) = (handed_over.channel_fd(), handed_over.channel_interest());
-                    register(epoll, fd, channel, channel_watched, wanted)
-                })
-            }
-        };
-        // Out of memory in the kernel: this client cannot be served.
-        if done.is_err() {
-            match &mut self.served {
-                Served::Relayed(relay) => relay.abandon(),
-                Served::HandedOver(handed_over) => handed_over.abandon(),
-            }
-        }
-    }
-}
-
-/// Brings what epoll knows of a descriptor up to date.
-fn register(
-    epoll: &Epoll,
-    fd: BorrowedFd<'_>,
-    token: Token,
-    known: &mut Option<Interest>,
-    wanted: Option<Interest>,
-) -> io::Result<()> {
-    match (*known, wanted) {
-        (old, new) if old == new => {}
-        (None, Some(interest)) => epoll.add(fd, token.pack(), interest)?,
-        (Some(_), Some(interest)) => epoll.modify(fd, token.pack(), interest)?,
-        (_, None) => epoll.remove(fd),
-    }
-    *known = wanted;
-    Ok(())
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    [one, other].into_iter().flatten().min()
 }

@@ -41,11 +41,7 @@ impl<L: Local, H: gateway::HandOver + ?Sized> HandedOver<L, H> {
             self.end = self.channel.end();
             match self.end {
                 Some(End::Orderly) => self.client.end_of_output(),
-                Some(End::Refused) => {
-                    self.client.break_off();
-                    self.client_ended = true;
-                }
-                Some(End::Lost) | None => {}
+                Some(End::Refused | End::Lost) | None => {}
             }
         }
     }
@@ -65,6 +61,11 @@ impl<L: Local, H: gateway::HandOver + ?Sized> HandedOver<L, H> {
         }
     }
 
+    /// Whether the client is still where it was, and there is no channel for it.
+    pub fn is_refused(&self) -> bool {
+        self.end == Some(End::Refused)
+    }
+
     /// The client cannot be served any more.
     pub fn abandon(&mut self) {
         self.client_ended = true;
@@ -72,7 +73,9 @@ impl<L: Local, H: gateway::HandOver + ?Sized> HandedOver<L, H> {
 
     /// Whether nothing is left to do.
     pub fn is_over(&self) -> bool {
-        self.client_ended || (self.end == Some(End::Orderly) && self.client.has_it_all())
+        self.client_ended
+            || self.is_refused()
+            || (self.end == Some(End::Orderly) && self.client.has_it_all())
     }
 
     /// What to wait for on the client's socket.
@@ -148,12 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_client_is_broken_off() {
+    fn a_refused_client_is_left_as_it_was() {
         let mut handed_over = handed_over(Person::default());
         handed_over.channel.1 = Some(End::Refused);
         handed_over.channel_is_ready();
-        assert!(handed_over.is_over() && handed_over.client.broken_off);
-        assert!(!handed_over.client.told_the_end);
+        assert!(handed_over.is_over() && handed_over.is_refused());
+        assert!(!handed_over.client.broken_off && !handed_over.client.told_the_end);
     }
 
     #[test]

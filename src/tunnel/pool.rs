@@ -7,6 +7,7 @@
 //! of its session.
 
 use super::carrier::Carrier;
+use crate::target::Destination;
 use std::time::{Duration, Instant};
 
 /// Sessions at most, however many license servers there are.
@@ -76,11 +77,11 @@ impl Pool {
         self.iter().all(|carrier| carrier.opening().is_some_and(|(_, since)| young(since)))
     }
 
-    /// The listeners whose license servers are slow to answer.
-    pub fn slow(&self) -> impl Iterator<Item = usize> {
+    /// The license servers that are slow to answer.
+    pub fn slow(&self) -> impl Iterator<Item = &Destination> {
         let openings = self.iter().filter_map(Carrier::opening);
         let slow = openings.filter(|(_, since)| since.elapsed() >= SLOW_ANSWER);
-        slow.map(|(listener, _)| listener)
+        slow.map(|(to, _)| to)
     }
 
     /// Whether every session waits for a slow answer, and a further one would not.

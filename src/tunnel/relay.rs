@@ -8,11 +8,13 @@
 //! not read on until they are gone: that is the whole back-pressure. Idle
 //! relays own no buffer; all share the caller's.
 
+use super::first_answer::{FirstAnswer, Heard};
 use crate::gateway::Channel;
 use crate::local::Local;
 use crate::sys::Interest;
 use std::io::{self, ErrorKind};
 use std::mem;
+use std::time::Instant;
 
 /// How far one direction of a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub struct Relay<L, R: ?Sized> {
     pub remote: Box<R>,
     up: Direction,
     down: Direction,
+    /// The license server's first words, until they have passed.
+    first: Option<Box<FirstAnswer>>,
     /// Bytes carried to the license server.
     pub bytes_up: u64,
     /// Bytes carried to the client.
@@ -76,8 +80,55 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
             remote,
             up: Direction::new(),
             down: Direction::new(),
+            first: None,
             bytes_up: 0,
             bytes_down: 0,
+        }
+    }
+
+    /// Before anything is carried: what the license server says first is to be read.
+    pub fn read_first_answer(&mut self) {
+        self.first = Some(Box::new(FirstAnswer::new()));
+    }
+
+    /// What it has said first, once that is known. After an answer nothing is carried
+    /// to the client before [`Relay::pass_on`].
+    pub fn first_answer(&mut self) -> Option<Heard> {
+        match &mut **self.first.as_mut()? {
+            FirstAnswer::Reading(..) => None,
+            FirstAnswer::Whole(answer, _) => answer.take().map(Heard::Answer),
+            FirstAnswer::Passed(_) => match *self.first.take()? {
+                FirstAnswer::Passed(heard) => Some(heard),
+                _ => None,
+            },
+        }
+    }
+
+    /// What the client gets instead of an answer.
+    pub fn pass_on(&mut self, mut frame: Vec<u8>) {
+        if let Some(FirstAnswer::Whole(_, rest)) = self.first.as_deref_mut() {
+            frame.append(rest);
+            self.first = None;
+            self.deliver_later(frame);
+        }
+    }
+
+    /// Until when something is held back because it may become an answer.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.first.as_ref()?.held_until()
+    }
+
+    /// Lets go what has been held back for too long.
+    pub fn pass_if_late(&mut self) {
+        if let Some(first) = &mut self.first {
+            let late = first.pass_if_late();
+            self.deliver_later(late);
+        }
+    }
+
+    fn deliver_later(&mut self, bytes: Vec<u8>) {
+        if self.down.flow != Flow::Closed && !bytes.is_empty() {
+            self.down.held = bytes;
         }
     }
 
@@ -95,6 +146,7 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
     pub fn down_is_due(&self) -> bool {
         self.down.flow == Flow::Open
             && self.down.held.is_empty()
+            && !matches!(self.first.as_deref(), Some(FirstAnswer::Whole(..)))
             && (self.remote.available() > 0 || self.remote.at_end())
     }
 
@@ -183,19 +235,26 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
                     0 => Ok(0),
                     _ => self.remote.read(buffer),
                 };
-                match arrived {
+                match (arrived, self.first.as_deref_mut()) {
+                    // What is held back goes before the end.
+                    (Ok(0), Some(first)) if first.held_until().is_some() => {
+                        self.down.held = first.pass("cut short");
+                    }
+                    (Ok(count), Some(first @ FirstAnswer::Reading(..))) if count > 0 => {
+                        self.down.held = first.take(&buffer[..count]);
+                    }
                     // The end; or what is there belongs to another stream of the channel.
-                    Ok(0) => {
+                    (Ok(0), _) => {
                         self.down.close();
                         self.local.end_of_output();
                     }
                     // The client's socket first, so that nothing is copied while it keeps up.
-                    Ok(count) => {
+                    (Ok(count), _) => {
                         let sent = self.write_down(&buffer[..count]);
                         self.down.held.extend_from_slice(&buffer[sent..count]);
                     }
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                    Err(e) => return Err(e),
+                    (Err(e), _) if e.kind() == ErrorKind::WouldBlock => break,
+                    (Err(e), _) => return Err(e),
                 }
             }
             moved = true;

@@ -12,17 +12,18 @@
 //! gateway/session  the channel: gateway/libssh2/channel or gateway/openssh
 //! ```
 
-use super::carrier::{Carrier, Report};
+use super::carrier::Carrier;
 use super::job::Job;
 use super::pool::{MAX_SESSIONS, Pool, SLOW_ANSWER};
 use super::reconnect::{Outcome, Reconnect};
 use super::restart::Restart;
 use super::shutdown::Shutdown;
 use super::token::Token;
+use super::vendor_ports::VendorPorts;
 use super::watchdog::Watchdog;
 use crate::config::Silence;
 use crate::gateway::Session;
-use crate::local::{Acceptor, Access, Listener, Waiting};
+use crate::local::{Acceptor, Access, LocalPorts, Waiting};
 use crate::log::Log;
 use crate::sys::{self, Epoll, Event, Interest, SignalFd};
 use std::collections::VecDeque;
@@ -30,10 +31,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+mod clients;
+
 /// What a tunnel is made of.
 pub struct Parts {
     /// Every forwarded port.
-    pub listeners: Vec<Listener>,
+    pub bound: LocalPorts,
+    /// Whether license servers' answers pass as they are.
+    pub verbatim: bool,
     /// Who may use them.
     pub access: Access,
     /// The way back to the gateway.
@@ -50,10 +55,6 @@ pub struct Parts {
 
 /// How long new clients wait for a gateway that is lost.
 const MAX_WAIT_FOR_GATEWAY: Duration = Duration::from_secs(10);
-/// Waiting clients looked at in one turn.
-const QUEUE_PER_TURN: usize = 64;
-/// More clients than this leave memory behind that is worth giving back.
-const CLIENTS_WORTH_TRIMMING: usize = 16;
 /// Bytes read in one go. Instead of 32 kB: some 10 % more through a socket of
 /// ssh's, and 4 % by libssh2, which writes 32700 bytes at most in one call.
 const BUFFER: usize = 131_072;
@@ -61,6 +62,8 @@ const BUFFER: usize = 131_072;
 /// The running tunnel.
 pub struct Tunnel {
     acceptor: Acceptor,
+    vendor_ports: VendorPorts,
+    restart: Restart,
     reconnect: Reconnect,
     /// How a silent gateway is noticed.
     silence: Silence,
@@ -87,14 +90,17 @@ impl Tunnel {
     ///
     /// # Errors
     /// The kernel refuses a descriptor.
-    pub fn new(parts: Parts, session: Option<Box<dyn Session>>) -> io::Result<Tunnel> {
+    pub fn new(mut parts: Parts, session: Option<Box<dyn Session>>) -> io::Result<Tunnel> {
         let token = |listener, socket| Token::Listener(listener, socket).pack();
         let log = Arc::clone(&parts.log);
-        parts.restart.plan(&parts.listeners, &parts.job);
+        let vendor_ports = VendorPorts::new(&mut parts.bound, parts.verbatim, Arc::clone(&log));
+        parts.restart.plan(&parts.bound.listeners, &parts.job);
         let shutdown = Shutdown::new(parts.job, parts.signals)?;
         let watchdog = Watchdog::start(shutdown.urgent(), &log)?;
         let mut tunnel = Tunnel {
-            acceptor: Acceptor::new(parts.listeners, parts.access, token, log),
+            acceptor: Acceptor::new(parts.bound.listeners, parts.access, token, log),
+            vendor_ports,
+            restart: parts.restart,
             silence: parts.reconnect.silence(),
             reconnect: parts.reconnect,
             shutdown,
@@ -171,7 +177,10 @@ impl Tunnel {
             Token::Urgent => {}
             Token::Attempt => self.end_attempt(),
             Token::Listener(listener, socket) => self.accept(listener, socket),
-            Token::Session(number) | Token::Client(number, _) | Token::Channel(number, _) => {
+            Token::Session(number)
+            | Token::Client(number, _)
+            | Token::Channel(number, _)
+            | Token::End(number, _) => {
                 let carrier = self.pool.get_mut(number);
                 let done = carrier.map(|carrier| match token {
                     Token::Session(_) => carrier.has_spoken(),
@@ -183,108 +192,6 @@ impl Tunnel {
             }
         }
         token == Token::Urgent
-    }
-
-    // ---- clients ---------------------------------------------------------
-
-    fn accept(&mut self, listener: usize, socket: usize) {
-        let room = self.max_clients.saturating_sub(self.clients());
-        self.queue.extend(self.acceptor.accept(listener, socket, room, &self.epoll));
-        if self.reconnect.has_given_up() && self.pool.is_empty() {
-            self.close_waiting(|_, _| true);
-        }
-    }
-
-    /// Gives free sessions to waiting clients, first come first served, but none
-    /// to a license server that is slow to answer another.
-    fn connect_waiting(&mut self) {
-        let mut passed_over = 0;
-        while passed_over < self.queue.len()
-            && passed_over <= QUEUE_PER_TURN
-            && !self.pool.are_all_asking()
-        {
-            let waiting = &self.queue[passed_over];
-            if waiting.client.is_broken() {
-                self.queue.remove(passed_over);
-                continue;
-            }
-            let acceptor = &self.acceptor;
-            let to = acceptor.destination(waiting.listener).clone();
-            let slow = self.pool.slow().any(|it| *acceptor.destination(it) == to);
-            match self.pool.free().filter(|_| !slow) {
-                Some(carrier) => {
-                    if let Some(waiting) = self.queue.remove(passed_over) {
-                        carrier.connect(waiting, to);
-                    }
-                }
-                None => {
-                    if !slow && self.pool.are_all_slow() {
-                        self.want_session("a license server is slow to connect");
-                    }
-                    passed_over += 1;
-                }
-            }
-        }
-    }
-
-    /// Lets every session have its turn.
-    fn carry(&mut self) {
-        for number in 0..MAX_SESSIONS {
-            let Some(carrier) = self.pool.get_mut(number) else {
-                continue;
-            };
-            match carrier.turn(&self.epoll, &mut self.buffer) {
-                Ok(reports) => reports.into_iter().for_each(|report| self.tell(report)),
-                Err(e) => self.lose(number, &e.to_string()),
-            }
-        }
-        self.fit_pool();
-        let clients = self.clients();
-        self.most_clients = self.most_clients.max(clients);
-        if clients == 0 && self.most_clients > CLIENTS_WORTH_TRIMMING {
-            self.most_clients = 0;
-            sys::trim_memory();
-        }
-    }
-
-    fn tell(&mut self, report: Report) {
-        match report {
-            Report::Connected(who) => self.log.detail(format_args!("client {who}: connected")),
-            Report::Ended(who, Some((up, down))) => {
-                self.log.detail(format_args!("client {who}: ended, {up} bytes up, {down} down"))
-            }
-            Report::Ended(who, None) => self.log.detail(format_args!("client {who}: ended")),
-            Report::Refused(waiting, since, why) => {
-                let to = self.acceptor.destination(waiting.listener).clone();
-                self.log.detail(format_args!(
-                    "client {}: {to} cannot be reached from the gateway: {why}",
-                    waiting.who
-                ));
-                waiting.client.reset();
-                if since.elapsed() > SLOW_ANSWER {
-                    // Those behind would wait as long for the same answer.
-                    self.close_waiting(|acceptor, waiting| {
-                        *acceptor.destination(waiting.listener) == to && waiting.since <= since
-                    });
-                }
-            }
-        }
-    }
-
-    /// Closes the waiting clients that `which` names.
-    fn close_waiting(&mut self, which: impl Fn(&Acceptor, &Waiting) -> bool) {
-        for waiting in std::mem::take(&mut self.queue) {
-            if which(&self.acceptor, &waiting) {
-                self.log.detail(format_args!("client {}: closed, it waited in vain", waiting.who));
-                waiting.client.reset();
-            } else {
-                self.queue.push_back(waiting);
-            }
-        }
-    }
-
-    fn clients(&self) -> usize {
-        self.queue.len() + self.pool.clients()
     }
 
     // ---- the gateway -----------------------------------------------------
@@ -392,14 +299,14 @@ impl Tunnel {
                     "giving up on {}: {e}; the ports stay bound until the job ends",
                     self.reconnect.all_gateways()
                 ));
-                self.close_waiting(|_, _| true);
+                self.close_waiting(|_| true);
             }
         }
     }
 
     fn look_after_the_gateway(&mut self) {
         if self.pool.is_empty() {
-            self.close_waiting(|_, waiting| waiting.since.elapsed() >= MAX_WAIT_FOR_GATEWAY);
+            self.close_waiting(|waiting| waiting.since.elapsed() >= MAX_WAIT_FOR_GATEWAY);
             if self.lost.is_some() {
                 self.reconnect.want();
             }

@@ -36,6 +36,11 @@ impl Shutdown {
         Ok(shutdown)
     }
 
+    /// Whose life bounds the tunnel's.
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
     /// Readable when it is time for [`Shutdown::reason`].
     pub fn urgent(&self) -> &Arc<Epoll> {
         &self.urgent

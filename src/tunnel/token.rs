@@ -20,6 +20,8 @@ pub enum Token {
     Client(usize, usize),
     /// The own socket of the channel of the client in that slot is ready.
     Channel(usize, usize),
+    /// What tells how that channel ends is.
+    End(usize, usize),
 }
 
 const KIND: u32 = 56;
@@ -35,6 +37,7 @@ impl Token {
             Token::Session(session) => (3, session, 0),
             Token::Client(session, slot) => (4, session, slot),
             Token::Channel(session, slot) => (5, session, slot),
+            Token::End(session, slot) => (6, session, slot),
         };
         kind << KIND | (upper as u64) << UPPER | lower as u64
     }
@@ -49,7 +52,8 @@ impl Token {
             2 => Token::Listener(upper, lower),
             3 => Token::Session(upper),
             4 => Token::Client(upper, lower),
-            _ => Token::Channel(upper, lower),
+            5 => Token::Channel(upper, lower),
+            _ => Token::End(upper, lower),
         }
     }
 }
@@ -69,6 +73,7 @@ mod tests {
                     Token::Session(n),
                     Token::Client(n, m),
                     Token::Channel(n, m),
+                    Token::End(n, m),
                 ] {
                     assert_eq!(Token::unpack(token.pack()), token);
                 }

@@ -11,15 +11,18 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::traffic::{Pattern, read_line, receive, send};
-use super::{LIMIT, Scratch, wait_until};
+use super::{LIMIT, Scratch, flexnet, wait_until};
 
 /// What the server does with a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     /// `CHECKOUT feature` gets `GRANTED n`; the seat comes back when the client leaves.
     CheckOut,
-    /// `HELLO` gets the port of a vendor daemon, where the seats are.
-    Manager(u16),
+    /// A hello as FlexNet's clients say it gets the name and port of a vendor daemon,
+    /// where the seats are.
+    Manager(&'static str, u16),
+    /// Whoever says something gets these bytes, in one piece or one a write.
+    Says(&'static [u8], usize),
     /// Sends back what it gets; keeps its own half open until the client has closed its.
     Echo,
     /// The other side of [`super::traffic::exchange`].
@@ -41,6 +44,8 @@ struct Shared {
     /// How many clients there have been.
     served: AtomicUsize,
     seats: AtomicUsize,
+    /// How many of FlexNet's clients have said hello.
+    hellos: AtomicUsize,
     clients: Mutex<HashMap<usize, TcpStream>>,
     directory: Scratch,
     log: Mutex<File>,
@@ -67,6 +72,7 @@ impl LicenseServer {
             stopping: AtomicBool::new(false),
             served: AtomicUsize::new(0),
             seats: AtomicUsize::new(0),
+            hellos: AtomicUsize::new(0),
             clients: Mutex::default(),
             directory,
             log: Mutex::new(log),
@@ -97,6 +103,11 @@ impl LicenseServer {
     /// How many seats are out.
     pub fn seats(&self) -> usize {
         self.shared.seats.load(Ordering::SeqCst)
+    }
+
+    /// How many of FlexNet's own clients have said hello to the vendor daemon.
+    pub fn hellos(&self) -> usize {
+        self.shared.hellos.load(Ordering::SeqCst)
     }
 
     /// The file in which it notes connections and check-outs.
@@ -154,7 +165,8 @@ impl Shared {
         self.note(&format!("client {number} connected"));
         let result = match self.service {
             Service::CheckOut => self.check_out(number, client),
-            Service::Manager(vendor) => manage(client, vendor),
+            Service::Manager(name, vendor) => manage(client, name, vendor),
+            Service::Says(bytes, size) => say(client, bytes, size),
             Service::Echo => echo(client),
             Service::Exchange => exchange(client),
             Service::Mute => wait_for_end(client),
@@ -170,6 +182,11 @@ impl Shared {
         if lines.fill_buf()?.is_empty() {
             return Ok(());
         }
+        // A real client: it has got here, and that is all there is to see.
+        if matches!(lines.fill_buf()?[0], 0x2f | 0x68) {
+            self.hellos.fetch_add(1, Ordering::SeqCst);
+            return Ok(());
+        }
         let request = read_line(&mut lines)?;
         let feature = request.strip_prefix("CHECKOUT ");
         let feature = feature.ok_or_else(|| Error::other(format!("what is {request:?}?")))?;
@@ -183,15 +200,22 @@ impl Shared {
     }
 }
 
-fn manage(mut client: &TcpStream, vendor: u16) -> io::Result<()> {
-    let mut lines = BufReader::new(client);
-    if lines.fill_buf()?.is_empty() {
+fn manage(mut client: &TcpStream, name: &str, vendor: u16) -> io::Result<()> {
+    let Some(answer) = flexnet::answer(&mut client, name, vendor)? else {
         return Ok(());
+    };
+    client.write_all(&answer)?;
+    wait_for_end(client)
+}
+
+/// Waits for the client to go, without ending itself.
+fn say(mut client: &TcpStream, bytes: &[u8], size: usize) -> io::Result<()> {
+    if client.read(&mut [0; 256])? > 0 {
+        client.set_nodelay(true)?;
+        bytes.chunks(size).try_for_each(|piece| client.write_all(piece))?;
+        wait_for_end(client)?;
     }
-    match read_line(&mut lines)?.as_str() {
-        "HELLO" => writeln!(client, "HOST licserver VENDOR {vendor}"),
-        other => Err(Error::other(format!("what is {other:?}?"))),
-    }
+    Ok(())
 }
 
 fn echo(mut client: &TcpStream) -> io::Result<()> {

@@ -4,7 +4,7 @@
 use super::channel::{Libssh2Channel, State};
 use super::driver::Driver;
 use crate::auth::libssh2_error::{CHANNEL_FAILURE, CHANNEL_REQUEST_DENIED};
-use crate::gateway::{Opened, Session};
+use crate::gateway::{CarriedBy, Opened, Session};
 use crate::sys::{Epoll, Helper};
 use crate::target::Destination;
 use std::io::{self, ErrorKind};
@@ -188,7 +188,7 @@ impl Session for Libssh2Session {
         self.asked.is_none()
     }
 
-    fn open(&mut self, destination: Destination) {
+    fn open(&mut self, destination: Destination, _: CarriedBy) {
         debug_assert!(self.is_free());
         self.asked = Some(Asked::Channel(destination));
     }

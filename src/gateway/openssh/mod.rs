@@ -6,6 +6,7 @@ mod keeper;
 mod login;
 mod mux;
 mod output;
+mod relayed;
 mod session;
 
 pub use keeper::keep_ssh;

@@ -2,26 +2,30 @@
 //!
 //! ```text
 //! client ------------------- ssh -M -- gateway -- license server
+//! client -- licfwd -- a pair of sockets -- ssh -M -- gateway -- license server
 //! client -- licfwd -- DIR/n -- ssh -M -- gateway -- -L number n
 //! ```
 //! ssh logs in as it would for its user, in whatever way that is, and never
 //! asks. Ports, owner check, retries and announcement stay licfwd's own; then
 //! ssh gets the socket of a license server's client ([`super::mux`]). Channels
 //! that it opens so are at their end when the server has ended its output, as
-//! those of `ssh -W`. For `-L`, behind which may be any program, it listens on
+//! those of `ssh -W`. Where the bytes have to be read ([`CarriedBy::Us`]), ssh gets one
+//! end of a pair of sockets instead ([`super::relayed`]). For `-L`, behind which may be any program, it listens on
 //! sockets of its own, and licfwd carries the bytes there.
 
 use super::control_dir::ControlDir;
 use super::forward_socket::ForwardSocket;
 use super::mux::{HandedClient, Sentinel};
 use super::output::Output;
+use super::relayed::RelayedClient;
 use crate::error::cause;
-use crate::gateway::{Opened, Session};
+use crate::gateway::{CarriedBy, Opened, Session};
 use crate::log::Log;
 use crate::sys::{self, Epoll, Helper, errno};
 use crate::target::Destination;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,9 +38,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// for itself and for those who have just come.
 const DESCRIPTORS_PER_CLIENT: u64 = 3;
 const RESERVED: u64 = 16;
-/// The same of this process: a client's socket and the way to ssh; and what it needs
-/// with a further ssh that is being started.
-const OWN_PER_CLIENT: u64 = 2;
+/// The same of this process: a client's socket, the way to ssh and, where the bytes are
+/// read, one end of a pair; and what it needs with a further ssh that is being started.
+const OWN_PER_CLIENT: u64 = 3;
 const OWN_RESERVED: u64 = 24;
 
 /// A logged-in ssh, its sockets, and who keeps it.
@@ -61,6 +65,7 @@ pub struct OpensshSession {
 /// A client waits for a channel.
 struct Asked {
     to: Destination,
+    by: CarriedBy,
     since: Instant,
     /// When to connect to ssh's socket again.
     again: Instant,
@@ -89,15 +94,23 @@ impl OpensshSession {
         }
     }
 
-    fn connect(&self, to: &Destination, client: BorrowedFd<'_>) -> io::Result<Opened> {
+    fn connect(&self, asked: &Asked, client: BorrowedFd<'_>) -> io::Result<Opened> {
         // Its own socket would say yes whatever the license server says.
-        let forward = self.forwards.iter().position(|known| self.serving && known == to);
-        match (forward, to) {
-            (None, Destination::Tcp { host, port }) => {
-                let (ssh, sentinel) = (&self.dir.socket(), &self.sentinel);
-                let client = HandedClient::over(ssh, sentinel, (host, *port), client)?;
-                Ok(Opened::HandedOver(Box::new(client)))
-            }
+        let forward = self.forwards.iter().position(|known| self.serving && *known == asked.to);
+        let (ssh, sentinel) = (&self.dir.socket(), &self.sentinel);
+        match (forward, &asked.to) {
+            (None, Destination::Tcp { host, port }) => match asked.by {
+                CarriedBy::Anybody => {
+                    let client = HandedClient::over(ssh, sentinel, (host, *port), client)?;
+                    Ok(Opened::HandedOver(Box::new(client)))
+                }
+                CarriedBy::Us => {
+                    let (ours, theirs) = UnixStream::pair()?;
+                    ours.set_nonblocking(true)?;
+                    let client = HandedClient::over(ssh, sentinel, (host, *port), theirs.as_fd())?;
+                    Ok(Opened::Channel(Box::new(RelayedClient::new(ours, client))))
+                }
+            },
             (None, Destination::Unix(_)) => Err(ErrorKind::NotFound.into()),
             (Some(n), _) => {
                 let socket = sys::connect_own(&self.dir.file(&n.to_string()))?;
@@ -144,20 +157,20 @@ impl Session for OpensshSession {
         most.max(1) as usize
     }
 
-    fn open(&mut self, destination: Destination) {
+    fn open(&mut self, destination: Destination, by: CarriedBy) {
         // What it says next is about this question.
         if !self.serving && self.output.read().is_ok() {
             self.output.text.clear();
         }
         let now = Instant::now();
-        self.asked = Some(Asked { to: destination, since: now, again: now });
+        self.asked = Some(Asked { to: destination, by, since: now, again: now });
     }
 
     fn opened(&mut self, client: Option<BorrowedFd<'_>>) -> io::Result<Option<Opened>> {
         let (Some(mut asked), Some(client)) = (self.asked.take(), client) else {
             return Ok(None);
         };
-        let error = match self.connect(&asked.to, client) {
+        let error = match self.connect(&asked, client) {
             Ok(opened) => return Ok(Some(opened)),
             Err(e) => e,
         };
