@@ -16,6 +16,7 @@ use super::forward_socket::ForwardSocket;
 use super::mux::{HandedClient, Sentinel};
 use super::output::Output;
 use crate::error::cause;
+use crate::gateway::helper_stderr::HelperStderr;
 use crate::gateway::{Opened, Session};
 use crate::log::Log;
 use crate::sys::{self, Epoll, Helper, errno};
@@ -120,6 +121,10 @@ impl Session for OpensshSession {
         self.output.as_fd()
     }
 
+    fn helper_stderr(&self) -> Option<Arc<HelperStderr>> {
+        Some(Arc::clone(self.output.stderr()))
+    }
+
     fn has_spoken(&mut self) -> io::Result<()> {
         match self.output.read_on() {
             Ok(Some(said)) => self.log.detail(format_args!("ssh: {said}")),
@@ -147,7 +152,7 @@ impl Session for OpensshSession {
     fn open(&mut self, destination: Destination) {
         // What it says next is about this question.
         if !self.serving && self.output.read().is_ok() {
-            self.output.text.clear();
+            self.output.stderr().forget();
         }
         let now = Instant::now();
         self.asked = Some(Asked { to: destination, since: now, again: now });
