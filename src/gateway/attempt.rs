@@ -7,12 +7,13 @@
 //! bytes or memory are over, these are shut down, and what libssh2 does then is an
 //! ordinary lost connection.
 
+use super::helper_stderr::HelperStderr;
 use crate::error::{Code, Error};
 use crate::sys;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ const MAX_GROWTH: u64 = 40 << 20;
 pub struct Attempt {
     sockets: Mutex<Vec<TcpStream>>,
     step: Mutex<Step>,
+    stderr: Mutex<Option<Arc<HelperStderr>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -55,6 +57,20 @@ impl Attempt {
         // Shutting down is the same call for every kind of socket.
         lock(&self.sockets).push(TcpStream::from(duplicate));
         Ok(())
+    }
+
+    /// What a helper says there is read meanwhile.
+    pub fn hears(&self, stderr: Option<Arc<HelperStderr>>) {
+        *lock(&self.stderr) = stderr;
+    }
+
+    /// Waits for a moment; whether the attempt is over.
+    fn wait(&self, done: &UnixStream) -> std::io::Result<bool> {
+        let stderr = lock(&self.stderr).clone();
+        match stderr {
+            Some(stderr) => stderr.read_until(done.as_fd(), LOOK_INTERVAL),
+            None => sys::poll_readable(done, LOOK_INTERVAL),
+        }
     }
 
     /// Which limit is over.
@@ -102,6 +118,7 @@ pub fn run<T: Send, E: From<Error> + Send>(
     let shared = Attempt {
         sockets: Mutex::new(Vec::new()),
         step: Mutex::new(Step { name: "connection", limit: Duration::MAX, begin: Instant::now() }),
+        stderr: Mutex::new(None),
     };
     let held = sys::hold_signals();
     thread::scope(|scope| {
@@ -114,7 +131,7 @@ pub fn run<T: Send, E: From<Error> + Send>(
         let named = thread::Builder::new().name("attempt".into());
         let thread = named.spawn_scoped(scope, begin).map_err(no_thread)?;
         let mut over = None;
-        while !sys::poll_readable(&done, LOOK_INTERVAL).unwrap_or(true) {
+        while !shared.wait(&done).unwrap_or(true) {
             over = over.or_else(|| shared.exceeded(memory_before));
             if over.is_some() {
                 // Again and again: it may have opened a further socket since.

@@ -3,6 +3,7 @@
 //! That program is the helper: ProxyCommand, or the `ssh -W` of ProxyJump. What
 //! comes of it is a socket all the same, so that nobody above has to know.
 
+use super::helper_stderr::HelperStderr;
 use super::ssh_stderr::{final_code, summary};
 use crate::auth::{LoginError, Prompter};
 use crate::config::{Family, Gateway, Proxy, TcpSettings, gateway_down};
@@ -12,19 +13,13 @@ use crate::retry::{Deadline, GREETING, Limits};
 use crate::sys::{self, Helper, errno};
 use crate::target::{host_port, split_port, split_user};
 use std::env;
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek};
+use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How much of a helper's stderr there is room for, in bytes: it may talk for as long
-/// as the tunnel lives, and nobody reads it once somebody is logged in.
-const MAX_STDERR: u64 = 256 << 10;
 
 /// A socket on which the gateway is to be spoken to, and who carries it there.
 ///
@@ -37,26 +32,14 @@ pub struct GatewaySocket {
     pub fd: Arc<OwnedFd>,
     /// The program on the way, if any.
     pub helper: Option<Helper>,
-    stderr: Option<File>,
+    /// What that says.
+    pub stderr: Option<Arc<HelperStderr>>,
 }
 
 impl GatewaySocket {
     /// The first and the last that the helper has said on stderr so far.
     pub fn helper_stderr(&self) -> String {
-        const PART: u64 = 4096;
-        let parts = |mut file: &File| -> io::Result<Vec<u8>> {
-            // Shared with the helper: where it will write next.
-            let end = file.stream_position()?;
-            let first = end.min(PART);
-            let last = (end - first).min(PART);
-            let mut text = vec![0; (first + last) as usize];
-            let (one, other) = text.split_at_mut(first as usize);
-            file.read_exact_at(one, 0)?;
-            file.read_exact_at(other, end - last)?;
-            Ok(text)
-        };
-        let text = self.stderr.as_ref().and_then(|file| parts(file).ok());
-        String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
+        self.stderr.as_ref().map(|stderr| stderr.text()).unwrap_or_default()
     }
 
     /// Adds what the helper said to an error that it probably caused.
@@ -322,10 +305,9 @@ fn command(gateway: &Gateway, proxy: &Proxy, person: Option<&dyn Prompter>) -> C
 /// end it, and it can be ended together with all that its shell has started.
 ///
 /// Its stdin and stdout are one end of a socket pair, because libssh2 reads and
-/// writes one descriptor, which two pipes are not. Its stderr is a file without a
-/// name, which needs no reader. Ours it must not have: that can be a pipe that
-/// somebody reads to its end (`licfwd 2>&1 | tee`), and its end would not come
-/// while the helper lives.
+/// writes one descriptor, which two pipes are not. Its stderr is a pipe to us. Ours it
+/// must not have: that can be a pipe that somebody reads to its end
+/// (`licfwd 2>&1 | tee`), and its end would not come while the helper lives.
 fn start_helper(mut command: Command, log: &Log) -> Result<GatewaySocket> {
     let refuse = |e: io::Error| {
         let what = format!("cannot start the proxy to the gateway: {}", cause(&e));
@@ -333,17 +315,17 @@ fn start_helper(mut command: Command, log: &Log) -> Result<GatewaySocket> {
     };
     let (ours, theirs) = UnixStream::pair().map_err(refuse)?;
     be_nonblocking(ours.set_nonblocking(true))?;
-    let stderr = sys::nameless_file(MAX_STDERR).ok();
-    let theirs_too = stderr.as_ref().and_then(|file| file.try_clone().ok());
+    let (stderr, to_stderr) = io::pipe().map_err(refuse)?;
     command
         .stdin(OwnedFd::from(theirs.try_clone().map_err(refuse)?))
         .stdout(OwnedFd::from(theirs))
-        .stderr(theirs_too.map_or_else(Stdio::null, Stdio::from));
+        .stderr(to_stderr);
     // A signal in between would leave it behind.
     let held = sys::hold_signals();
     let child = sys::detached(&mut command).spawn().map_err(refuse)?;
     sys::end_with_us(Some(child.id()));
     drop(held);
     log.step(format_args!("proxy started: process {}", child.id()));
-    Ok(GatewaySocket { fd: Arc::new(ours.into()), helper: Some(Helper(child)), stderr })
+    let (helper, stderr) = (Some(Helper(child)), Some(HelperStderr::new(stderr)));
+    Ok(GatewaySocket { fd: Arc::new(ours.into()), helper, stderr })
 }

@@ -7,6 +7,7 @@
 mod attempt;
 mod connect;
 mod gateways;
+mod helper_stderr;
 mod libssh2;
 mod member;
 mod openssh;

@@ -71,6 +71,7 @@ pub fn probe(session: &mut dyn Session, to: &Destination, limit: Duration) -> An
     let failed = |why| Error::new(Code::GatewayDown, why);
     let answer = attempt::run(failed, |attempt| {
         attempt.step("question", limit);
+        attempt.hears(session.helper_stderr());
         let asked = attempt.uses(session.socket()).and_then(|()| ask(session, to, deadline));
         Ok(asked.unwrap_or_else(|e| match e.kind() {
             ErrorKind::TimedOut => Answer::Late,

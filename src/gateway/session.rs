@@ -1,5 +1,6 @@
 //! What a session with the gateway can do, whoever speaks to it: the contract.
 
+use super::helper_stderr::HelperStderr;
 use crate::sys::{Epoll, Event};
 use crate::target::Destination;
 use std::io;
@@ -67,6 +68,12 @@ pub trait Session: Send {
     /// How long until [`Session::opened`] is worth another call even if the
     /// socket tells nothing.
     fn due(&self) -> Option<Duration> {
+        None
+    }
+
+    /// What the program says that carries the session; before the daemon drives it,
+    /// whoever waits has to read that.
+    fn helper_stderr(&self) -> Option<Arc<HelperStderr>> {
         None
     }
 

@@ -61,15 +61,28 @@ pub fn closed_during_login(words: &str) -> bool {
         && !before.iter().any(|part| words.contains(part))
 }
 
+/// Stands where words were too many to be kept.
+pub const GAP: &str = "\n[...]\n";
+
 /// The last lines of it, on one line: ssh names the cause first and then that
-/// the connection is closed. Of a changed host key it tells in five lines.
+/// the connection is closed. Of a changed host key it tells in five lines. Where much
+/// was said, the cause may be the first line.
 pub fn summary(words: &str) -> String {
-    let lines = words.lines().map(str::trim);
-    let lines: Vec<&str> = lines
-        .filter(|line| line.contains(char::is_alphanumeric) && !line.contains('\u{1}'))
-        .collect();
     let count = if words.contains("Offending ") { 5 } else { 3 };
-    lines[lines.len().saturating_sub(count)..].join("; ")
+    let (begin, rest) = words.split_once(GAP).unwrap_or(("", words));
+    let rest: Vec<&str> = telling_lines(rest).collect();
+    let last = &rest[rest.len().saturating_sub(count)..];
+    let first = telling_lines(begin).next().map(|first| format!("{first} [...]"));
+    first
+        .into_iter()
+        .chain(last.iter().map(|line| (*line).to_owned()))
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+fn telling_lines(words: &str) -> impl Iterator<Item = &str> {
+    let lines = words.lines().map(str::trim);
+    lines.filter(|line| line.contains(char::is_alphanumeric) && !line.contains('\u{1}'))
 }
 
 /// Why the last stream that was asked for was not opened.

@@ -65,24 +65,3 @@ pub fn have_room(count: usize) -> io::Result<()> {
     let others: io::Result<Vec<File>> = (1..count).map(|_| one.try_clone()).collect();
     others.map(drop)
 }
-
-/// A file without a name, in memory, of that many bytes and never more: for a
-/// helper's stderr that nobody has to empty. What does not fit in is refused.
-///
-/// # Errors
-/// ENOSYS before Linux 3.17.
-pub fn nameless_file(size: u64) -> io::Result<File> {
-    const SYS_MEMFD_CREATE: c_long = if cfg!(target_arch = "x86_64") { 319 } else { 279 };
-    const MFD_CLOEXEC: c_long = 1;
-    const MFD_ALLOW_SEALING: c_long = 2;
-    const F_ADD_SEALS: c_int = 1033;
-    const F_SEAL_SHRINK_AND_GROW: c_int = 2 | 4;
-    let flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-    // SAFETY: the name is a NUL-terminated string that the kernel copies.
-    let fd = unsafe { syscall(SYS_MEMFD_CREATE, c"licfwd".as_ptr(), flags) };
-    let file = own(fd as c_int).map(File::from)?;
-    file.set_len(size)?;
-    // SAFETY: the call takes an integer and touches no memory of ours.
-    check(unsafe { fcntl(file.as_raw_fd(), F_ADD_SEALS, F_SEAL_SHRINK_AND_GROW) })?;
-    Ok(file)
-}

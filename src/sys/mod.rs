@@ -20,10 +20,7 @@ mod socket;
 mod timer;
 mod worker;
 
-pub use fd::{
-    NOCTTY_NONBLOCK, NOFOLLOW, PATH_ONLY, close_inherited, have_room, nameless_file, redirect,
-    replace,
-};
+pub use fd::{NOCTTY_NONBLOCK, NOFOLLOW, PATH_ONLY, close_inherited, have_room, redirect, replace};
 pub use file::{read_file, regular};
 pub use helper::{
     ASKPASS, Helper, KEEPER, RESOLVER, detached, detached_short, has_come_from,

@@ -1,6 +1,6 @@
 //! One channel of a libssh2 session.
 
-use super::driver::{Driver, lost};
+use super::driver::Driver;
 use crate::auth::libssh2_error::{EAGAIN, INVAL, SOCKET_RECV};
 use crate::gateway::Channel;
 use std::io::{self, ErrorKind, Read, Write};
@@ -92,7 +92,7 @@ impl Channel for Libssh2Channel {
             Err(e) if e.code() == EAGAIN => Ok(false),
             // Not even at end of file.
             Err(e) if e.code() == INVAL => Ok(false),
-            Err(e) => Err(lost(&e)),
+            Err(e) => Err(self.driver.lost(&e)),
         }
     }
 

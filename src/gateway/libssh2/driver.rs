@@ -7,6 +7,8 @@
 //! before its packet has left altogether.
 
 use crate::auth::libssh2_error::{EAGAIN, SOCKET_DISCONNECT, SOCKET_RECV, SOCKET_SEND};
+use crate::gateway::helper_stderr::HelperStderr;
+use crate::gateway::ssh_stderr::summary;
 use crate::sys::{self, Epoll, Interest};
 use ssh2::{BlockDirections, Channel};
 use std::io::{self, ErrorKind};
@@ -23,8 +25,11 @@ const URGENT_PACKET_LIMIT: Duration = Duration::from_secs(2);
 pub struct Driver {
     /// The session, authenticated, not blocking.
     pub session: ssh2::Session,
-    /// What it runs over.
+    /// What it runs over: TCP to the gateway, or one end of a pair whose other end is a
+    /// helper's stdin and stdout.
     pub socket: Arc<OwnedFd>,
+    /// What that helper says.
+    pub helper_stderr: Option<Arc<HelperStderr>>,
     /// How long a packet may take to leave until a daemon says otherwise.
     packet_limit: Duration,
     daemon: OnceLock<Daemon>,
@@ -39,9 +44,14 @@ struct Daemon {
 }
 
 impl Driver {
-    /// Drives `session`, which does not block, over `socket`.
-    pub fn new(session: ssh2::Session, socket: Arc<OwnedFd>, packet_limit: Duration) -> Driver {
-        Driver { session, socket, packet_limit, daemon: OnceLock::new() }
+    /// Drives `session`, authenticated, over `socket`.
+    pub fn new(
+        session: ssh2::Session,
+        socket: Arc<OwnedFd>,
+        helper_stderr: Option<Arc<HelperStderr>>,
+        packet_limit: Duration,
+    ) -> Driver {
+        Driver { session, socket, helper_stderr, packet_limit, daemon: OnceLock::new() }
     }
 
     /// From now on for a daemon.
@@ -66,7 +76,7 @@ impl Driver {
         let error = loop {
             match call() {
                 Ok(value) => return Ok(value),
-                Err(e) if e.code() != EAGAIN => break lost(&e),
+                Err(e) if e.code() != EAGAIN => break self.lost(&e),
                 Err(_) if !self.packet_in_flight() => return Err(ErrorKind::WouldBlock.into()),
                 Err(_) => {}
             }
@@ -120,6 +130,20 @@ impl Driver {
         })
     }
 
+    /// Any error but EAGAIN ends the session: tells which it was, and what the helper
+    /// said, which has probably caused it.
+    pub fn lost(&self, e: &ssh2::Error) -> io::Error {
+        let what = match e.code() {
+            SOCKET_RECV | SOCKET_DISCONNECT => "the gateway closed the connection",
+            SOCKET_SEND => "the connection to the gateway broke",
+            _ => e.message(),
+        };
+        let said = self.helper_stderr.as_ref().map(|stderr| summary(&stderr.text()));
+        let said =
+            said.filter(|said| !said.is_empty()).map(|said| format!("; the proxy said: {said}"));
+        io::Error::new(ErrorKind::ConnectionReset, what.to_owned() + &said.unwrap_or_default())
+    }
+
     /// Puts a dead end in the place of the socket: reads find the end, and sends
     /// vanish while the returned half lives, then fail. libssh2 frees a session
     /// only after it has said goodbye to every channel; on a socket that takes
@@ -131,16 +155,6 @@ impl Driver {
         sys::replace(&dead, &self.socket).ok()?;
         Some(end)
     }
-}
-
-/// Any error but EAGAIN ends the session: tells which it was.
-pub fn lost(e: &ssh2::Error) -> io::Error {
-    let what = match e.code() {
-        SOCKET_RECV | SOCKET_DISCONNECT => "the gateway closed the connection",
-        SOCKET_SEND => "the connection to the gateway broke",
-        _ => e.message(),
-    };
-    io::Error::new(ErrorKind::ConnectionReset, what.to_owned())
 }
 
 /// Reads what has arrived and sends nothing: `wait_eof` and `wait_close` of

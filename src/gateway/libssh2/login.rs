@@ -1,5 +1,6 @@
 //! Opens an authenticated session within one deadline.
 
+use super::driver::Driver;
 use super::session::Libssh2Session;
 use crate::auth::libssh2_error::{KEX_FAILURE, KEY_EXCHANGE_FAILURE, TIMEOUT};
 use crate::auth::{self, AcceptedKeys, Credentials, KnownHosts, LoginError, Prompter, is_asking};
@@ -46,6 +47,7 @@ fn log_in(
 ) -> std::result::Result<Libssh2Session, LoginError> {
     let mut socket = connect::connect(gateway, limits, prompter.as_deref(), log)?;
     attempt.uses(&socket.fd).context(Code::System, || "no descriptor".into())?;
+    attempt.hears(socket.stderr.clone());
     // Who is asked something may take longer, up to the deadline of the whole.
     let attended = prompter.is_some();
     let limit = |steps: u32| match attended {
@@ -72,8 +74,9 @@ fn log_in(
     let cuttable = |socket: BorrowedFd<'_>| attempt.uses(socket);
     auth::login(&session, gateway, credentials, log, prompter, &cuttable)?;
     log.step(format_args!("gateway {}: logged in as {}", gateway.name, gateway.user));
-    let (fd, helper) = (Arc::clone(&socket.fd), socket.helper.take());
-    Ok(Libssh2Session::new(session, fd, helper, limits.next_step()))
+    let driver =
+        Driver::new(session, Arc::clone(&socket.fd), socket.stderr.clone(), limits.next_step());
+    Ok(Libssh2Session::new(driver, socket.helper.take()))
 }
 
 fn milliseconds(d: Duration) -> u32 {

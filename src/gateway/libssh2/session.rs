@@ -4,11 +4,12 @@
 use super::channel::{Libssh2Channel, State};
 use super::driver::Driver;
 use crate::auth::libssh2_error::{CHANNEL_FAILURE, CHANNEL_REQUEST_DENIED};
+use crate::gateway::helper_stderr::HelperStderr;
 use crate::gateway::{CarriedBy, Opened, Session};
 use crate::sys::{Epoll, Helper};
 use crate::target::Destination;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -42,19 +43,12 @@ enum Asked {
 }
 
 impl Libssh2Session {
-    /// Takes over an authenticated session and what it runs over: `socket`, which is
-    /// TCP to the gateway or one end of a pair whose other end is the stdin and
-    /// stdout of `helper`, ProxyCommand's or ProxyJump's process. `packet_limit` is
-    /// how long a packet may take to leave.
-    pub fn new(
-        session: ssh2::Session,
-        socket: Arc<OwnedFd>,
-        helper: Option<Helper>,
-        packet_limit: Duration,
-    ) -> Libssh2Session {
-        session.set_blocking(false);
+    /// Takes over an authenticated session, and `helper`, ProxyCommand's or ProxyJump's
+    /// process, which may carry it.
+    pub fn new(driver: Driver, helper: Option<Helper>) -> Libssh2Session {
+        driver.session.set_blocking(false);
         Libssh2Session {
-            driver: Arc::new(Driver::new(session, socket, packet_limit)),
+            driver: Arc::new(driver),
             heard: Instant::now(),
             unanswered: None,
             unread: false,
@@ -167,6 +161,13 @@ impl Session for Libssh2Session {
     fn serve(&mut self, urgent: &Arc<Epoll>, packet_limit: Duration) {
         self.hear();
         self.driver.serve(Arc::clone(urgent), packet_limit);
+        if let Some(stderr) = &self.driver.helper_stderr {
+            stderr.read_in_the_background();
+        }
+    }
+
+    fn helper_stderr(&self) -> Option<Arc<HelperStderr>> {
+        self.driver.helper_stderr.clone()
     }
 
     fn socket(&self) -> BorrowedFd<'_> {

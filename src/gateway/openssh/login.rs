@@ -81,12 +81,12 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Openss
     let (child, output) = keeper::start(&arguments, &dir).context(Code::System, what)?;
     // Dropped before the directory that it keeps.
     let keeper = Helper(child);
-    let mut output = Output::new(output).context(Code::System, what)?;
+    let output = Output::new(output);
     let limit = (limits.step * 3).min(limits.deadline.left());
-    match wait_for_login(&mut output, &dir, &logged_in, limit) {
+    match wait_for_login(&output, &dir, &logged_in, limit) {
         Ok(true) => {}
         Ok(false) => return Err(gateway_down(gateway, too_late(&output, limit))),
-        Err(_) if hurried.is_some() && output.text.contains(TIMED_OUT) => {
+        Err(_) if hurried.is_some() && output.text().contains(TIMED_OUT) => {
             *call.silent = true;
             return Err(connect::no_greeting(gateway));
         }
@@ -96,12 +96,11 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Openss
     call.accepted.seen(&key_files);
     log.step(format_args!("gateway {}: ssh has logged in", gateway.name));
     // Before anything else that ssh opens.
-    let sentinel =
-        Sentinel::over(&dir.socket()).map_err(|e| no_socket(&e, &mut output, &what()))?;
+    let sentinel = Sentinel::over(&dir.socket()).map_err(|e| no_socket(&e, &output, &what()))?;
     for (n, to) in call.forwards.iter().enumerate() {
         let listen = dir.file(&n.to_string());
         mux::forward(&dir.socket(), &listen, to, limits.next_step())
-            .map_err(|e| no_socket(&e, &mut output, &format!("{} -L for {to}", what())))?;
+            .map_err(|e| no_socket(&e, &output, &format!("{} -L for {to}", what())))?;
     }
     let forwards = call.forwards.to_owned();
     Ok(OpensshSession::new(output, forwards, sentinel, keeper, dir, log))
@@ -109,12 +108,12 @@ pub fn open(mut call: Call<'_>, limits: Limits, log: &Arc<Log>) -> Result<Openss
 
 /// An ssh that has ended, or says nothing, is worth another try; not so one that
 /// answers that it cannot listen, and not so where this process lacks something.
-fn no_socket(e: &io::Error, output: &mut Output, what: &str) -> Error {
+fn no_socket(e: &io::Error, output: &Output, what: &str) -> Error {
     let here = e.kind() == ErrorKind::Other || errno::out_of_something(e);
     let code = if here { Code::System } else { Code::GatewayDown };
     // It has said why on its stderr, if at all.
     let _ = output.read();
-    let why = [cause(e), summary(&output.text)].join("; ");
+    let why = [cause(e), summary(&output.text())].join("; ");
     Error::new(code, format!("{what}: {}", why.trim_end_matches("; ")))
 }
 
@@ -123,7 +122,7 @@ fn no_socket(e: &io::Error, output: &mut Output, what: &str) -> Error {
 /// # Errors
 /// ssh has ended.
 fn wait_for_login(
-    output: &mut Output,
+    output: &Output,
     dir: &ControlDir,
     logged_in: &str,
     limit: Duration,
@@ -133,12 +132,12 @@ fn wait_for_login(
         let left = end.saturating_duration_since(Instant::now());
         if output.wait(left.min(LOOK_INTERVAL))? {
             output.read()?;
-            if output.text.contains(logged_in) {
-                output.text.clear();
+            if output.text().contains(logged_in) {
+                output.stderr().forget();
                 return Ok(true);
             }
         } else if Path::new(&dir.socket()).exists() {
-            output.text.clear();
+            output.stderr().forget();
             return Ok(true);
         }
         if left.is_zero() {
@@ -149,7 +148,7 @@ fn wait_for_login(
 
 fn too_late(output: &Output, limit: Duration) -> String {
     let why = format!("ssh: no login within {} s", limit.as_secs());
-    match summary(&output.text) {
+    match summary(&output.text()) {
         said if said.is_empty() => why,
         said => format!("{why}; it said: {said}"),
     }
@@ -157,14 +156,14 @@ fn too_late(output: &Output, limit: Duration) -> String {
 
 /// What kept ssh from logging in, in its own words. `key_files`: just before.
 fn why_not(output: &Output, call: &mut Call<'_>, key_files: &[KeyFile]) -> Error {
-    let said = output.why_it_ended();
+    let (said, words) = (output.why_it_ended(), output.text());
     let mut text = format!("ssh: {}", said.strip_prefix("ssh: ").unwrap_or(&said));
     // ssh does not tell whether that was in the middle of the key exchange, as
     // a gateway does that sheds load, or a refused login; one more will tell.
-    let cut_off = closed_during_login(&output.text);
+    let cut_off = closed_during_login(&words);
     let twice = std::mem::replace(call.cut_off, cut_off) && cut_off;
-    let mut code = final_code(&output.text).or_else(|| twice.then_some(Code::Refused));
-    if code == Some(Code::HostKey) && !host_key_is_bad(&output.text) {
+    let mut code = final_code(&words).or_else(|| twice.then_some(Code::Refused));
+    if code == Some(Code::HostKey) && !host_key_is_bad(&words) {
         let now = read_files(call.gateway.host_key.files());
         if let Some(missing) =
             [key_files, &now].iter().find_map(|files| call.accepted.missing(files))

@@ -19,6 +19,7 @@ use super::mux::{HandedClient, Sentinel};
 use super::output::Output;
 use super::relayed::RelayedClient;
 use crate::error::cause;
+use crate::gateway::helper_stderr::HelperStderr;
 use crate::gateway::{CarriedBy, Opened, Session};
 use crate::log::Log;
 use crate::sys::{self, Epoll, Helper, errno};
@@ -133,6 +134,10 @@ impl Session for OpensshSession {
         self.output.as_fd()
     }
 
+    fn helper_stderr(&self) -> Option<Arc<HelperStderr>> {
+        Some(Arc::clone(self.output.stderr()))
+    }
+
     fn has_spoken(&mut self) -> io::Result<()> {
         match self.output.read_on() {
             Ok(Some(said)) => self.log.detail(format_args!("ssh: {said}")),
@@ -160,7 +165,7 @@ impl Session for OpensshSession {
     fn open(&mut self, destination: Destination, by: CarriedBy) {
         // What it says next is about this question.
         if !self.serving && self.output.read().is_ok() {
-            self.output.text.clear();
+            self.output.stderr().forget();
         }
         let now = Instant::now();
         self.asked = Some(Asked { to: destination, by, since: now, again: now });
