@@ -14,7 +14,6 @@
 
 use super::gateway::{
     AlgorithmSettings, Family, Gateway, HostKeySettings, LoginSettings, Proxy, Silence, Strict,
-    TcpSettings,
 };
 use super::tokens::{Here, Tokens};
 use crate::error::{Code, Error, Result};
@@ -51,7 +50,7 @@ pub fn parse(text: &str, name: &str, here: &Here) -> Result<Gateway> {
         port,
         user: user.to_owned(),
         connect_timeout: timeout.map(Duration::from_secs),
-        tcp: tcp(&values),
+        family: family(&values),
         proxy: proxy(&values, &tokens),
         algorithms: algorithms(&values),
         host_key: host_key(&values, &tokens),
@@ -63,19 +62,16 @@ pub fn parse(text: &str, name: &str, here: &Here) -> Result<Gateway> {
         unlink_sockets: values.is_on("streamlocalbindunlink", false),
         control_path: values.some("controlpath").map(|path| tokens.path(path)),
         forks: values.is_on("forkafterauthentication", false),
+        ssh_alone: None,
         has_ssh: true,
     })
 }
 
-fn tcp(values: &Values<'_>) -> TcpSettings {
-    TcpSettings {
-        family: match values.first("addressfamily") {
-            Some("inet") => Family::V4,
-            Some("inet6") => Family::V6,
-            _ => Family::Any,
-        },
-        bind_address: values.some("bindaddress").map(str::to_owned),
-        bind_interface: values.some("bindinterface").map(str::to_owned),
+fn family(values: &Values<'_>) -> Family {
+    match values.first("addressfamily") {
+        Some("inet") => Family::V4,
+        Some("inet6") => Family::V6,
+        _ => Family::Any,
     }
 }
 
@@ -92,6 +88,14 @@ fn algorithms(values: &Values<'_>) -> AlgorithmSettings {
         ciphers: values.list("ciphers"),
         macs: values.list("macs"),
         kex: values.list("kexalgorithms"),
+        // The second is the first's name until OpenSSH 8.4.
+        public_key: [
+            values.list("pubkeyacceptedalgorithms"),
+            values.list("pubkeyacceptedkeytypes"),
+        ]
+        .concat(),
+        rsa_bits: values.number("requiredrsasize").or(values.number("rsaminsize")).unwrap_or(0)
+            as usize,
         compression: values.is_on("compression", false),
     }
 }
@@ -119,7 +123,6 @@ fn login(values: &Values<'_>, tokens: &Tokens<'_>) -> LoginSettings {
         certificate_files: files("certificatefile"),
         identity_agent: agent(values, tokens),
         identities_only: values.is_on("identitiesonly", false),
-        token: values.some("pkcs11provider").is_some(),
         batch_mode: values.is_on("batchmode", false),
         preferred_methods: values.list("preferredauthentications"),
         pubkey: values.is_on("pubkeyauthentication", true),
@@ -183,10 +186,6 @@ impl<'a> Values<'a> {
 
     fn list(&self, key: &str) -> Vec<String> {
         let value = self.some(key).unwrap_or_default();
-        // An edit of the default list (`+x`) comes only without an ssh to apply it.
-        if value.starts_with(['+', '-', '^']) {
-            return Vec::new();
-        }
         let parts = value.split(',').filter(|part| !part.is_empty());
         parts.map(str::to_owned).collect()
     }

@@ -1,6 +1,7 @@
 //! Asks `ssh -G` how to reach the gateway.
 
 use super::gateway::{Gateway, Proxy};
+use super::keywords::ssh_alone;
 use super::parse::parse;
 use super::tokens::Here;
 use super::without_ssh::without_ssh;
@@ -41,15 +42,20 @@ pub fn resolve(
         }
     };
     let mut found = parse(&text, gateway, &here)?;
+    // What ssh would do without any configuration; only where the table does not know.
+    let defaults = || {
+        let answer = ask_ssh(gateway, &["-F".into(), "none".into()], timeout);
+        answer.ok().flatten().map_or(String::new(), |(text, _)| text)
+    };
+    found.ssh_alone = ssh_alone(&text, defaults);
     found.has_ssh = has_ssh;
     found.login.missing_identities = hear_remarks(&remarks, log);
     // Only a listening master counts: a stale socket file stays for ever.
     found.control_path = found.control_path.filter(|path| UnixStream::connect(path).is_ok());
     if let Some(Proxy::Jump { config_file, .. }) = &mut found.proxy {
-        let mut pairs = ssh_options.windows(2);
-        *config_file = pairs
-            .rfind(|pair| pair[0] == "-F")
-            .map(|pair| std::path::absolute(&pair[1]).unwrap_or_else(|_| pair[1].clone().into()));
+        let words = absolute(ssh_options);
+        let file = words.windows(2).rfind(|pair| pair[0] == "-F");
+        *config_file = file.map(|pair| pair[1].clone().into());
     }
     Ok(found)
 }
@@ -81,8 +87,9 @@ fn ask_ssh(
     timeout: Duration,
 ) -> Result<Option<(String, String)>> {
     let mut command = Command::new("ssh");
-    // -T: no remark about the missing terminal. `--` ends ssh's options.
-    command.args(["-G", "-T"]).args(options);
+    // -T: no remark about the missing terminal. -N: no command is wanted, without which
+    // ForkAfterAuthentication is an error. `--` ends ssh's options.
+    command.args(["-G", "-T", "-N"]).args(options);
     command.args(["--", gateway]).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut ssh = match sys::detached_short(&mut command).spawn() {

@@ -40,7 +40,7 @@ pub use signal::{
     serve_signals,
 };
 pub use socket::{
-    acknowledge, bytes_received, connect_from, connect_own, connect_unix, peer, reset_on_close,
-    send_descriptor, set_backlog, set_keepalive, set_user_timeout, sock_diag, unacknowledged,
+    acknowledge, bytes_received, connect_own, connect_unix, peer, reset_on_close, send_descriptor,
+    set_backlog, set_keepalive, set_user_timeout, sock_diag, unacknowledged,
 };
 pub use timer::Timer;
