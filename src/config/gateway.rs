@@ -34,6 +34,8 @@ pub struct Gateway {
     pub silence: Silence,
     /// StreamLocalBindUnlink: an old socket makes way for a new one.
     pub unlink_sockets: bool,
+    /// GatewayPorts: a forward without a bind address listens at every address.
+    pub gateway_ports: bool,
     /// ControlPath, where an ssh master listens on it right now.
     pub control_path: Option<PathBuf>,
     /// ForkAfterAuthentication.

@@ -30,7 +30,7 @@ pub fn resolve(
         let what = format!("gateway {gateway:?}: not a host name");
         return Err(Error::new(Code::Usage, what));
     }
-    let here = Here::find();
+    let mut here = Here::find();
     let answer = ask_ssh(gateway, ssh_options, timeout)?;
     let has_ssh = answer.is_some();
     let (text, remarks) = match answer {
@@ -40,6 +40,9 @@ pub fn resolve(
             (without_ssh(gateway, ssh_options, &here)?, String::new())
         }
     };
+    if has_ssh && asks_for_hash(&text) {
+        here.hash = connection_hash(gateway, ssh_options, timeout)?;
+    }
     let mut found = parse(&text, gateway, &here)?;
     found.has_ssh = has_ssh;
     found.login.missing_identities = hear_remarks(&remarks, log);
@@ -54,6 +57,24 @@ pub fn resolve(
     Ok(found)
 }
 
+/// Whether a file's name that ssh has left raw has the token `%C`.
+fn asks_for_hash(text: &str) -> bool {
+    let mut lines = text.lines();
+    lines.any(|line| {
+        ["identityfile ", "certificatefile "].iter().any(|key| line.starts_with(key))
+            && line.contains("%C")
+    })
+}
+
+/// What `%C` is here: ssh expands it in ControlPath alone before it prints.
+fn connection_hash(gateway: &str, options: &[OsString], timeout: Duration) -> Result<String> {
+    let mut with_hash: Vec<OsString> = vec!["-o".into(), "ControlPath=/%C".into()];
+    with_hash.extend_from_slice(options);
+    let (text, _) = ask_ssh(gateway, &with_hash, timeout)?.unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("controlpath /"));
+    Ok(line.unwrap_or_default().to_owned())
+}
+
 /// Passes on what ssh remarked on stderr. Returns the files of `-i` that it did
 /// not find: its answer leaves them out.
 fn hear_remarks(stderr: &str, log: &Log) -> Vec<String> {
@@ -66,7 +87,9 @@ fn hear_remarks(stderr: &str, log: &Log) -> Vec<String> {
         }
         // A debug log level in ssh_config tells its steps here.
         if !line.is_empty() && !line.starts_with("debug") && !line.starts_with("OpenSSH_") {
-            log.note(format_args!("ssh: {}", line.trim_end_matches('.')));
+            let way_out = sys::missing_libraries(line);
+            let way_out = way_out.map_or(String::new(), |way_out| format!("; {way_out}"));
+            log.note(format_args!("ssh: {}{way_out}", line.trim_end_matches('.')));
         }
     }
     missing

@@ -3,7 +3,7 @@
 use super::errno::check;
 use super::fd::{own, syscall};
 use super::signal::{FAULTS, SIGINT, SIGKILL, deadly, signal};
-use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint, c_void};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_long, c_uint, c_void};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -29,6 +29,7 @@ unsafe extern "C" {
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
     fn getpwuid(uid: c_uint) -> *const Passwd;
+    fn getpwnam(name: *const c_char) -> *const Passwd;
 }
 
 #[repr(C)]
@@ -238,6 +239,16 @@ fn passwd() -> Option<(PathBuf, String)> {
         let dir = OsStr::from_bytes(CStr::from_ptr(record.dir).to_bytes()).into();
         let name = CStr::from_ptr(record.name).to_str().ok()?.to_owned();
         Some((dir, name))
+    }
+}
+
+/// Another user's home directory according to the password database.
+pub fn home_of(user: &str) -> Option<PathBuf> {
+    let user = CString::new(user).ok()?;
+    // SAFETY: as above; the name lives as long as the call.
+    unsafe {
+        let record = getpwnam(user.as_ptr()).as_ref()?;
+        Some(OsStr::from_bytes(CStr::from_ptr(record.dir).to_bytes()).into())
     }
 }
 

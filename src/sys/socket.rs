@@ -4,7 +4,7 @@ use super::errno::{EINPROGRESS, check};
 use super::fd::{CLOEXEC, NONBLOCK, own};
 use super::poll::{Interest, wait_any};
 use super::process::user_id;
-use std::ffi::{c_int, c_ulong, c_void};
+use std::ffi::{CString, c_char, c_int, c_ulong, c_void};
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::offset_of;
@@ -23,6 +23,26 @@ unsafe extern "C" {
     fn sendmsg(fd: c_int, message: *const Message<'_>, flags: c_int) -> isize;
     fn bind(fd: c_int, address: *const c_void, len: u32) -> c_int;
     fn connect(fd: c_int, address: *const c_void, len: u32) -> c_int;
+    fn getservbyname(name: *const c_char, protocol: *const c_char) -> *const Service;
+}
+
+/// `struct servent`.
+#[repr(C)]
+struct Service {
+    name: *const c_char,
+    aliases: *const *const c_char,
+    port: c_int,
+    protocol: *const c_char,
+}
+
+/// The TCP port of a service (services(5)).
+pub fn service_port(name: &str) -> Option<u16> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the names live as long as the call; the record stays valid until the next
+    // one, and no other thread of ours asks for services.
+    let port = unsafe { getservbyname(name.as_ptr(), c"tcp".as_ptr()).as_ref()?.port };
+    // In the network's order, in the lower half.
+    Some(u16::from_be(port as u16)).filter(|port| *port > 0)
 }
 
 const IPPROTO_TCP: c_int = 6;
