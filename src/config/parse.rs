@@ -38,7 +38,8 @@ pub fn parse(text: &str, name: &str, here: &Here) -> Result<Gateway> {
     };
     let host = values.first("hostname").ok_or_else(|| bad("hostname"))?;
     let user = values.first("user").ok_or_else(|| bad("user"))?;
-    let port = target::port_or_service(values.first("port").unwrap_or("22")).map_err(|_| bad("port"))?;
+    let port =
+        target::port_or_service(values.first("port").unwrap_or("22")).map_err(|_| bad("port"))?;
     let timeout = values.number("connecttimeout").filter(|&s| s > 0);
     let typed = typed_host(name);
     let tokens = Tokens {

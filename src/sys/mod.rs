@@ -29,10 +29,10 @@ pub use helper::{
 };
 pub use poll::{Epoll, Event, Interest, poll_readable, wait_any};
 pub use process::{
-    Fork, end_own_group, end_with_us, exit_now, fork_process, home_dir, home_of, interrupt, kill_group,
-    new_session, node_name, on_deadly_signal, overflow_user, pidfd_open, raise_descriptor_limit,
-    resident_memory, session_id, set_umask, share_one_heap, test_hook, trim_memory, user_id,
-    user_name,
+    Fork, end_own_group, end_with_us, exit_now, fork_process, home_dir, home_of, interrupt,
+    kill_group, new_session, node_name, on_deadly_signal, overflow_user, pidfd_open,
+    raise_descriptor_limit, resident_memory, session_id, set_umask, share_one_heap, test_hook,
+    trim_memory, user_id, user_name,
 };
 pub use safe_base::in_safe_base;
 pub use signal::{
@@ -41,6 +41,7 @@ pub use signal::{
 };
 pub use socket::{
     acknowledge, bytes_received, connect_from, connect_own, connect_unix, peer, reset_on_close,
-    send_descriptor, service_port, set_backlog, set_keepalive, set_user_timeout, sock_diag, unacknowledged,
+    send_descriptor, service_port, set_backlog, set_keepalive, set_user_timeout, sock_diag,
+    unacknowledged,
 };
 pub use timer::Timer;

@@ -7,8 +7,9 @@ use super::mux::{self, Sentinel};
 use super::output::Output;
 use super::session::OpensshSession;
 use crate::auth::{AcceptedKeys, KeyFile, read_files};
-use crate::config::{Gateway, Strict, gateway_down};
+use crate::config::{Gateway, Proxy, Strict, gateway_down};
 use crate::error::{Code, Context, Error, Result, cause};
+use crate::gateway::jump;
 use crate::gateway::ssh_stderr::{closed_during_login, final_code, host_key_is_bad, summary};
 use crate::log::Log;
 use crate::retry::Limits;
@@ -205,7 +206,17 @@ fn arguments(call: &Call<'_>, dir: &ControlDir, logged_in: &str, step: Duration)
     for option in options {
         words.extend(["-o".into(), option.into()]);
     }
-    words.extend(call.ssh_options.iter().cloned());
+    let mut users = call.ssh_options.to_owned();
+    if let Some(Proxy::Jump { hosts, config_file }) = &gateway.proxy {
+        // In its place; ssh takes not both.
+        if let Some(at) = users.iter().position(|word| word == "-J") {
+            users.drain(at..at + 2);
+        }
+        let mut setting = OsString::from("ProxyCommand=");
+        setting.push(jump::command(hosts, config_file.as_deref(), true));
+        words.extend(["-o".into(), setting]);
+    }
+    words.append(&mut users);
     words.extend(["--".into(), gateway.name.clone().into()]);
     words
 }
