@@ -30,9 +30,9 @@ pub use helper::{
 pub use poll::{Epoll, Event, Interest, poll_readable, wait_any};
 pub use process::{
     Fork, end_own_group, end_with_us, exit_now, fork_process, home_dir, home_of, interrupt,
-    kill_group, new_session, node_name, on_deadly_signal, overflow_user, pidfd_open,
-    raise_descriptor_limit, resident_memory, session_id, set_umask, share_one_heap, test_hook,
-    trim_memory, user_id, user_name,
+    is_in_foreground, kill_group, new_session, node_name, on_deadly_signal, overflow_user,
+    pidfd_open, raise_descriptor_limit, resident_memory, session_id, set_umask, share_one_heap,
+    terminal_name, test_hook, trim_memory, user_id, user_name,
 };
 pub use safe_base::in_safe_base;
 pub use signal::{
