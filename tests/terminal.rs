@@ -309,7 +309,9 @@ fn stdin_is_not_the_terminal() {
     if !has("sshpass") {
         skip!("not installed: sshpass");
     }
-    let text = format!("eval $(sshpass -p '{PASSWORD}' licfwd -F $CONFIG gw 127.0.0.1:$PORT); echo $MLM_LICENSE_FILE; exec sleep 1000");
+    let text = format!(
+        "eval $(sshpass -p '{PASSWORD}' licfwd -F $CONFIG gw 127.0.0.1:$PORT); echo $MLM_LICENSE_FILE; exec sleep 1000"
+    );
     let running = site.job.spawn(&mut script(&site, &text));
     wait_until("it is announced", LIMIT, || running.stdout().ends_with('\n'));
     check_out(port_of(&running.stdout()), "MATLAB").expect("a seat");

@@ -60,6 +60,15 @@ impl Refusal<'_> {
         LoginError::new(Code::Refused, one_line(&text), self.is_for_ssh())
     }
 
+    /// libssh2 gave up, not the gateway.
+    pub fn unreadable(&self) -> LoginError {
+        let text = format!(
+            "{}: libssh2 cannot read what the gateway sends, such as a banner of more than 34,000 bytes",
+            self.step()
+        );
+        LoginError::new(Code::Config, one_line(&text), true)
+    }
+
     fn offers(&self, method: &str) -> bool {
         self.offered.iter().any(|o| o.starts_with(method))
     }

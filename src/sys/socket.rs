@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::offset_of;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,17 @@ unsafe extern "C" {
     fn sendmsg(fd: c_int, message: *const Message<'_>, flags: c_int) -> isize;
     fn bind(fd: c_int, address: *const c_void, len: u32) -> c_int;
     fn connect(fd: c_int, address: *const c_void, len: u32) -> c_int;
+    fn recv(fd: c_int, to: *mut c_void, len: usize, flags: c_int) -> isize;
     fn getservbyname(name: *const c_char, protocol: *const c_char) -> *const Service;
+}
+
+/// Whether the other side has ended the connection. Reads nothing.
+pub fn has_been_closed(socket: RawFd) -> bool {
+    const PEEK_AND_WAIT_FOR_NOTHING: c_int = 0x42;
+    let mut byte = 0_u8;
+    // SAFETY: the kernel writes one byte at most, and there is room for it.
+    let count = unsafe { recv(socket, (&raw mut byte).cast(), 1, PEEK_AND_WAIT_FOR_NOTHING) };
+    count == 0 || count < 0 && io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
 }
 
 /// `struct servent`.
