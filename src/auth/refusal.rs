@@ -22,8 +22,9 @@ pub struct Refusal<'a> {
     pub unreadable: bool,
     /// Somebody was there to be asked.
     pub attended: bool,
-    /// There is a key that libssh2 cannot sign with: on a FIDO device or a token.
-    pub untouchable: bool,
+    /// There is something with which ssh may do more: a key on a FIDO device, a
+    /// certificate, an agent (whose keys can be meant for ssh alone, `ssh-add -h`).
+    pub only_ssh_signs: bool,
 }
 
 /// Homes are shared inside a cluster, so that a key made here opens the gateway.
@@ -57,7 +58,7 @@ impl Refusal<'_> {
             }
         }
         text += &(self.flaws() + &self.master());
-        LoginError::new(Code::Refused, one_line(&text), self.is_for_ssh())
+        LoginError::new(Code::Refused, one_line(&text), false)
     }
 
     /// libssh2 gave up, not the gateway.
@@ -82,7 +83,7 @@ impl Refusal<'_> {
         };
         (may("hostbased") && self.gateway.login.hostbased)
             || (may("gssapi") && self.gateway.login.gssapi)
-            || (may("publickey") && self.untouchable)
+            || (may("publickey") && self.only_ssh_signs && self.gateway.login.pubkey)
     }
 
     /// No method worked.
@@ -155,6 +156,7 @@ impl Refusal<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Ssh;
     use crate::config::tests::gateway;
 
     fn owned(words: &[&str]) -> Vec<String> {
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_refusal_tells_whether_ssh_may_get_in() {
-        for (config, offered, untouchable, may) in [
+        for (config, offered, only_ssh_signs, may) in [
             ("", "gssapi-with-mic", false, false),
             ("gssapiauthentication yes", "gssapi-with-mic", false, true),
             (
@@ -185,10 +187,11 @@ mod tests {
                 flaws: Vec::new(),
                 unreadable: false,
                 attended: false,
-                untouchable,
+                only_ssh_signs,
             };
-            assert_eq!(refusal.refused().ssh_may, may, "{config}, {offered}");
-            assert_eq!(refusal.closed().ssh_may, may, "{config}, {offered}");
+            assert_eq!(refusal.refused().ssh == Ssh::MayGetIn, may, "{config}, {offered}");
+            // More would lock an account.
+            assert_eq!(refusal.closed().ssh, Ssh::WouldFail, "{config}, {offered}");
         }
     }
 
@@ -206,12 +209,12 @@ mod tests {
             flaws: vec![flaw],
             unreadable: false,
             attended: false,
-            untouchable: false,
+            only_ssh_signs: false,
         };
         let error = refusal.refused();
         assert_eq!(error.error.code, Code::Refused);
         // ssh itself would not try hostbased here either.
-        assert!(!error.ssh_may);
+        assert_eq!(error.ssh, Ssh::WouldFail);
         let text = error.error.to_string();
         for part in [
             "login at bob@gw (bob@gw.example, port 2222): refused: tried key /a, ",
@@ -242,7 +245,7 @@ mod tests {
             flaws: Vec::new(),
             unreadable: false,
             attended: true,
-            untouchable: false,
+            only_ssh_signs: false,
         };
         let text = refusal.refused().error.to_string();
         assert!(text.contains("the gateway took publickey and wants more"));

@@ -20,8 +20,8 @@ pub struct Gateway {
     pub user: String,
     /// ConnectTimeout: a limit for each step on the way.
     pub connect_timeout: Option<Duration>,
-    /// How to connect where nothing else carries the connection.
-    pub tcp: TcpSettings,
+    /// AddressFamily, where nothing else carries the connection.
+    pub family: Family,
     /// What carries the connection instead.
     pub proxy: Option<Proxy>,
     /// What the key exchange may agree on.
@@ -40,16 +40,10 @@ pub struct Gateway {
     pub control_path: Option<PathBuf>,
     /// ForkAfterAuthentication.
     pub forks: bool,
+    /// The first setting that is ssh's alone, as ssh_config has it.
+    pub ssh_alone: Option<String>,
     /// The ssh program is installed.
     pub has_ssh: bool,
-}
-
-/// How to open a TCP connection to the gateway.
-#[derive(Clone, Debug)]
-pub struct TcpSettings {
-    pub family: Family,
-    pub bind_address: Option<String>,
-    pub bind_interface: Option<String>,
 }
 
 /// Which address family the gateway is reached by (`-4`, `-6`, AddressFamily).
@@ -81,6 +75,10 @@ pub struct AlgorithmSettings {
     pub macs: Vec<String>,
     /// KexAlgorithms.
     pub kex: Vec<String>,
+    /// PubkeyAcceptedAlgorithms: of the keys that are shown to the gateway.
+    pub public_key: Vec<String>,
+    /// RequiredRSASize: how long an RSA key has to be, in bits, theirs and ours.
+    pub rsa_bits: usize,
     pub compression: bool,
 }
 
@@ -113,12 +111,11 @@ impl HostKeySettings {
 pub enum Strict {
     /// Refuse it: `yes`, and `ask` too, because nobody is there to ask.
     Yes,
-    /// Trust it and write it down.
+    /// Trust it and write it down: `accept-new`, and `no` too. ssh would go on with
+    /// a changed key then, but forward nothing.
     AcceptNew,
     /// Trust it and say that it would be written down: a dry run of `accept-new`.
     AcceptUnwritten,
-    /// Trust it with a warning.
-    No,
 }
 
 impl Strict {
@@ -126,8 +123,7 @@ impl Strict {
     /// for `yes`, `false` for `no`). Anything unknown is strict.
     pub fn parse(word: &str) -> Strict {
         match word.to_ascii_lowercase().as_str() {
-            "accept-new" => Strict::AcceptNew,
-            "no" | "off" | "false" => Strict::No,
+            "accept-new" | "no" | "off" | "false" => Strict::AcceptNew,
             _ => Strict::Yes,
         }
     }
@@ -145,8 +141,6 @@ pub struct LoginSettings {
     pub identity_agent: Option<PathBuf>,
     /// IdentitiesOnly: no agent key besides those of `identity_files`.
     pub identities_only: bool,
-    /// PKCS11Provider is set: a token holds keys, which only ssh can use.
-    pub token: bool,
     /// BatchMode: never ask.
     pub batch_mode: bool,
     /// PreferredAuthentications; empty: ssh's own order.

@@ -18,7 +18,6 @@
 
 use super::gateway::{
     AlgorithmSettings, Family, Gateway, HostKeySettings, LoginSettings, Proxy, Silence, Strict,
-    TcpSettings,
 };
 use super::tokens::{Here, Tokens};
 use crate::error::{Code, Error, Result};
@@ -57,7 +56,7 @@ pub fn parse(text: &str, name: &str, here: &Here) -> Result<Gateway> {
         port,
         user: user.to_owned(),
         connect_timeout: timeout.map(Duration::from_secs),
-        tcp: tcp(&values),
+        family: family(&values),
         proxy: proxy(&values, &tokens)?,
         algorithms: algorithms(&values),
         host_key: host_key(&values, &tokens)?,
@@ -70,19 +69,16 @@ pub fn parse(text: &str, name: &str, here: &Here) -> Result<Gateway> {
         control_path: values.some("controlpath").map(PathBuf::from),
         gateway_ports: values.is_on("gatewayports", false),
         forks: values.is_on("forkafterauthentication", false),
+        ssh_alone: None,
         has_ssh: true,
     })
 }
 
-fn tcp(values: &Values<'_>) -> TcpSettings {
-    TcpSettings {
-        family: match values.first("addressfamily") {
-            Some("inet") => Family::V4,
-            Some("inet6") => Family::V6,
-            _ => Family::Any,
-        },
-        bind_address: values.some("bindaddress").map(str::to_owned),
-        bind_interface: values.some("bindinterface").map(str::to_owned),
+fn family(values: &Values<'_>) -> Family {
+    match values.first("addressfamily") {
+        Some("inet") => Family::V4,
+        Some("inet6") => Family::V6,
+        _ => Family::Any,
     }
 }
 
@@ -118,6 +114,14 @@ fn algorithms(values: &Values<'_>) -> AlgorithmSettings {
         ciphers: values.list("ciphers"),
         macs: values.list("macs"),
         kex: values.list("kexalgorithms"),
+        // The second is the first's name until OpenSSH 8.4.
+        public_key: [
+            values.list("pubkeyacceptedalgorithms"),
+            values.list("pubkeyacceptedkeytypes"),
+        ]
+        .concat(),
+        rsa_bits: values.number("requiredrsasize").or(values.number("rsaminsize")).unwrap_or(0)
+            as usize,
         compression: values.is_on("compression", false),
     }
 }
@@ -145,7 +149,6 @@ fn login(values: &Values<'_>, tokens: &Tokens<'_>) -> Result<LoginSettings> {
         certificate_files: files("certificatefile")?,
         identity_agent: agent(values, tokens),
         identities_only: values.is_on("identitiesonly", false),
-        token: values.some("pkcs11provider").is_some(),
         batch_mode: values.is_on("batchmode", false),
         preferred_methods: values.list("preferredauthentications"),
         pubkey: values.is_on("pubkeyauthentication", true),
@@ -179,13 +182,7 @@ struct Values<'a>(Vec<(String, &'a str)>);
 
 impl<'a> Values<'a> {
     fn read(text: &'a str) -> Values<'a> {
-        let lines: Vec<&str> = text.lines().collect();
-        // With these ssh begins; a script that stands in for it may say something before.
-        let first = |lines: &[&str]| {
-            ["user ", "hostname ", "port "].iter().zip(lines).all(|(key, l)| l.starts_with(key))
-        };
-        let begin = lines.windows(3).position(first).unwrap_or(0);
-        let pairs = lines[begin..].iter().filter_map(|line| line.trim().split_once([' ', '\t']));
+        let pairs = text.lines().filter_map(|line| line.trim().split_once([' ', '\t']));
         Values(pairs.map(|(key, value)| (key.to_ascii_lowercase(), value.trim())).collect())
     }
 
@@ -216,10 +213,6 @@ impl<'a> Values<'a> {
 
     fn list(&self, key: &str) -> Vec<String> {
         let value = self.some(key).unwrap_or_default();
-        // An edit of the default list (`+x`) comes only without an ssh to apply it.
-        if value.starts_with(['+', '-', '^']) {
-            return Vec::new();
-        }
         let parts = value.split(',').filter(|part| !part.is_empty());
         parts.map(str::to_owned).collect()
     }

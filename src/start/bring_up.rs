@@ -162,6 +162,7 @@ fn route(invocation: &Invocation, gateway: Gateway, credentials: Credentials) ->
         credentials,
         accepted: AcceptedKeys::default(),
         via: invocation.via,
+        entered: false,
         ssh_options: config::absolute(&invocation.ssh_options),
         forwards: invocation.forwards.iter().map(|f| f.to.clone()).collect(),
         dry: invocation.check,

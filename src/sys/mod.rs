@@ -40,8 +40,8 @@ pub use signal::{
     serve_signals,
 };
 pub use socket::{
-    acknowledge, bytes_received, connect_from, connect_own, connect_unix, has_been_closed, peer,
-    reset_on_close, send_descriptor, service_port, set_backlog, set_keepalive, set_user_timeout,
-    sock_diag, unacknowledged,
+    acknowledge, bytes_received, connect_own, connect_unix, has_been_closed, peer, reset_on_close,
+    send_descriptor, service_port, set_backlog, set_keepalive, set_user_timeout, sock_diag,
+    unacknowledged,
 };
 pub use timer::Timer;

@@ -171,7 +171,7 @@ fn arguments(call: &Call<'_>, dir: &ControlDir, logged_in: &str, step: Duration)
     let strict = match gateway.host_key.strict {
         Strict::Yes => "yes",
         // With `no` ssh would go on with a changed key.
-        Strict::AcceptNew | Strict::AcceptUnwritten | Strict::No => "accept-new",
+        Strict::AcceptNew | Strict::AcceptUnwritten => "accept-new",
     };
     let mut options = vec![
         "ControlPersist=no".to_owned(),
