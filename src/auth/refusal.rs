@@ -4,7 +4,6 @@ use super::login_error::LoginError;
 use crate::config::Gateway;
 use crate::error::Code;
 use crate::log::one_line;
-use std::path::PathBuf;
 
 /// What a login came to.
 pub struct Refusal<'a> {
@@ -57,7 +56,7 @@ impl Refusal<'_> {
                 text += "name one key: -i FILE -o IdentitiesOnly=yes";
             }
         }
-        text += &(self.flaws() + &self.master());
+        text += &(self.flaws() + &self.gateway.master());
         LoginError::new(Code::Refused, one_line(&text), false)
     }
 
@@ -115,7 +114,7 @@ impl Refusal<'_> {
                 text += KEY_FOR_THE_CLUSTER;
             }
         }
-        text += &self.master();
+        text += &self.gateway.master();
         let code = match self.unreadable {
             true => Code::Config,
             false => Code::Refused,
@@ -140,16 +139,6 @@ impl Refusal<'_> {
             [] => String::new(),
             flaws => format!("; unusable: {}", flaws.join(", ")),
         }
-    }
-
-    /// ssh users with a living master connection never notice that their login
-    /// without it does not work.
-    fn master(&self) -> String {
-        let tell = |path: &PathBuf| {
-            let path = path.display();
-            format!("; ssh itself would reuse the connection at {path}, licfwd cannot")
-        };
-        self.gateway.control_path.as_ref().map_or_else(String::new, tell)
     }
 }
 

@@ -46,6 +46,18 @@ pub struct Gateway {
     pub has_ssh: bool,
 }
 
+impl Gateway {
+    /// For the message of a refused login: who has a living master connection never
+    /// notices that a login without it does not work.
+    pub fn master(&self) -> String {
+        let tell = |path: &PathBuf| {
+            let path = path.display();
+            format!("; ssh itself would reuse the connection at {path}, licfwd cannot")
+        };
+        self.control_path.as_ref().map_or_else(String::new, tell)
+    }
+}
+
 /// Which address family the gateway is reached by (`-4`, `-6`, AddressFamily).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {

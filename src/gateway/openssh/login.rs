@@ -155,6 +155,9 @@ fn why_not(output: &Output, call: &mut Call<'_>, key_files: &[KeyFile]) -> Error
             code = None;
         }
     }
+    if code == Some(Code::Refused) {
+        text += &call.gateway.master();
+    }
     let error = gateway_down(call.gateway, text);
     match code {
         Some(code) => Error::new(code, error.to_string()),
@@ -194,11 +197,12 @@ fn arguments(call: &Call<'_>, dir: &ControlDir, logged_in: &str, step: Duration)
         options.push("ForkAfterAuthentication=no".to_owned());
     }
     if call.dry {
-        // A new key goes to the first file of the user's.
-        let files = gateway.host_key.files();
-        let files: Vec<String> = files.map(|f| format!("\"{}\"", f.display())).collect();
-        options.push(format!("GlobalKnownHostsFile={}", files.join(" ")));
-        options.push("UserKnownHostsFile=/dev/null".to_owned());
+        // A new key goes to the first file of the user's, and is refused without one.
+        let files = gateway.host_key.files().map(|f| format!("\"{}\"", f.display()));
+        let files = files.reduce(|all, file| all + " " + &file);
+        options.push(format!("GlobalKnownHostsFile={}", files.as_deref().unwrap_or("none")));
+        let new = if gateway.host_key.user_files.is_empty() { "none" } else { "/dev/null" };
+        options.push(format!("UserKnownHostsFile={new}"));
         options.push("UpdateHostKeys=no".to_owned());
     }
     let mut words: Vec<OsString> = ["-N", "-M", "-S"].map(Into::into).into();
