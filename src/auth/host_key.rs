@@ -161,23 +161,28 @@ impl KnownHosts<'_> {
         match self.gateway.host_key.strict {
             Strict::Yes => return self.refuse(&self.unknown(offered)),
             Strict::AcceptUnwritten => {
-                log.note(format_args!("{gateway} is new: {offered} would be added to known_hosts"))
+                let file = self.file_for_new(offered)?.display();
+                log.note(format_args!("{gateway} is new: {offered} would be added to {file}"))
             }
             Strict::AcceptNew => return self.write_down(key, offered, log),
         }
         Ok(())
     }
 
-    fn write_down(&self, key: &[u8], offered: &str, log: &Log) -> Verified {
-        let settings = &self.gateway.host_key;
+    /// Where a new key is written down; where it cannot be, ssh does not trust it either.
+    fn file_for_new(&self, offered: &str) -> Result<&PathBuf, LoginError> {
         let writable = known_hosts::can_be_written(&self.name);
-        let Some(file) = settings.user_files.first().filter(|_| writable) else {
-            return self.refuse(&format!(
-                "{offered} is unknown and cannot be written down: UserKnownHostsFile is none, \
-                 or the name has characters that known_hosts does not allow"
-            ));
-        };
-        let hashed = settings.hash_known_hosts;
+        let file = self.gateway.host_key.user_files.first().filter(|_| writable);
+        file.ok_or_else(|| {
+            let why = "is unknown and cannot be written down: UserKnownHostsFile is none, or the \
+                       name has characters that known_hosts does not allow";
+            self.error(Code::HostKey, &format!("{offered} {why}"))
+        })
+    }
+
+    fn write_down(&self, key: &[u8], offered: &str, log: &Log) -> Verified {
+        let file = self.file_for_new(offered)?;
+        let hashed = self.gateway.host_key.hash_known_hosts;
         let added = known_hosts::append(file, &self.name, hashed, key);
         let (gateway, file) = (self.gateway(), file.display());
         match added {

@@ -13,8 +13,10 @@ use super::public_key;
 use super::refusal::Refusal;
 use crate::config::Gateway;
 use crate::log::Log;
+use crate::sys;
 use ssh2::Session;
 use std::collections::HashSet;
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 type Result<T> = std::result::Result<T, LoginError>;
@@ -174,7 +176,11 @@ impl Login<'_, '_> {
         });
         match catch_unwind(asked) {
             Ok(Ok(methods)) => self.offered = methods,
-            Ok(Err(e)) => drop(self.reply(Err(e))?),
+            Ok(Err(e)) => {
+                if let Reply::Unusable(_) = self.reply(Err(e))? {
+                    return Err(self.refusal().unreadable());
+                }
+            }
             Err(_) => self.flaws.push("the gateway's list of methods: not text".to_owned()),
         }
         Ok(self.session.authenticated())
@@ -354,6 +360,10 @@ impl Login<'_, '_> {
         let silent = text.starts_with("Waiting for");
         match error.code() {
             TIMEOUT => Err(self.refusal().timed_out(self.session.timeout())),
+            // It hides this, too: a packet longer than it reads.
+            SOCKET_RECV | SOCKET_DISCONNECT if !sys::has_been_closed(self.session.as_raw_fd()) => {
+                Err(self.refusal().unreadable())
+            }
             SOCKET_SEND | SOCKET_DISCONNECT | SOCKET_RECV => Err(self.refusal().closed()),
             AUTHENTICATION_FAILED | PUBLICKEY_UNVERIFIED if silent => Err(self.refusal().closed()),
             AUTHENTICATION_FAILED => Ok(Reply::Refused),

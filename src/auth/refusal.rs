@@ -4,7 +4,6 @@ use super::login_error::LoginError;
 use crate::config::Gateway;
 use crate::error::Code;
 use crate::log::one_line;
-use std::path::PathBuf;
 
 /// What a login came to.
 pub struct Refusal<'a> {
@@ -57,8 +56,17 @@ impl Refusal<'_> {
                 text += "name one key: -i FILE -o IdentitiesOnly=yes";
             }
         }
-        text += &(self.flaws() + &self.master());
+        text += &(self.flaws() + &self.gateway.master());
         LoginError::new(Code::Refused, one_line(&text), false)
+    }
+
+    /// libssh2 gave up, not the gateway.
+    pub fn unreadable(&self) -> LoginError {
+        let text = format!(
+            "{}: libssh2 cannot read what the gateway sends, such as a banner of more than 34,000 bytes",
+            self.step()
+        );
+        LoginError::new(Code::Config, one_line(&text), true)
     }
 
     fn offers(&self, method: &str) -> bool {
@@ -106,7 +114,7 @@ impl Refusal<'_> {
                 text += KEY_FOR_THE_CLUSTER;
             }
         }
-        text += &self.master();
+        text += &self.gateway.master();
         let code = match self.unreadable {
             true => Code::Config,
             false => Code::Refused,
@@ -131,16 +139,6 @@ impl Refusal<'_> {
             [] => String::new(),
             flaws => format!("; unusable: {}", flaws.join(", ")),
         }
-    }
-
-    /// ssh users with a living master connection never notice that their login
-    /// without it does not work.
-    fn master(&self) -> String {
-        let tell = |path: &PathBuf| {
-            let path = path.display();
-            format!("; ssh itself would reuse the connection at {path}, licfwd cannot")
-        };
-        self.gateway.control_path.as_ref().map_or_else(String::new, tell)
     }
 }
 

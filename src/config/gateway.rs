@@ -34,6 +34,8 @@ pub struct Gateway {
     pub silence: Silence,
     /// StreamLocalBindUnlink: an old socket makes way for a new one.
     pub unlink_sockets: bool,
+    /// GatewayPorts: a forward without a bind address listens at every address.
+    pub gateway_ports: bool,
     /// ControlPath, where an ssh master listens on it right now.
     pub control_path: Option<PathBuf>,
     /// ForkAfterAuthentication.
@@ -42,6 +44,18 @@ pub struct Gateway {
     pub ssh_alone: Option<String>,
     /// The ssh program is installed.
     pub has_ssh: bool,
+}
+
+impl Gateway {
+    /// For the message of a refused login: who has a living master connection never
+    /// notices that a login without it does not work.
+    pub fn master(&self) -> String {
+        let tell = |path: &PathBuf| {
+            let path = path.display();
+            format!("; ssh itself would reuse the connection at {path}, licfwd cannot")
+        };
+        self.control_path.as_ref().map_or_else(String::new, tell)
+    }
 }
 
 /// Which address family the gateway is reached by (`-4`, `-6`, AddressFamily).

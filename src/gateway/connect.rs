@@ -3,6 +3,7 @@
 //! That program is the helper: ProxyCommand, or the `ssh -W` of ProxyJump. What
 //! comes of it is a socket all the same, so that nobody above has to know.
 
+use super::jump;
 use super::ssh_stderr::{final_code, summary};
 use crate::auth::{LoginError, Prompter};
 use crate::config::{Family, Gateway, Proxy, gateway_down};
@@ -10,7 +11,7 @@ use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
 use crate::retry::Limits;
 use crate::sys::{self, Helper};
-use crate::target::{host_port, split_port, split_user};
+use crate::target::host_port;
 use std::env;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek};
@@ -216,8 +217,7 @@ pub fn print_addresses() -> ExitCode {
 }
 
 /// How the helper is called: ProxyCommand as a line for the user's shell, and
-/// for ProxyJump an `ssh -W`, which is how ssh does it. Either may be an ssh that
-/// has to ask somebody.
+/// for ProxyJump an `ssh -W` ([`jump`]). Either may be an ssh that has to ask somebody.
 fn command(gateway: &Gateway, proxy: &Proxy, person: Option<&dyn Prompter>) -> Command {
     let (hosts, config_file) = match proxy {
         Proxy::Jump { hosts, config_file } => (hosts, config_file),
@@ -230,25 +230,11 @@ fn command(gateway: &Gateway, proxy: &Proxy, person: Option<&dyn Prompter>) -> C
             return command;
         }
     };
-    let (before, last) = match hosts.rsplit_once(',') {
-        Some((before, last)) => (Some(before), last),
-        None => (None, hosts.as_str()),
-    };
-    let last = last.strip_prefix("ssh://").unwrap_or(last);
-    let (user, host) = split_user(last);
-    let (host, port) = split_port(host);
     let mut ssh = Command::new("ssh");
-    for (option, value) in [("-l", user), ("-p", port), ("-J", before)] {
-        ssh.args(value.into_iter().flat_map(|value| [option, value]));
-    }
-    if let Some(file) = config_file {
-        ssh.arg("-F").arg(file);
-    }
-    if !person.is_some_and(|person| person.lend(&mut ssh)) {
-        ssh.args(["-o", "BatchMode=yes"]);
-    }
+    let batch = !person.is_some_and(|person| person.lend(&mut ssh));
     let target = host_port(&gateway.host, gateway.port);
-    ssh.args(["-W", &target, "--", host]);
+    let words = jump::words(hosts, config_file.as_deref(), batch, &target);
+    ssh.args(&words[1..]);
     ssh
 }
 

@@ -5,6 +5,7 @@
 
 mod attempt;
 mod connect;
+mod jump;
 mod libssh2;
 mod openssh;
 mod probe;

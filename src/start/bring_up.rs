@@ -11,6 +11,7 @@ use crate::local::{self, Access, LocalPorts};
 use crate::log::Log;
 use crate::retry::{Deadline, Limits};
 use crate::sys;
+use crate::target::ForwardSide;
 use crate::tunnel::{Job, Parts, Reconnect, Tunnel};
 use std::fs::File;
 use std::sync::Arc;
@@ -142,7 +143,13 @@ fn resolve_gateway(invocation: &Invocation, deadline: Deadline, log: &Log) -> Re
 }
 
 fn bind_ports(invocation: &Invocation, gateway: &Gateway, log: &Log) -> Result<LocalPorts> {
-    let forwards = &invocation.forwards;
+    let mut forwards = invocation.forwards.clone();
+    for forward in forwards.iter_mut().filter(|_| gateway.gateway_ports) {
+        if let ForwardSide::Tcp { bind, .. } = &mut forward.listen {
+            bind.get_or_insert_with(|| "*".to_owned());
+        }
+    }
+    let forwards = &forwards;
     if gateway.unlink_sockets && !invocation.check {
         local::make_way(forwards);
     }

@@ -3,12 +3,12 @@
 use super::errno::check;
 use super::fd::{CLOEXEC, NONBLOCK, own};
 use super::process::user_id;
-use std::ffi::{c_int, c_ulong, c_void};
+use std::ffi::{CString, c_char, c_int, c_ulong, c_void};
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::offset_of;
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -21,6 +21,36 @@ unsafe extern "C" {
     fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
     fn sendmsg(fd: c_int, message: *const Message<'_>, flags: c_int) -> isize;
     fn connect(fd: c_int, address: *const c_void, len: u32) -> c_int;
+    fn recv(fd: c_int, to: *mut c_void, len: usize, flags: c_int) -> isize;
+    fn getservbyname(name: *const c_char, protocol: *const c_char) -> *const Service;
+}
+
+/// Whether the other side has ended the connection. Reads nothing.
+pub fn has_been_closed(socket: RawFd) -> bool {
+    const PEEK_AND_WAIT_FOR_NOTHING: c_int = 0x42;
+    let mut byte = 0_u8;
+    // SAFETY: the kernel writes one byte at most, and there is room for it.
+    let count = unsafe { recv(socket, (&raw mut byte).cast(), 1, PEEK_AND_WAIT_FOR_NOTHING) };
+    count == 0 || count < 0 && io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
+}
+
+/// `struct servent`.
+#[repr(C)]
+struct Service {
+    name: *const c_char,
+    aliases: *const *const c_char,
+    port: c_int,
+    protocol: *const c_char,
+}
+
+/// The TCP port of a service (services(5)).
+pub fn service_port(name: &str) -> Option<u16> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the names live as long as the call; the record stays valid until the next
+    // one, and no other thread of ours asks for services.
+    let port = unsafe { getservbyname(name.as_ptr(), c"tcp".as_ptr()).as_ref()?.port };
+    // In the network's order, in the lower half.
+    Some(u16::from_be(port as u16)).filter(|port| *port > 0)
 }
 
 const IPPROTO_TCP: c_int = 6;
