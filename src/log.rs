@@ -3,7 +3,7 @@
 //! | verb   | stderr hears it  | the log file keeps it |
 //! |--------|------------------|-----------------------|
 //! | note   | except with `-q` | always                |
-//! | event  | with `-v`        | always                |
+//! | event  | with `-v`, `--check` | always            |
 //! | detail | with `-v`        | with `-v`             |
 //! | record | never            | always                |
 //! | step   | like a detail; with `--check`, like a note |
@@ -83,7 +83,8 @@ impl Log {
 
     /// Something that the log file keeps and a terminal need not show.
     pub fn event(&self, text: impl Display) {
-        self.tell(Some(Verbosity::Verbose), ALWAYS, &text);
+        let heard = self.last_step.as_ref().map_or(Verbosity::Verbose, |_| Verbosity::Normal);
+        self.tell(Some(heard), ALWAYS, &text);
     }
 
     /// A client, or what else fills a log.

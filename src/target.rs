@@ -1,6 +1,7 @@
 //! Parses and prints targets and forwards; pure.
 
 use crate::error::{Code, Context, Result};
+use crate::sys;
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -143,7 +144,7 @@ fn flexnet(text: &str) -> Option<String> {
 /// Reads the argument of `-L` by the rules of ssh's `parse_forward`
 /// (readconf.c): fields end at colons, brackets take a field literally, a
 /// backslash takes one character literally, and a field with a slash is a path.
-/// Unlike ssh, ports are numbers, and neither `${VAR}` nor `%` tokens are expanded.
+/// Unlike ssh, neither `${VAR}` nor `%` tokens are expanded.
 ///
 /// # Errors
 /// [`Code::Usage`], quoting the text and naming the expected form.
@@ -217,7 +218,7 @@ fn local_port(bind: Option<&Field>, number: &Field) -> Parsed<ForwardSide> {
         Some(address) => check_host(address).map(|()| Some(address.to_owned()))?,
         None => None,
     };
-    let port = port(&number.text)?;
+    let port = port_or_service(&number.text)?;
     Ok(ForwardSide::Tcp { bind, port })
 }
 
@@ -227,7 +228,7 @@ fn local_path(field: &Field) -> Parsed<ForwardSide> {
 
 fn remote(host: &Field, number: &Field) -> Parsed<Destination> {
     check_host(&host.text)?;
-    let (host, port) = (host.text.clone(), port(&number.text)?);
+    let (host, port) = (host.text.clone(), port_or_service(&number.text)?);
     Ok(Destination::Tcp { host, port })
 }
 
@@ -249,7 +250,7 @@ fn socket_path(path: &str) -> Parsed<String> {
     }
 }
 
-/// Reads a port, 1 to 65535 in decimal digits; names of services are not looked up.
+/// Reads a port, 1 to 65535 in decimal digits.
 ///
 /// # Errors
 /// The text and what was expected.
@@ -259,6 +260,14 @@ pub fn port(text: &str) -> Parsed<u16> {
         Ok(port) if port > 0 && !text.starts_with('+') => Ok(port),
         _ => Err(what()),
     }
+}
+
+/// Reads a port as ssh does: a number, or the name of a service (`getservbyname`).
+///
+/// # Errors
+/// The text and what was expected.
+pub fn port_or_service(text: &str) -> Parsed<u16> {
+    port(text).or_else(|why| sys::service_port(text).ok_or(format!("{why}, or a service's name")))
 }
 
 /// Whether `host`, freed of brackets, may be handed to a gateway or a resolver:

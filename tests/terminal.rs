@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::rig::gateway::{CODE, PASSWORD, keygen};
 use crate::rig::job::port_of;
 use crate::rig::traffic::check_out;
-use crate::rig::{Gateway, LIMIT, Outcome, Pty, Site, eventually, skip, wait_until};
+use crate::rig::{Gateway, LIMIT, Outcome, Pty, Site, eventually, has, skip, wait_until};
 
 /// The site, or the reason why this machine has none.
 macro_rules! ready {
@@ -256,7 +256,7 @@ fn hop_that_is_not_answered() {
         fails(code, pty, "");
         site.job.wait_until_empty();
     }
-    let batch = site.job.run(&mut script(&site, SCRIPT));
+    let batch = site.job.run(&mut in_a_batch_job(&site, SCRIPT));
     assert_eq!(batch.code, 77, "{batch:?}");
     assert!(!hop.log().contains("password for"), "{}", hop.log());
 }
@@ -276,7 +276,7 @@ fn askpass() {
         (&no, "force", 77),
         (&PathBuf::from("/nonexistent"), "force", 77),
     ] {
-        let mut call = site.call(&[]);
+        let mut call = in_a_batch_job(&site, SCRIPT);
         call.env("SSH_ASKPASS", program);
         call.env("SSH_ASKPASS_REQUIRE", require);
         let outcome = site.job.run(&mut call);
@@ -287,11 +287,51 @@ fn askpass() {
     assert_eq!(fs::read_to_string(asked).expect("one question"), question);
 }
 
+/// Goal: whatever stdin is, who is at a terminal is asked there, as by ssh: in a script
+/// that reads a file, and by a program that types for him (`sshpass`).
+#[test]
+fn stdin_is_not_the_terminal() {
+    let site = ready!(asking(&WITH_PASSWORD));
+    let text = SCRIPT.replace("127.0.0.1:$PORT)", "127.0.0.1:$PORT </dev/null)");
+    for program in ["licfwd", "ssh"] {
+        let text = match program {
+            "ssh" => "ssh -F $CONFIG gw -W 127.0.0.1:$PORT </dev/null; echo ended",
+            _ => &text,
+        };
+        let mut pty = Pty::start(&site.job, &script(&site, text));
+        pty.expect("'s password: ");
+        pty.enter(PASSWORD);
+        match program {
+            "ssh" => drop(pty.expect("ended")),
+            _ => works(pty),
+        }
+    }
+    if !has("sshpass") {
+        skip!("not installed: sshpass");
+    }
+    let text = format!(
+        "eval $(sshpass -p '{PASSWORD}' licfwd -F $CONFIG gw 127.0.0.1:$PORT); echo $MLM_LICENSE_FILE; exec sleep 1000"
+    );
+    let running = site.job.spawn(&mut script(&site, &text));
+    wait_until("it is announced", LIMIT, || running.stdout().ends_with('\n'));
+    check_out(port_of(&running.stdout()), "MATLAB").expect("a seat");
+}
+
+/// Goal: in the background of a terminal nobody is asked, which would stop the job.
+#[test]
+fn background_of_a_terminal() {
+    let site = ready!(asking(&WITH_PASSWORD));
+    let text = "set -m; licfwd -F $CONFIG gw 127.0.0.1:$PORT & wait $!; echo code: $?.";
+    let mut pty = Pty::start(&site.job, &script(&site, text));
+    let said = pty.expect("code: 77.");
+    assert!(said.contains("nobody is here"), "{said}");
+}
+
 /// Goal: a batch job is never asked and never hangs, with whatever on stdin.
 #[test]
 fn batch_job_is_never_asked() {
     let site = ready!(asking(&WITH_TWO_FACTORS));
-    let outcome = site.run(&[]);
+    let outcome = site.job.run(&mut in_a_batch_job(&site, SCRIPT));
     assert_eq!(outcome.code, 77, "{outcome:?}");
     assert!(outcome.stderr.contains("nobody is here"), "{outcome:?}");
     // Neither is somebody who says so at a terminal.
@@ -302,9 +342,6 @@ fn batch_job_is_never_asked() {
         };
         fails(77, at_a_terminal(&site), "refused");
     }
-    let mut call = script(&site, &format!("({SCRIPT}) </dev/null"));
-    call.env("OPTIONS", "--foreground");
-    fails(77, Pty::start(&site.job, &call), "nobody is here");
 }
 
 /// A site for a person to type at.
@@ -354,6 +391,16 @@ fn at_a_terminal(site: &Site) -> Pty {
 
 fn script(site: &Site, text: &str) -> Command {
     let mut command = site.script("sh", text);
+    command.env("OPTIONS", site.options.join(" "));
+    command
+}
+
+/// The script where there is no terminal, also where the tests are run at one.
+fn in_a_batch_job(site: &Site, text: &str) -> Command {
+    let mut command = site.job.client("setsid", &site.gateway);
+    command.args(["--wait", "sh", "-c", text]);
+    command.env("CONFIG", site.gateway.config());
+    command.env("PORT", site.server.port().to_string());
     command.env("OPTIONS", site.options.join(" "));
     command
 }

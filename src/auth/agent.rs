@@ -4,6 +4,8 @@
 //! socket has none, and an agent forwarded over a dead connection never answers.
 
 use super::public_key::take_string;
+use crate::config::Gateway;
+use crate::log::Log;
 use crate::sys::{self, Interest};
 use ssh2::Session;
 use std::fs::File;
@@ -40,6 +42,31 @@ pub struct Agent {
     _relay: Relay,
 }
 
+/// The agent, if there is one that answers; why one does not that ought to.
+pub type AgentFound = Result<Option<Agent>, String>;
+
+/// Finds the agent. SSH_AUTH_SOCK often comes along from another machine, so that a
+/// missing socket is no news. Each socket that is waited for is told to `cuttable`.
+pub fn open_agent(
+    session: &Session,
+    gateway: &Gateway,
+    cuttable: &dyn Fn(BorrowedFd<'_>) -> io::Result<()>,
+    log: &Log,
+) -> AgentFound {
+    let path = gateway.login.identity_agent.as_ref().filter(|_| gateway.login.pubkey);
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    Agent::open(session, path, cuttable).map(Some).map_err(|e| {
+        let why = format!("agent {}: {e}", path.display());
+        match path.exists() {
+            true => log.note(&why),
+            false => log.detail(&why),
+        }
+        why
+    })
+}
+
 impl Agent {
     /// Connects to the agent behind the socket `path`. What is waited for is told
     /// to `cuttable`.
@@ -47,7 +74,7 @@ impl Agent {
     /// # Errors
     /// Those of the socket; TimedOut and InvalidData for an agent that hangs or
     /// answers nonsense.
-    pub fn open(
+    fn open(
         session: &Session,
         path: &Path,
         cuttable: &dyn Fn(BorrowedFd<'_>) -> io::Result<()>,

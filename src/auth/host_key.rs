@@ -1,7 +1,9 @@
 //! Decides whether the gateway's key may be trusted.
 //!
 //! The rules are those of `check_host_key` in OpenSSH 9.2's sshconnect.c, which
-//! is the oracle of the tests; what the lines mean stands in `known_hosts.rs`.
+//! is the oracle of the tests; what the lines mean stands in `known_hosts.rs`. Lines
+//! with a marker are ssh's alone, because libssh2 shows no certificates: one revoked,
+//! or one of an authority, could be behind any key.
 
 use super::accepted_keys::AcceptedKeys;
 use super::base64::base64_encode;
@@ -19,7 +21,6 @@ type Verified = Result<(), LoginError>;
 
 /// What a set of lines says about a key; in this order of precedence.
 enum Verdict<'a> {
-    Revoked(&'a Entry),
     Known(&'a Entry),
     Changed(&'a Entry),
     Unknown,
@@ -76,24 +77,29 @@ impl KnownHosts<'_> {
         first.into_iter().chain(last).map(str::to_owned).collect()
     }
 
-    /// Whether the first key of this algorithm's type is there and not revoked.
+    /// Whether a key of this algorithm's type is there.
     fn holds(&self, algorithm: &str) -> bool {
         let wanted = public_key::type_for(algorithm);
-        let mut own = self.named.iter().filter(|e| e.marker == Marker::None);
-        own.find(|entry| key_type(&entry.blob) == wanted)
-            .is_some_and(|entry| matches!(judge(&self.named, &entry.blob), Verdict::Known(_)))
+        self.named.iter().any(|entry| key_type(&entry.blob) == wanted)
+    }
+
+    /// A line for ssh alone, by place and marker.
+    pub fn ssh_alone(&self) -> Option<String> {
+        let mut entries = self.named.iter().chain(&self.without_port);
+        let entry = entries.find(|entry| entry.marker != Marker::None)?;
+        Some(format!("the line with {} in {}", entry.marker.word(), entry.place()))
     }
 
     /// Whether `key`, the public key blob that the gateway proved to own, may
     /// be trusted. `sha256` is the blob's hash, for the fingerprint in messages.
     ///
-    /// A changed or revoked key is refused whatever [`Strict`] says; `ssh` would
-    /// go on without passwords and forwards, which leaves nothing to do here.
+    /// A changed key is refused whatever [`Strict`] says; `ssh` would go on without
+    /// passwords and forwards, which leaves nothing to do here.
     /// One that is in `accepted` stays good while no file says otherwise.
     ///
     /// # Errors
-    /// [`Code::HostKey`] for a key that is revoked, changed, unusable, or
-    /// unknown and not to be accepted. [`Code::GatewayDown`]: a file cannot be read
+    /// [`Code::HostKey`] for a key that is changed, unusable, or unknown and not to
+    /// be accepted. [`Code::GatewayDown`]: a file cannot be read
     /// that could be before.
     pub fn verify(
         &self,
@@ -117,14 +123,16 @@ impl KnownHosts<'_> {
             ));
         };
         let offered = format!("the {kind} key {fingerprint} that it offers");
+        let required = self.gateway.algorithms.rsa_bits;
+        if public_key::rsa_bits(key).is_some_and(|bits| bits < required) {
+            return self.refuse(&format!(
+                "{offered} is shorter than RequiredRSASize ({required} bits); it needs a new host key"
+            ));
+        }
         match (judge(&self.named, key), judge(&self.without_port, key)) {
             (Verdict::Known(entry), _) | (Verdict::Unknown, Verdict::Known(entry)) => {
                 log.detail(format_args!("host key found in {}", entry.place()));
                 Ok(())
-            }
-            // The second is refused here, where ssh with accept-new would trust it.
-            (Verdict::Revoked(entry), _) | (Verdict::Unknown, Verdict::Revoked(entry)) => {
-                self.refuse(&revoked(&offered, entry))
             }
             (Verdict::Changed(entry), _) => self.refuse(&self.changed(&offered, entry)),
             // As ssh does: a changed key under the name without port says nothing,
@@ -151,34 +159,30 @@ impl KnownHosts<'_> {
     fn verify_unknown(&self, key: &[u8], offered: &str, log: &Log) -> Verified {
         let gateway = self.gateway();
         match self.gateway.host_key.strict {
-            Strict::Yes => {
-                // ssh can check a certificate.
-                let ssh_may = self.authority().is_some();
-                let refused = self.refuse(&self.unknown(offered));
-                return refused.map_err(|e| LoginError { ssh_may, ..e });
-            }
-            Strict::No => log.note(format_args!(
-                "warning: {gateway} is trusted unseen (StrictHostKeyChecking no): {offered} \
-                 is in no known_hosts file"
-            )),
+            Strict::Yes => return self.refuse(&self.unknown(offered)),
             Strict::AcceptUnwritten => {
-                log.note(format_args!("{gateway} is new: {offered} would be added to known_hosts"))
+                let file = self.file_for_new(offered)?.display();
+                log.note(format_args!("{gateway} is new: {offered} would be added to {file}"))
             }
             Strict::AcceptNew => return self.write_down(key, offered, log),
         }
         Ok(())
     }
 
-    fn write_down(&self, key: &[u8], offered: &str, log: &Log) -> Verified {
-        let settings = &self.gateway.host_key;
+    /// Where a new key is written down; where it cannot be, ssh does not trust it either.
+    fn file_for_new(&self, offered: &str) -> Result<&PathBuf, LoginError> {
         let writable = known_hosts::can_be_written(&self.name);
-        let Some(file) = settings.user_files.first().filter(|_| writable) else {
-            return self.refuse(&format!(
-                "{offered} is unknown and cannot be written down: UserKnownHostsFile is none, \
-                 or the name has characters that known_hosts does not allow"
-            ));
-        };
-        let hashed = settings.hash_known_hosts;
+        let file = self.gateway.host_key.user_files.first().filter(|_| writable);
+        file.ok_or_else(|| {
+            let why = "is unknown and cannot be written down: UserKnownHostsFile is none, or the \
+                       name has characters that known_hosts does not allow";
+            self.error(Code::HostKey, &format!("{offered} {why}"))
+        })
+    }
+
+    fn write_down(&self, key: &[u8], offered: &str, log: &Log) -> Verified {
+        let file = self.file_for_new(offered)?;
+        let hashed = self.gateway.host_key.hash_known_hosts;
         let added = known_hosts::append(file, &self.name, hashed, key);
         let (gateway, file) = (self.gateway(), file.display());
         match added {
@@ -227,12 +231,6 @@ impl KnownHosts<'_> {
         )
     }
 
-    /// Who certifies the gateway's key.
-    fn authority(&self) -> Option<&Entry> {
-        let mut entries = self.named.iter().chain(&self.without_port);
-        entries.find(|entry| entry.marker == Marker::Authority)
-    }
-
     /// Why an unknown key is refused, and the way out.
     fn unknown(&self, offered: &str) -> String {
         let files = self.gateway.host_key.files();
@@ -244,14 +242,9 @@ impl KnownHosts<'_> {
             _ => None,
         };
         let unreadable: String = self.gateway.host_key.files().filter_map(unreadable).collect();
-        let why = match self.authority() {
-            Some(entry) => format!(
-                "the files trust this gateway through a certificate authority ({}), which libssh2 \
-                 cannot check, and {offered} is in none of them",
-                entry.place()
-            ),
-            None if files.is_empty() => format!("{offered} is unknown: no known_hosts file is set"),
-            None => format!("{offered} is unknown: it is not in {}{unreadable}", files.join(", ")),
+        let why = match files.is_empty() {
+            true => format!("{offered} is unknown: no known_hosts file is set"),
+            false => format!("{offered} is unknown: it is not in {}{unreadable}", files.join(", ")),
         };
         let file = files.first().map_or("~/.ssh/known_hosts", String::as_str);
         let Gateway { host, port, .. } = self.gateway;
@@ -264,25 +257,11 @@ impl KnownHosts<'_> {
     }
 }
 
-fn revoked(offered: &str, entry: &Entry) -> String {
-    format!(
-        "{offered} is marked @revoked in {}: it may be stolen; ask the gateway's administrator \
-         for a new one",
-        entry.place()
-    )
-}
-
 /// `check_hostkeys_by_key_or_type` in hostfile.c. Of several other keys that
 /// of the offered type tells most, so that is the one to name.
 fn judge<'a>(entries: &'a [Entry], key: &[u8]) -> Verdict<'a> {
-    // A revoked certificate means its key too (`sshkey_equal_public`).
-    let means_key = |e: &&Entry| e.blob == key || public_key::certifies(&e.blob, key);
-    let mut revoked = entries.iter().filter(|e| e.marker == Marker::Revoked);
-    if let Some(entry) = revoked.find(means_key) {
-        return Verdict::Revoked(entry);
-    }
     let mut verdict = Verdict::Unknown;
-    for entry in entries.iter().filter(|e| e.marker == Marker::None) {
+    for entry in entries {
         match verdict {
             _ if entry.blob == key => return Verdict::Known(entry),
             Verdict::Changed(seen) if key_type(&seen.blob) == key_type(key) => {}

@@ -13,6 +13,8 @@ pub struct Credentials {
     pub identities: Vec<Identity>,
     /// What cannot be used, as `name: why`.
     pub flaws: Vec<String>,
+    /// Certificates whose private key is in none of the files, by name.
+    pub without_key: Vec<(PathBuf, Vec<u8>)>,
     /// An identity that the user named cannot be read.
     pub unreadable: bool,
     /// The last login needed something typed that must not be sent twice, so that
@@ -52,14 +54,17 @@ impl Credentials {
         let mut found = Credentials {
             identities: Vec::new(),
             flaws: (missing.map(|name| format!("key {name}: no such file"))).collect(),
+            without_key: Vec::new(),
             unreadable: !login.missing_identities.is_empty(),
             needs_a_person: false,
         };
         for path in &login.identity_files {
             found.add_identity(path, log);
         }
-        for path in &login.certificate_files {
+        // A certificate may be named as an identity, too.
+        for path in login.certificate_files.iter().chain(&login.identity_files) {
             match read_certificate(path) {
+                None if login.identity_files.contains(path) => {}
                 Some(certificate) => found.add_certificate(certificate, path),
                 None => log.detail(format_args!("certificate {}: unusable", path.display())),
             }
@@ -82,6 +87,12 @@ impl Credentials {
         keys.any(|key| public_key::key_type(key).starts_with("sk-"))
     }
 
+    /// Whether there is a certificate.
+    pub fn has_certificates(&self) -> bool {
+        let of_keys = self.identities.iter().any(|i| !i.certificates.is_empty());
+        of_keys || !self.without_key.is_empty()
+    }
+
     fn add_identity(&mut self, path: &Path, log: &Log) {
         if self.identities.iter().any(|known| known.path == path) {
             return;
@@ -89,6 +100,7 @@ impl Credentials {
         let name = path.display();
         let (private, public) = match key_file::read(path) {
             Ok(Content::Private(key, public)) => (Some(key), public),
+            Ok(Content::Public(blob)) if public_key::certified_key(&blob).is_some() => return,
             // The private key is in an agent then.
             Ok(Content::Public(blob)) => (None, Some(blob)),
             Err(Flaw::Missing) => {
@@ -125,10 +137,11 @@ impl Credentials {
         match owner {
             Some(identity) if identity.certificates.contains(&certificate) => {}
             Some(identity) => identity.certificates.insert(0, certificate),
-            None => self.flaws.push(format!(
-                "certificate {}: none of the identity files is its key",
-                path.display()
-            )),
+            None => {
+                let why = "none of the identity files is its key";
+                self.flaws.push(format!("certificate {}: {why}", path.display()));
+                self.without_key.push((path.to_owned(), certificate));
+            }
         }
     }
 }

@@ -25,6 +25,17 @@ pub enum Marker {
     Revoked,
 }
 
+impl Marker {
+    /// As the line has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Marker::None => "",
+            Marker::Authority => "@cert-authority",
+            Marker::Revoked => "@revoked",
+        }
+    }
+}
+
 /// A well-formed line.
 #[derive(Debug)]
 pub struct Entry {

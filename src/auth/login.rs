@@ -1,29 +1,28 @@
 //! Proves who the user is, to a gateway that has proved who it is.
 
-use super::agent::Agent;
+use super::agent::{Agent, AgentFound};
 use super::identities::Credentials;
 use super::libssh2_error::{
     AUTHENTICATION_FAILED, PUBLICKEY_UNVERIFIED, SOCKET_DISCONNECT, SOCKET_RECV, SOCKET_SEND,
     TIMEOUT,
 };
 use super::login_error::LoginError;
-use super::offer::{Offer, offers};
+use super::offer::{Offer, not_to_be_shown, offers};
 use super::prompt::{Dialogue, Prompter};
 use super::public_key;
 use super::refusal::Refusal;
 use crate::config::Gateway;
 use crate::log::Log;
+use crate::sys;
 use ssh2::Session;
 use std::collections::HashSet;
-use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 type Result<T> = std::result::Result<T, LoginError>;
 
 /// Logs in. `session` has shaken hands and is in blocking mode with a time-out;
-/// without a `prompter` nobody is ever asked. Each further socket that it waits for is
-/// told to `cuttable`, so that somebody else can end the waiting.
+/// without a `prompter` nobody is ever asked.
 ///
 /// # Errors
 /// [`Code::Refused`](crate::error::Code): no method worked, or the gateway closed the connection;
@@ -33,12 +32,11 @@ pub fn login(
     session: &Session,
     gateway: &Gateway,
     credentials: &mut Credentials,
+    agent: AgentFound,
     log: &Log,
     prompter: Option<&mut dyn Prompter>,
-    cuttable: &dyn Fn(BorrowedFd<'_>) -> io::Result<()>,
 ) -> Result<()> {
     let mut login = Login {
-        cuttable,
         session,
         gateway,
         credentials,
@@ -47,7 +45,8 @@ pub fn login(
         offered: Vec::new(),
         used: HashSet::new(),
         tried: Vec::new(),
-        flaws: Vec::new(),
+        flaws: agent.as_ref().err().cloned().into_iter().collect(),
+        agent: agent.ok().flatten(),
         accepted: Vec::new(),
         typed: false,
     };
@@ -89,9 +88,9 @@ struct Sent {
 
 /// One login, from the first request to the verdict.
 struct Login<'a, 'p> {
-    cuttable: &'a dyn Fn(BorrowedFd<'_>) -> io::Result<()>,
     session: &'a Session,
     gateway: &'a Gateway,
+    agent: Option<Agent>,
     credentials: &'a mut Credentials,
     log: &'a Log,
     prompter: Option<&'p mut (dyn Prompter + 'p)>,
@@ -177,7 +176,11 @@ impl Login<'_, '_> {
         });
         match catch_unwind(asked) {
             Ok(Ok(methods)) => self.offered = methods,
-            Ok(Err(e)) => drop(self.reply(Err(e))?),
+            Ok(Err(e)) => {
+                if let Reply::Unusable(_) = self.reply(Err(e))? {
+                    return Err(self.refusal().unreadable());
+                }
+            }
             Err(_) => self.flaws.push("the gateway's list of methods: not text".to_owned()),
         }
         Ok(self.session.authenticated())
@@ -193,14 +196,13 @@ impl Login<'_, '_> {
     }
 
     fn try_keys(&mut self) -> Result<Step> {
-        let agent = self.open_agent();
-        let held = agent.as_ref().map_or(&[][..], |agent| &agent.keys);
+        let held = self.agent.as_ref().map_or(&[][..], |agent| &agent.keys);
         let identities_only = self.gateway.login.identities_only;
         for offer in offers(self.credentials, held, identities_only) {
             let name = offer.name(self.credentials);
             // Named before it is shown: the gateway may close the connection.
             self.tried.push(name.clone());
-            let reply = self.show(offer, agent.as_ref())?;
+            let reply = self.show(offer)?;
             match reply {
                 Reply::In => return Ok(Step::In),
                 Reply::Refused => {}
@@ -208,12 +210,8 @@ impl Login<'_, '_> {
                     if self.was_partial()? {
                         return Ok(Step::Partial);
                     }
-                    let why = match name.ends_with("(ssh-rsa-cert-v01@openssh.com)") {
-                        true => "libssh2 cannot use RSA certificates in an agent",
-                        false => "known there, but not enough",
-                    };
                     self.tried.pop();
-                    self.tried.push(format!("{name} [{why}]"));
+                    self.tried.push(format!("{name} [known there, but not enough]"));
                 }
                 Reply::Unusable(why) => {
                     self.tried.pop();
@@ -225,31 +223,18 @@ impl Login<'_, '_> {
         Ok(Step::Refused)
     }
 
-    /// The agent, if there is one that answers. SSH_AUTH_SOCK often comes along
-    /// from another machine, so that a missing socket is no news.
-    fn open_agent(&mut self) -> Option<Agent> {
-        let path = self.gateway.login.identity_agent.as_ref()?;
-        let why = match Agent::open(self.session, path, self.cuttable) {
-            Ok(agent) => return Some(agent),
-            Err(e) => format!("agent {}: {e}", path.display()),
-        };
-        match path.exists() {
-            true => self.log.note(&why),
-            false => self.log.detail(&why),
-        }
-        self.flaws.push(why);
-        None
-    }
-
     /// Shows one key, unless the gateway has judged it in its other form (agent or
     /// file) already: each costs one of MaxAuthTries.
-    fn show(&mut self, offer: Offer, agent: Option<&Agent>) -> Result<Reply> {
+    fn show(&mut self, offer: Offer) -> Result<Reply> {
         let blob = offer.blob(self.credentials);
         if blob.as_ref().is_some_and(|blob| self.used.contains(blob)) {
             return Ok(Reply::Skipped);
         }
+        if let Some(why) = not_to_be_shown(&self.gateway.algorithms, blob.as_deref()) {
+            return Ok(Reply::Unusable(why));
+        }
         let line = || blob.as_deref().map(public_key::public_line);
-        let reply = match (&offer, agent) {
+        let reply = match (&offer, &self.agent) {
             (Offer::Agent(key), Some(agent)) => {
                 self.reply(agent.login(&self.gateway.user, &key.blob))?
             }
@@ -375,6 +360,10 @@ impl Login<'_, '_> {
         let silent = text.starts_with("Waiting for");
         match error.code() {
             TIMEOUT => Err(self.refusal().timed_out(self.session.timeout())),
+            // It hides this, too: a packet longer than it reads.
+            SOCKET_RECV | SOCKET_DISCONNECT if !sys::has_been_closed(self.session.as_raw_fd()) => {
+                Err(self.refusal().unreadable())
+            }
             SOCKET_SEND | SOCKET_DISCONNECT | SOCKET_RECV => Err(self.refusal().closed()),
             AUTHENTICATION_FAILED | PUBLICKEY_UNVERIFIED if silent => Err(self.refusal().closed()),
             AUTHENTICATION_FAILED => Ok(Reply::Refused),
@@ -394,7 +383,9 @@ impl Login<'_, '_> {
             flaws: (self.credentials.flaws.iter().chain(&self.flaws)).map(String::as_str).collect(),
             unreadable: self.credentials.unreadable,
             attended: self.prompter.is_some(),
-            untouchable: self.gateway.login.token || self.credentials.on_a_device(),
+            only_ssh_signs: self.credentials.on_a_device()
+                || self.credentials.has_certificates()
+                || self.agent.is_some(),
         }
     }
 }

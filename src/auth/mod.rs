@@ -17,10 +17,13 @@ mod refusal;
 mod terminal;
 
 pub use accepted_keys::AcceptedKeys;
+pub use agent::open_agent;
 pub use host_key::KnownHosts;
 pub use identities::Credentials;
 pub use known_hosts::{KeyFile, read_files};
 pub use login::login;
-pub use login_error::LoginError;
+pub use login_error::{LoginError, Ssh};
+pub use offer::{only_ssh_shows, signatures};
 pub use prompt::{Named, Prompter};
+pub use public_key::type_for;
 pub use terminal::{NO_ANSWER, Terminal, answer_ssh, is_asking};

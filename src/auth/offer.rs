@@ -6,9 +6,10 @@
 //! only the agent holds, and RSA certificates inside an agent (it asks the
 //! agent for a SHA-1 signature then).
 
-use super::agent::AgentKey;
+use super::agent::{AgentFound, AgentKey};
 use super::identities::{Credentials, Identity};
-use super::public_key::{certified_key, key_type};
+use super::public_key::{CERTIFICATE, certified_key, key_type, rsa_bits, type_for};
+use crate::config::{AlgorithmSettings, Gateway};
 
 /// A key to show to the gateway.
 pub enum Offer {
@@ -45,6 +46,88 @@ pub fn offers(credentials: &Credentials, held: &[AgentKey], identities_only: boo
     let locked = locked.into_iter().flat_map(certificates);
     let files = (0..identities.len()).map(|at| Offer::File(at, None));
     open.chain(held).chain(locked).chain(files).collect()
+}
+
+/// What of these only ssh can show to the gateway: a certificate whose key is in the
+/// agent, an RSA certificate in it; or all there is, where no key is at hand and a
+/// person neither (`attended`).
+pub fn only_ssh_shows(
+    gateway: &Gateway,
+    credentials: &Credentials,
+    agent: &AgentFound,
+    attended: bool,
+) -> Option<String> {
+    let (login, held) = (&gateway.login, agent.as_ref().ok().and_then(Option::as_ref));
+    let held = held.map_or(&[][..], |agent| &agent.keys);
+    if login.pubkey {
+        let holds = |certificate: &Vec<u8>| {
+            let key = certified_key(certificate);
+            held.iter().any(|held| Some(&held.blob) == key.as_ref())
+        };
+        let shut = credentials.identities.iter().filter(|i| i.private.is_none() || i.is_locked());
+        let shut = shut.flat_map(|i| i.certificates.iter().map(|c| (&i.path, c)));
+        let lone = credentials.without_key.iter().map(|(path, certificate)| (path, certificate));
+        if let Some((path, _)) = shut.chain(lone).find(|(_, certificate)| holds(certificate)) {
+            return Some(format!(
+                "the certificate of {}, whose key the agent holds",
+                path.display()
+            ));
+        }
+    }
+    let shown = offers(credentials, held, login.identities_only);
+    let rsa = shown.iter().find_map(|offer| match offer {
+        Offer::Agent(key) if key_type(&key.blob) == "ssh-rsa-cert-v01@openssh.com" => Some(key),
+        _ => None,
+    });
+    if let Some(key) = rsa {
+        return Some(format!("the RSA certificate {} in the agent", key.comment));
+    }
+    let no_key = |offer: &Offer| match offer {
+        Offer::File(at, _) => credentials.identities[*at].private.is_none(),
+        Offer::Agent(_) => false,
+    };
+    let nothing = !login.pubkey || shown.iter().all(no_key);
+    let keyword = match (login.hostbased, login.gssapi) {
+        (true, _) => "HostbasedAuthentication",
+        (_, true) => "GSSAPIAuthentication",
+        _ => return None,
+    };
+    let alone = nothing && (!attended || login.batch_mode);
+    alone.then(|| format!("no key to show, and {keyword} yes"))
+}
+
+/// Why a key is not to be shown: PubkeyAcceptedAlgorithms and RequiredRSASize. Of a key
+/// whose public part nobody knows, it has to be allowed whatever it may be.
+pub fn not_to_be_shown(algorithms: &AlgorithmSettings, blob: Option<&[u8]>) -> Option<String> {
+    let accepted = |kind: &str| {
+        let mut list = algorithms.public_key.iter();
+        list.as_slice().is_empty() || list.any(|name| type_for(name) == kind)
+    };
+    let Some(blob) = blob else {
+        let all = ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"].into_iter().all(accepted);
+        let why =
+            "of an unknown kind, which PubkeyAcceptedAlgorithms may not allow: add its .pub file";
+        return (!all).then(|| why.to_owned());
+    };
+    let (kind, required) = (key_type(blob), algorithms.rsa_bits);
+    if !accepted(kind) {
+        return Some(format!("PubkeyAcceptedAlgorithms does not allow {kind}"));
+    }
+    let short = rsa_bits(blob).is_some_and(|bits| bits < required);
+    short.then(|| format!("shorter than RequiredRSASize ({required} bits)"))
+}
+
+/// The signatures of `wanted` (PubkeyAcceptedAlgorithms) that libssh2 can make, which
+/// are those that it can check (`supported`), by the names of plain keys.
+pub fn signatures(supported: &[&str], wanted: &[String]) -> Vec<String> {
+    let plain = wanted.iter().map(|name| name.trim_end_matches(CERTIFICATE));
+    let mut known: Vec<String> = Vec::new();
+    for name in plain.filter(|name| supported.contains(name)) {
+        if !known.iter().any(|known| known == name) {
+            known.push(name.to_owned());
+        }
+    }
+    known
 }
 
 impl Offer {
@@ -104,6 +187,7 @@ mod tests {
                 identity("plain", 3, false, false),
             ],
             flaws: Vec::new(),
+            without_key: Vec::new(),
             unreadable: false,
             needs_a_person: false,
         };

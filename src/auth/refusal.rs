@@ -4,7 +4,6 @@ use super::login_error::LoginError;
 use crate::config::Gateway;
 use crate::error::Code;
 use crate::log::one_line;
-use std::path::PathBuf;
 
 /// What a login came to.
 pub struct Refusal<'a> {
@@ -22,8 +21,9 @@ pub struct Refusal<'a> {
     pub unreadable: bool,
     /// Somebody was there to be asked.
     pub attended: bool,
-    /// There is a key that libssh2 cannot sign with: on a FIDO device or a token.
-    pub untouchable: bool,
+    /// There is something with which ssh may do more: a key on a FIDO device, a
+    /// certificate, an agent (whose keys can be meant for ssh alone, `ssh-add -h`).
+    pub only_ssh_signs: bool,
 }
 
 /// Homes are shared inside a cluster, so that a key made here opens the gateway.
@@ -56,8 +56,17 @@ impl Refusal<'_> {
                 text += "name one key: -i FILE -o IdentitiesOnly=yes";
             }
         }
-        text += &(self.flaws() + &self.master());
-        LoginError::new(Code::Refused, one_line(&text), self.is_for_ssh())
+        text += &(self.flaws() + &self.gateway.master());
+        LoginError::new(Code::Refused, one_line(&text), false)
+    }
+
+    /// libssh2 gave up, not the gateway.
+    pub fn unreadable(&self) -> LoginError {
+        let text = format!(
+            "{}: libssh2 cannot read what the gateway sends, such as a banner of more than 34,000 bytes",
+            self.step()
+        );
+        LoginError::new(Code::Config, one_line(&text), true)
     }
 
     fn offers(&self, method: &str) -> bool {
@@ -73,7 +82,7 @@ impl Refusal<'_> {
         };
         (may("hostbased") && self.gateway.login.hostbased)
             || (may("gssapi") && self.gateway.login.gssapi)
-            || (may("publickey") && self.untouchable)
+            || (may("publickey") && self.only_ssh_signs && self.gateway.login.pubkey)
     }
 
     /// No method worked.
@@ -105,7 +114,7 @@ impl Refusal<'_> {
                 text += KEY_FOR_THE_CLUSTER;
             }
         }
-        text += &self.master();
+        text += &self.gateway.master();
         let code = match self.unreadable {
             true => Code::Config,
             false => Code::Refused,
@@ -131,21 +140,12 @@ impl Refusal<'_> {
             flaws => format!("; unusable: {}", flaws.join(", ")),
         }
     }
-
-    /// ssh users with a living master connection never notice that their login
-    /// without it does not work.
-    fn master(&self) -> String {
-        let tell = |path: &PathBuf| {
-            let path = path.display();
-            format!("; ssh itself would reuse the connection at {path}, licfwd cannot")
-        };
-        self.gateway.control_path.as_ref().map_or_else(String::new, tell)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Ssh;
     use crate::config::tests::gateway;
 
     fn owned(words: &[&str]) -> Vec<String> {
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_refusal_tells_whether_ssh_may_get_in() {
-        for (config, offered, untouchable, may) in [
+        for (config, offered, only_ssh_signs, may) in [
             ("", "gssapi-with-mic", false, false),
             ("gssapiauthentication yes", "gssapi-with-mic", false, true),
             (
@@ -176,10 +176,11 @@ mod tests {
                 flaws: Vec::new(),
                 unreadable: false,
                 attended: false,
-                untouchable,
+                only_ssh_signs,
             };
-            assert_eq!(refusal.refused().ssh_may, may, "{config}, {offered}");
-            assert_eq!(refusal.closed().ssh_may, may, "{config}, {offered}");
+            assert_eq!(refusal.refused().ssh == Ssh::MayGetIn, may, "{config}, {offered}");
+            // More would lock an account.
+            assert_eq!(refusal.closed().ssh, Ssh::WouldFail, "{config}, {offered}");
         }
     }
 
@@ -197,12 +198,12 @@ mod tests {
             flaws: vec![flaw],
             unreadable: false,
             attended: false,
-            untouchable: false,
+            only_ssh_signs: false,
         };
         let error = refusal.refused();
         assert_eq!(error.error.code, Code::Refused);
         // ssh itself would not try hostbased here either.
-        assert!(!error.ssh_may);
+        assert_eq!(error.ssh, Ssh::WouldFail);
         let text = error.error.to_string();
         for part in [
             "login at bob@gw (bob@gw.example, port 2222): refused: tried key /a, ",
@@ -233,7 +234,7 @@ mod tests {
             flaws: Vec::new(),
             unreadable: false,
             attended: true,
-            untouchable: false,
+            only_ssh_signs: false,
         };
         let text = refusal.refused().error.to_string();
         assert!(text.contains("the gateway took publickey and wants more"));

@@ -4,8 +4,8 @@ use super::prompt::Prompter;
 use crate::log::one_line;
 use crate::sys;
 use std::env;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, IsTerminal, Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
 use std::process::{self, Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -26,9 +26,10 @@ pub enum Terminal {
 }
 
 impl Terminal {
-    /// The way to the person who started this, if there is one: a terminal on
-    /// stdin, or SSH_ASKPASS by the rules of ssh(1), which in a batch job has to
-    /// be set on purpose. In a batch job nobody is asked and nothing hangs.
+    /// The way to the person who started this, if there is one: the terminal,
+    /// whatever stdin is, or SSH_ASKPASS by the rules of ssh(1), which in a batch job
+    /// has to be set on purpose. In a batch job, which has no terminal, nobody is asked
+    /// and nothing hangs, nor in the background of one.
     pub fn open() -> Option<Terminal> {
         let require = env::var("SSH_ASKPASS_REQUIRE").unwrap_or_default();
         let display = env::var_os("DISPLAY").is_some() || env::var_os("WAYLAND_DISPLAY").is_some();
@@ -40,10 +41,8 @@ impl Terminal {
         if askpass.is_some() && matches!(require.as_str(), "force" | "prefer") {
             return askpass;
         }
-        if !io::stdin().is_terminal() {
-            return askpass;
-        }
-        open_tty("/dev/tty").map(Terminal::Tty).or(askpass)
+        let tty = open_tty("/dev/tty").filter(|tty| sys::is_in_foreground(tty));
+        tty.map(Terminal::Tty).or(askpass)
     }
 }
 
@@ -61,7 +60,7 @@ impl Prompter for Terminal {
         if let Terminal::Askpass(_) = self {
             return true;
         }
-        let (Ok(tty), Ok(licfwd)) = (fs::read_link("/proc/self/fd/0"), env::current_exe()) else {
+        let (Some(tty), Ok(licfwd)) = (sys::terminal_name(), env::current_exe()) else {
             return false;
         };
         ssh.env(sys::ASKPASS, format!("{} {}", process::id(), tty.display()));

@@ -94,10 +94,10 @@ fn check_user(user: &str) -> Parsed<()> {
 /// else is for `ssh -G` to judge.
 pub fn check_ssh_value(option: &str, value: &str) -> Parsed<()> {
     const FORWARDS: [&str; 3] = ["localforward", "remoteforward", "dynamicforward"];
-    let keyword = value.trim_start().split(['=', ' ']).next();
+    let keyword = value.trim_start().split(['=', ' ', '\t']).next();
     let keyword = keyword.unwrap_or_default().to_ascii_lowercase();
     match option {
-        "p" => target::port(value).map(|_| ()),
+        "p" => target::port_or_service(value).map(|_| ()),
         "l" => check_user(value),
         "o" if FORWARDS.contains(&keyword.as_str()) => {
             Err("forwards of ssh_config are ignored; write it with -L".to_owned())

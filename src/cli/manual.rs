@@ -7,6 +7,7 @@ mod completions;
 
 use super::invocation::Generated;
 use super::options::{Kind, OPTIONS, Opt, dashed};
+use crate::config::{KEYWORDS, Side};
 use crate::error::EXITS;
 use std::fmt::Write as _;
 
@@ -57,6 +58,9 @@ fn page() -> String {
         ("@ACCEPTED@\n", options(Kind::Accepted)),
         ("@REFUSED@\n", options(Kind::Refused)),
         ("@EXITS@\n", exits()),
+        ("@SSH_ALONE@\n", keywords(Side::SshAlone)),
+        ("@BOTH@\n", keywords(Side::Both)),
+        ("@NO_EFFECT@\n", keywords(Side::NoEffect)),
     ] {
         text = text.replace(mark, &filling);
     }
@@ -104,6 +108,15 @@ fn exits() -> String {
         let _ = writeln!(text, ".TP\n.B {}\n{meaning}.\nIn a batch script: {advice}.", exit.code);
     }
     text
+}
+
+/// What there is to tell of ssh_config's keywords, a line for each.
+fn keywords(side: Side) -> String {
+    let mut text = String::from(".PD 0\n");
+    for keyword in KEYWORDS.iter().filter(|k| k.side == side && !k.note.is_empty()) {
+        let _ = writeln!(text, ".TP 34\n.B {}\n{}", keyword.name, roff(keyword.note));
+    }
+    text + ".PD\n"
 }
 
 /// `-E` and `--log`.

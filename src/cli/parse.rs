@@ -152,8 +152,12 @@ impl Arguments {
 
     /// The values of an option that is no file name, in order.
     fn texts(&self, key: &str) -> Result<Vec<String>> {
-        let values = self.values(key)?;
-        for value in &values {
+        let mut values = self.values(key)?;
+        for value in &mut values {
+            // In ssh_config a tab is a blank like any other.
+            if key == "o" {
+                *value = value.replace('\t', " ");
+            }
             plain(value).context(Code::Usage, || format!("{} {}", dashed(key), shown(value)))?;
         }
         Ok(values)

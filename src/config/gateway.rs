@@ -20,8 +20,8 @@ pub struct Gateway {
     pub user: String,
     /// ConnectTimeout: a limit for each step on the way.
     pub connect_timeout: Option<Duration>,
-    /// How to connect where nothing else carries the connection.
-    pub tcp: TcpSettings,
+    /// AddressFamily, where nothing else carries the connection.
+    pub family: Family,
     /// What carries the connection instead.
     pub proxy: Option<Proxy>,
     /// What the key exchange may agree on.
@@ -34,20 +34,28 @@ pub struct Gateway {
     pub silence: Silence,
     /// StreamLocalBindUnlink: an old socket makes way for a new one.
     pub unlink_sockets: bool,
+    /// GatewayPorts: a forward without a bind address listens at every address.
+    pub gateway_ports: bool,
     /// ControlPath, where an ssh master listens on it right now.
     pub control_path: Option<PathBuf>,
     /// ForkAfterAuthentication.
     pub forks: bool,
+    /// The first setting that is ssh's alone, as ssh_config has it.
+    pub ssh_alone: Option<String>,
     /// The ssh program is installed.
     pub has_ssh: bool,
 }
 
-/// How to open a TCP connection to the gateway.
-#[derive(Clone, Debug)]
-pub struct TcpSettings {
-    pub family: Family,
-    pub bind_address: Option<String>,
-    pub bind_interface: Option<String>,
+impl Gateway {
+    /// For the message of a refused login: who has a living master connection never
+    /// notices that a login without it does not work.
+    pub fn master(&self) -> String {
+        let tell = |path: &PathBuf| {
+            let path = path.display();
+            format!("; ssh itself would reuse the connection at {path}, licfwd cannot")
+        };
+        self.control_path.as_ref().map_or_else(String::new, tell)
+    }
 }
 
 /// Which address family the gateway is reached by (`-4`, `-6`, AddressFamily).
@@ -79,6 +87,10 @@ pub struct AlgorithmSettings {
     pub macs: Vec<String>,
     /// KexAlgorithms.
     pub kex: Vec<String>,
+    /// PubkeyAcceptedAlgorithms: of the keys that are shown to the gateway.
+    pub public_key: Vec<String>,
+    /// RequiredRSASize: how long an RSA key has to be, in bits, theirs and ours.
+    pub rsa_bits: usize,
     pub compression: bool,
 }
 
@@ -111,12 +123,11 @@ impl HostKeySettings {
 pub enum Strict {
     /// Refuse it: `yes`, and `ask` too, because nobody is there to ask.
     Yes,
-    /// Trust it and write it down.
+    /// Trust it and write it down: `accept-new`, and `no` too. ssh would go on with
+    /// a changed key then, but forward nothing.
     AcceptNew,
     /// Trust it and say that it would be written down: a dry run of `accept-new`.
     AcceptUnwritten,
-    /// Trust it with a warning.
-    No,
 }
 
 impl Strict {
@@ -124,8 +135,7 @@ impl Strict {
     /// for `yes`, `false` for `no`). Anything unknown is strict.
     pub fn parse(word: &str) -> Strict {
         match word.to_ascii_lowercase().as_str() {
-            "accept-new" => Strict::AcceptNew,
-            "no" | "off" | "false" => Strict::No,
+            "accept-new" | "no" | "off" | "false" => Strict::AcceptNew,
             _ => Strict::Yes,
         }
     }
@@ -143,8 +153,6 @@ pub struct LoginSettings {
     pub identity_agent: Option<PathBuf>,
     /// IdentitiesOnly: no agent key besides those of `identity_files`.
     pub identities_only: bool,
-    /// PKCS11Provider is set: a token holds keys, which only ssh can use.
-    pub token: bool,
     /// BatchMode: never ask.
     pub batch_mode: bool,
     /// PreferredAuthentications; empty: ssh's own order.

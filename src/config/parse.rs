@@ -3,18 +3,21 @@
 //! `ssh -G` prints one `keyword value` per line and leaves some values raw; which
 //! ones depends on its version (read in `ssh.c` of 7.4, 8.0 and 9.2):
 //!
-//! | keyword | 7.4, 8.0 | 9.2 |
+//! | keyword | 7.4, 8.0 | 9.2, 10.5 |
 //! |---|---|---|
-//! | IdentityFile, CertificateFile | raw `~` and `%`; 7.4 prints no CertificateFile | raw |
-//! | UserKnownHostsFile, IdentityAgent | raw | expanded |
-//! | ControlPath | expanded | expanded |
+//! | IdentityFile, CertificateFile | raw; 7.4 prints no CertificateFile | raw |
 //! | ProxyCommand | raw | raw |
+//! | IdentityAgent | raw | expanded |
+//! | UserKnownHostsFile | raw `~`, no tokens (until 8.4) | expanded |
+//! | GlobalKnownHostsFile | raw `~`, no tokens | raw `~`, no tokens |
+//! | ControlPath | expanded | expanded |
 //!
-//! Expanding an expanded value again changes nothing, so all of them are.
+//! What is raw is expanded here ([`Tokens`]), by the rules of 9.2 and later. What may
+//! have been expanded is not expanded again, or `%%h` would become a host: of
+//! IdentityAgent that happens with what looks like a token, because 8.0 is RHEL 8's.
 
 use super::gateway::{
     AlgorithmSettings, Family, Gateway, HostKeySettings, LoginSettings, Proxy, Silence, Strict,
-    TcpSettings,
 };
 use super::tokens::{Here, Tokens};
 use crate::error::{Code, Error, Result};
@@ -34,16 +37,18 @@ pub fn parse(text: &str, name: &str, here: &Here) -> Result<Gateway> {
     };
     let host = values.first("hostname").ok_or_else(|| bad("hostname"))?;
     let user = values.first("user").ok_or_else(|| bad("user"))?;
-    let port = target::port(values.first("port").unwrap_or("22")).map_err(|_| bad("port"))?;
+    let port =
+        target::port_or_service(values.first("port").unwrap_or("22")).map_err(|_| bad("port"))?;
     let timeout = values.number("connecttimeout").filter(|&s| s > 0);
+    let typed = typed_host(name);
     let tokens = Tokens {
         here,
-        name: target::split_user(name).1,
+        name: typed,
         host,
         port,
         user,
-        alias: values.some("hostkeyalias").unwrap_or(host),
-        jump: values.some("proxyjump").unwrap_or_default(),
+        alias: values.some("hostkeyalias").unwrap_or(typed),
+        jump: last_hop(values.some("proxyjump").unwrap_or_default()),
     };
     Ok(Gateway {
         name: name.to_owned(),
@@ -51,40 +56,57 @@ pub fn parse(text: &str, name: &str, here: &Here) -> Result<Gateway> {
         port,
         user: user.to_owned(),
         connect_timeout: timeout.map(Duration::from_secs),
-        tcp: tcp(&values),
-        proxy: proxy(&values, &tokens),
+        family: family(&values),
+        proxy: proxy(&values, &tokens)?,
         algorithms: algorithms(&values),
-        host_key: host_key(&values, &tokens),
-        login: login(&values, &tokens),
+        host_key: host_key(&values, &tokens)?,
+        login: login(&values, &tokens)?,
         silence: Silence::new(
             values.number("serveraliveinterval"),
             values.number("serveralivecountmax"),
         ),
         unlink_sockets: values.is_on("streamlocalbindunlink", false),
-        control_path: values.some("controlpath").map(|path| tokens.path(path)),
+        control_path: values.some("controlpath").map(PathBuf::from),
+        gateway_ports: values.is_on("gatewayports", false),
         forks: values.is_on("forkafterauthentication", false),
+        ssh_alone: None,
         has_ssh: true,
     })
 }
 
-fn tcp(values: &Values<'_>) -> TcpSettings {
-    TcpSettings {
-        family: match values.first("addressfamily") {
-            Some("inet") => Family::V4,
-            Some("inet6") => Family::V6,
-            _ => Family::Any,
-        },
-        bind_address: values.some("bindaddress").map(str::to_owned),
-        bind_interface: values.some("bindinterface").map(str::to_owned),
+fn family(values: &Values<'_>) -> Family {
+    match values.first("addressfamily") {
+        Some("inet") => Family::V4,
+        Some("inet6") => Family::V6,
+        _ => Family::Any,
     }
 }
 
-fn proxy(values: &Values<'_>, tokens: &Tokens<'_>) -> Option<Proxy> {
-    let jump = values
-        .some("proxyjump")
-        .map(|hosts| Proxy::Jump { hosts: hosts.to_owned(), config_file: None });
-    let command = || values.some("proxycommand").map(|line| tokens.command(line));
-    jump.or_else(|| command().map(Proxy::Command))
+fn proxy(values: &Values<'_>, tokens: &Tokens<'_>) -> Result<Option<Proxy>> {
+    if let Some(hosts) = values.some("proxyjump") {
+        return Ok(Some(Proxy::Jump { hosts: hosts.to_owned(), config_file: None }));
+    }
+    let command = values.some("proxycommand").map(|line| tokens.command(line));
+    Ok(command.transpose()?.map(Proxy::Command))
+}
+
+/// `[user@]host` or `ssh://[user@]host[:port]`, as the command line has it.
+fn typed_host(name: &str) -> &str {
+    match name.strip_prefix("ssh://") {
+        Some(uri) => host_of(uri.trim_end_matches('/')),
+        None => target::split_user(name).1,
+    }
+}
+
+/// The host of the last one in ProxyJump's list.
+fn last_hop(hosts: &str) -> &str {
+    let last = hosts.rsplit(',').next().unwrap_or_default();
+    host_of(last.strip_prefix("ssh://").unwrap_or(last))
+}
+
+/// The host of `[user@]host[:port]`.
+fn host_of(text: &str) -> &str {
+    target::split_port(target::split_user(text).1).0
 }
 
 fn algorithms(values: &Values<'_>) -> AlgorithmSettings {
@@ -92,34 +114,41 @@ fn algorithms(values: &Values<'_>) -> AlgorithmSettings {
         ciphers: values.list("ciphers"),
         macs: values.list("macs"),
         kex: values.list("kexalgorithms"),
+        // The second is the first's name until OpenSSH 8.4.
+        public_key: [
+            values.list("pubkeyacceptedalgorithms"),
+            values.list("pubkeyacceptedkeytypes"),
+        ]
+        .concat(),
+        rsa_bits: values.number("requiredrsasize").or(values.number("rsaminsize")).unwrap_or(0)
+            as usize,
         compression: values.is_on("compression", false),
     }
 }
 
-fn host_key(values: &Values<'_>, tokens: &Tokens<'_>) -> HostKeySettings {
+fn host_key(values: &Values<'_>, tokens: &Tokens<'_>) -> Result<HostKeySettings> {
     let files = |key| {
         let words = split_paths(values.some(key).unwrap_or_default());
-        words.iter().map(|word| tokens.path(word)).collect()
+        words.iter().map(|word| tokens.plain_path(word)).collect::<Result<_>>()
     };
-    HostKeySettings {
+    Ok(HostKeySettings {
         alias: values.some("hostkeyalias").map(str::to_owned),
         strict: Strict::parse(values.first("stricthostkeychecking").unwrap_or("ask")),
         hash_known_hosts: values.is_on("hashknownhosts", false),
-        user_files: files("userknownhostsfile"),
-        global_files: files("globalknownhostsfile"),
+        user_files: files("userknownhostsfile")?,
+        global_files: files("globalknownhostsfile")?,
         algorithms: values.list("hostkeyalgorithms"),
-    }
+    })
 }
 
-fn login(values: &Values<'_>, tokens: &Tokens<'_>) -> LoginSettings {
-    let files = |key| values.all(key).map(|value| tokens.path(value)).collect();
-    LoginSettings {
-        identity_files: files("identityfile"),
+fn login(values: &Values<'_>, tokens: &Tokens<'_>) -> Result<LoginSettings> {
+    let files = |key| values.all(key).map(|value| tokens.path(value)).collect::<Result<_>>();
+    Ok(LoginSettings {
+        identity_files: files("identityfile")?,
         missing_identities: Vec::new(),
-        certificate_files: files("certificatefile"),
+        certificate_files: files("certificatefile")?,
         identity_agent: agent(values, tokens),
         identities_only: values.is_on("identitiesonly", false),
-        token: values.some("pkcs11provider").is_some(),
         batch_mode: values.is_on("batchmode", false),
         preferred_methods: values.list("preferredauthentications"),
         pubkey: values.is_on("pubkeyauthentication", true),
@@ -130,18 +159,20 @@ fn login(values: &Values<'_>, tokens: &Tokens<'_>) -> LoginSettings {
         password_prompts: values.number("numberofpasswordprompts").unwrap_or(3).min(10) as u32,
         hostbased: values.is_on("hostbasedauthentication", false),
         gssapi: values.is_on("gssapiauthentication", false),
-    }
+    })
 }
 
 /// IdentityAgent is a path, or a variable that holds one.
 fn agent(values: &Values<'_>, tokens: &Tokens<'_>) -> Option<PathBuf> {
-    let socket = |variable: &str| (tokens.here.env)(variable).map(PathBuf::from);
+    let full = |value: &String| !value.is_empty();
+    let socket = |variable: &str| (tokens.here.env)(variable).filter(full).map(PathBuf::from);
     match values.first("identityagent") {
         None | Some("SSH_AUTH_SOCK") => socket("SSH_AUTH_SOCK"),
         Some(value) if value.eq_ignore_ascii_case("none") => None,
         Some(value) => match value.strip_prefix('$') {
             Some(variable) if !variable.starts_with('{') => socket(variable),
-            _ => Some(tokens.path(value)),
+            // Already expanded, it may hold anything.
+            _ => tokens.path(value).ok().or_else(|| Some(value.into())),
         },
     }
 }
@@ -151,8 +182,7 @@ struct Values<'a>(Vec<(String, &'a str)>);
 
 impl<'a> Values<'a> {
     fn read(text: &'a str) -> Values<'a> {
-        let lines = text.lines();
-        let pairs = lines.filter_map(|line| line.trim().split_once([' ', '\t']));
+        let pairs = text.lines().filter_map(|line| line.trim().split_once([' ', '\t']));
         Values(pairs.map(|(key, value)| (key.to_ascii_lowercase(), value.trim())).collect())
     }
 
@@ -183,10 +213,6 @@ impl<'a> Values<'a> {
 
     fn list(&self, key: &str) -> Vec<String> {
         let value = self.some(key).unwrap_or_default();
-        // An edit of the default list (`+x`) comes only without an ssh to apply it.
-        if value.starts_with(['+', '-', '^']) {
-            return Vec::new();
-        }
         let parts = value.split(',').filter(|part| !part.is_empty());
         parts.map(str::to_owned).collect()
     }

@@ -1,6 +1,7 @@
 //! Asks `ssh -G` how to reach the gateway.
 
 use super::gateway::{Gateway, Proxy};
+use super::keywords::ssh_alone;
 use super::parse::parse;
 use super::tokens::Here;
 use super::without_ssh::without_ssh;
@@ -30,7 +31,7 @@ pub fn resolve(
         let what = format!("gateway {gateway:?}: not a host name");
         return Err(Error::new(Code::Usage, what));
     }
-    let here = Here::find();
+    let mut here = Here::find();
     let answer = ask_ssh(gateway, ssh_options, timeout)?;
     let has_ssh = answer.is_some();
     let (text, remarks) = match answer {
@@ -40,18 +41,44 @@ pub fn resolve(
             (without_ssh(gateway, ssh_options, &here)?, String::new())
         }
     };
+    if has_ssh && asks_for_hash(&text) {
+        here.hash = connection_hash(gateway, ssh_options, timeout)?;
+    }
     let mut found = parse(&text, gateway, &here)?;
+    // What ssh would do without any configuration; only where the table does not know.
+    let defaults = || {
+        let answer = ask_ssh(gateway, &["-F".into(), "none".into()], timeout);
+        answer.ok().flatten().map_or(String::new(), |(text, _)| text)
+    };
+    found.ssh_alone = ssh_alone(&text, defaults);
     found.has_ssh = has_ssh;
     found.login.missing_identities = hear_remarks(&remarks, log);
     // Only a listening master counts: a stale socket file stays for ever.
     found.control_path = found.control_path.filter(|path| UnixStream::connect(path).is_ok());
     if let Some(Proxy::Jump { config_file, .. }) = &mut found.proxy {
-        let mut pairs = ssh_options.windows(2);
-        *config_file = pairs
-            .rfind(|pair| pair[0] == "-F")
-            .map(|pair| std::path::absolute(&pair[1]).unwrap_or_else(|_| pair[1].clone().into()));
+        let words = absolute(ssh_options);
+        let file = words.windows(2).rfind(|pair| pair[0] == "-F");
+        *config_file = file.map(|pair| pair[1].clone().into());
     }
     Ok(found)
+}
+
+/// Whether a file's name that ssh has left raw has the token `%C`.
+fn asks_for_hash(text: &str) -> bool {
+    let mut lines = text.lines();
+    lines.any(|line| {
+        ["identityfile ", "certificatefile "].iter().any(|key| line.starts_with(key))
+            && line.contains("%C")
+    })
+}
+
+/// What `%C` is here: ssh expands it in ControlPath alone before it prints.
+fn connection_hash(gateway: &str, options: &[OsString], timeout: Duration) -> Result<String> {
+    let mut with_hash: Vec<OsString> = vec!["-o".into(), "ControlPath=/%C".into()];
+    with_hash.extend_from_slice(options);
+    let (text, _) = ask_ssh(gateway, &with_hash, timeout)?.unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("controlpath /"));
+    Ok(line.unwrap_or_default().to_owned())
 }
 
 /// Passes on what ssh remarked on stderr. Returns the files of `-i` that it did
@@ -66,7 +93,9 @@ fn hear_remarks(stderr: &str, log: &Log) -> Vec<String> {
         }
         // A debug log level in ssh_config tells its steps here.
         if !line.is_empty() && !line.starts_with("debug") && !line.starts_with("OpenSSH_") {
-            log.note(format_args!("ssh: {}", line.trim_end_matches('.')));
+            let way_out = sys::missing_libraries(line);
+            let way_out = way_out.map_or(String::new(), |way_out| format!("; {way_out}"));
+            log.note(format_args!("ssh: {}{way_out}", line.trim_end_matches('.')));
         }
     }
     missing
@@ -81,8 +110,9 @@ fn ask_ssh(
     timeout: Duration,
 ) -> Result<Option<(String, String)>> {
     let mut command = Command::new("ssh");
-    // -T: no remark about the missing terminal. `--` ends ssh's options.
-    command.args(["-G", "-T"]).args(options);
+    // -T: no remark about the missing terminal. -N: no command is wanted, without which
+    // ForkAfterAuthentication is an error. `--` ends ssh's options.
+    command.args(["-G", "-T", "-N"]).args(options);
     command.args(["--", gateway]).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut ssh = match sys::detached_short(&mut command).spawn() {
@@ -97,7 +127,7 @@ fn ask_ssh(
     let (status, text, remarks) =
         answer.context(Code::Config, || format!("ssh -G {gateway}: no answer"))?;
     if status.success() {
-        return Ok(Some((text, remarks)));
+        return Ok(Some((from_its_begin(&text), remarks)));
     }
     let words = remarks.lines().map(str::trim).filter(|l| !l.is_empty());
     let why = match words.collect::<Vec<_>>().join("; ") {
@@ -111,6 +141,17 @@ fn ask_ssh(
         false => Code::Config,
     };
     Err(Error::new(code, format!("ssh -G {gateway}: {why}")))
+}
+
+/// ssh's answer: it begins with these three, and a script that stands in for ssh may
+/// say something before.
+fn from_its_begin(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let first = |lines: &[&str]| {
+        ["user ", "hostname ", "port "].iter().zip(lines).all(|(key, line)| line.starts_with(key))
+    };
+    let begin = lines.windows(3).position(first).unwrap_or(0);
+    lines[begin..].join("\n")
 }
 
 /// ssh's options with the files of `-F`, `-i` and `-o ...File=` made absolute: the
@@ -151,6 +192,14 @@ fn plain(name: &OsStr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_script_says_before_ssh_counts_for_nothing() {
+        let answer = "user bob\nhostname h\nport 22\nciphers a";
+        for noise in ["", "user friendly\nhostname is nice\nnoise\nhost gw\n"] {
+            assert_eq!(from_its_begin(&format!("{noise}{answer}\n")), answer);
+        }
+    }
 
     #[test]
     fn file_names_become_absolute_in_every_spelling() {

@@ -58,6 +58,8 @@ fn line(option: &str, value: &str) -> Result<String> {
     let value = value.trim().trim_start_matches('=').trim().trim_matches('"');
     match key.trim().to_ascii_lowercase().as_str() {
         "proxyjump" if value != "none" => needs_ssh("ProxyJump"),
+        // Of the algorithms that it has by default.
+        _ if value.starts_with(['+', '-', '^']) => needs_ssh(&format!("{key} {value}")),
         key => Ok(format!("{key} {}", value.replace(['\n', '\r'], " "))),
     }
 }

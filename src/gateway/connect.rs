@@ -4,17 +4,18 @@
 //! comes of it is a socket all the same, so that nobody above has to know.
 
 use super::helper_stderr::HelperStderr;
+use super::jump;
 use super::ssh_stderr::{final_code, summary};
 use crate::auth::{LoginError, Prompter};
-use crate::config::{Family, Gateway, Proxy, TcpSettings, gateway_down};
+use crate::config::{Family, Gateway, Proxy, gateway_down};
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
 use crate::retry::{Deadline, GREETING, Limits};
-use crate::sys::{self, Helper, errno};
-use crate::target::{host_port, split_port, split_user};
+use crate::sys::{self, Helper};
+use crate::target::host_port;
 use std::env;
 use std::io::{self, ErrorKind, Read};
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitCode, Stdio};
@@ -51,7 +52,7 @@ impl GatewaySocket {
         }
         let code = final_code(&said).unwrap_or(e.error.code);
         let text = format!("{}; the proxy said: {summary}", e.error);
-        LoginError::new(code, text, e.ssh_may)
+        LoginError { error: Error::new(code, text), ..e }
     }
 }
 
@@ -122,27 +123,17 @@ fn be_nonblocking(set: io::Result<()>) -> Result<()> {
 
 /// Tries each address in the resolver's order, with the limit of a step for each.
 fn connect_tcp(gateway: &Gateway, limits: Limits, log: &Log) -> Result<TcpStream> {
-    let tcp = &gateway.tcp;
-    let source = tcp.bind_address.as_deref().map(source_address);
-    let source = source.transpose()?;
-    let interface = tcp.bind_interface.as_deref();
     let name = &gateway.name;
     let addresses = resolve(gateway, limits)?;
     log.step(format_args!("gateway {name}: resolved to {addresses:?}"));
     let mut last = None;
     for address in addresses {
-        if source.is_some_and(|source| source.is_ipv4() != address.is_ipv4()) {
-            continue;
-        }
-        match sys::connect_from(source, interface, address, limits.next_step_to_greeting()) {
+        match TcpStream::connect_timeout(&address, limits.next_step_to_greeting()) {
             Ok(stream) => {
                 log.step(format_args!("gateway {name}: connected to {address}"));
                 return Ok(stream);
             }
-            Err(e) => match not_of_this_node(tcp, &e) {
-                Some(error) => return Err(error),
-                None => last = Some((address, e)),
-            },
+            Err(e) => last = Some((address, e)),
         }
     }
     Err(why_not_connected(gateway, last, limits))
@@ -168,28 +159,6 @@ fn why_not_connected(
     gateway_down(gateway, what)
 }
 
-fn source_address(text: &str) -> Result<SocketAddr> {
-    let address: std::result::Result<IpAddr, _> = text.parse();
-    address.map(|ip| SocketAddr::new(ip, 0)).map_err(|_| {
-        let what = format!("BindAddress {text}: licfwd needs it as an IP address");
-        Error::new(Code::Config, what)
-    })
-}
-
-/// What is wrong with the settings, where that is what the kernel complains of.
-fn not_of_this_node(tcp: &TcpSettings, e: &io::Error) -> Option<Error> {
-    let what = match (&tcp.bind_address, &tcp.bind_interface) {
-        (Some(address), _) if e.kind() == ErrorKind::AddrNotAvailable => {
-            format!("BindAddress {address}: no interface of this node has that address")
-        }
-        (_, Some(interface)) if e.raw_os_error() == Some(errno::ENODEV) => {
-            format!("BindInterface {interface}: this node has no such interface")
-        }
-        _ => return None,
-    };
-    Some(Error::new(Code::Config, what))
-}
-
 /// The gateway's addresses in the resolver's order, of the wanted family.
 ///
 /// # Errors
@@ -210,7 +179,7 @@ pub fn resolve(gateway: &Gateway, limits: Limits) -> Result<Vec<SocketAddr>> {
             Error::new(Code::Config, format!("gateway {name}: {what}; {way_out}"))
         })?,
     };
-    let wanted = |address: &SocketAddr| match gateway.tcp.family {
+    let wanted = |address: &SocketAddr| match gateway.family {
         Family::Any => true,
         Family::V4 => address.is_ipv4(),
         Family::V6 => address.is_ipv6(),
@@ -265,38 +234,24 @@ pub fn print_addresses() -> ExitCode {
 }
 
 /// How the helper is called: ProxyCommand as a line for the user's shell, and
-/// for ProxyJump an `ssh -W`, which is how ssh does it. Either may be an ssh that
-/// has to ask somebody.
+/// for ProxyJump an `ssh -W` ([`jump`]). Either may be an ssh that has to ask somebody.
 fn command(gateway: &Gateway, proxy: &Proxy, person: Option<&dyn Prompter>) -> Command {
     let (hosts, config_file) = match proxy {
         Proxy::Jump { hosts, config_file } => (hosts, config_file),
         Proxy::Command(line) => {
-            let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
+            let shell = env::var_os("SHELL").filter(|shell| !shell.is_empty());
+            let shell = shell.unwrap_or_else(|| "/bin/sh".into());
             let mut command = Command::new(shell);
             command.arg("-c").arg(format!("exec {line}"));
             person.map(|person| person.lend(&mut command));
             return command;
         }
     };
-    let (before, last) = match hosts.rsplit_once(',') {
-        Some((before, last)) => (Some(before), last),
-        None => (None, hosts.as_str()),
-    };
-    let last = last.strip_prefix("ssh://").unwrap_or(last);
-    let (user, host) = split_user(last);
-    let (host, port) = split_port(host);
     let mut ssh = Command::new("ssh");
-    for (option, value) in [("-l", user), ("-p", port), ("-J", before)] {
-        ssh.args(value.into_iter().flat_map(|value| [option, value]));
-    }
-    if let Some(file) = config_file {
-        ssh.arg("-F").arg(file);
-    }
-    if !person.is_some_and(|person| person.lend(&mut ssh)) {
-        ssh.args(["-o", "BatchMode=yes"]);
-    }
+    let batch = !person.is_some_and(|person| person.lend(&mut ssh));
     let target = host_port(&gateway.host, gateway.port);
-    ssh.args(["-W", &target, "--", host]);
+    let words = jump::words(hosts, config_file.as_deref(), batch, &target);
+    ssh.args(&words[1..]);
     ssh
 }
 

@@ -59,6 +59,7 @@ impl Settings {
             credentials: Credentials::load(&gateway, log),
             gateway,
             via: self.via,
+            entered: false,
             ssh_options: self.absolute_options.clone(),
             forwards: self.forwards.clone(),
             dry: self.check,

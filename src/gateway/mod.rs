@@ -8,6 +8,7 @@ mod attempt;
 mod connect;
 mod gateways;
 mod helper_stderr;
+mod jump;
 mod libssh2;
 mod member;
 mod openssh;

@@ -4,7 +4,7 @@
 
 use super::session::Session;
 use super::{libssh2, openssh};
-use crate::auth::{AcceptedKeys, Credentials, Prompter};
+use crate::auth::{AcceptedKeys, Credentials, Prompter, Ssh};
 use crate::config::{Gateway, Via};
 use crate::error::{Code, Error, Result};
 use crate::log::Log;
@@ -19,8 +19,10 @@ pub struct Route {
     pub gateway: Gateway,
     /// What is shown to it, by libssh2.
     pub credentials: Credentials,
-    /// Who speaks to it; decided by the first connection where it was left open.
+    /// Who speaks to it; ssh for good where it was left open and libssh2 did not get in.
     pub via: Via,
+    /// libssh2 has got in: ssh is asked no more about a refusal.
+    pub entered: bool,
     /// The options with which the user would call ssh.
     pub ssh_options: Vec<OsString>,
     /// Where `-L` leads.
@@ -54,30 +56,38 @@ impl Route {
         let (gateway, credentials) = (&self.gateway, &mut self.credentials);
         let refusal = match libssh2::open(gateway, credentials, accepted, prompter, limits, log) {
             Ok(session) => {
-                self.via = Via::Libssh2;
+                self.entered = true;
                 return Ok(Box::new(session));
             }
-            Err(e) if !e.ssh_may || !gateway.has_ssh => {
-                self.silent = e.silent;
-                return Err(e.error);
-            }
-            Err(e) => e.error,
+            Err(e) => e,
         };
-        if self.via == Via::Libssh2 {
-            return Err(Error::new(
-                refusal.code,
-                format!("{refusal}; ssh itself may get in: --via ssh"),
-            ));
+        let (ssh, silent, refusal) = (refusal.ssh, refusal.silent, refusal.error);
+        let hint = match ssh {
+            Ssh::WouldFail => {
+                self.silent = silent;
+                return Err(refusal);
+            }
+            _ if !gateway.has_ssh => "and no ssh is installed here",
+            Ssh::MayGetIn => "ssh itself may get in: --via ssh",
+            Ssh::Alone => "--via ssh",
+        };
+        let final_for_libssh2 = self.via == Via::Libssh2 || (self.entered && ssh == Ssh::MayGetIn);
+        if final_for_libssh2 || !gateway.has_ssh {
+            return Err(Error::new(refusal.code, format!("{refusal}; {hint}")));
         }
         log.event(format_args!("using ssh itself: {refusal}"));
-        // It has greeted.
-        let opened = self.open_ssh(accepted, Limits { greeting: None, ..limits }, log);
+        // Or it has greeted.
+        let greeting = limits.greeting.filter(|_| ssh == Ssh::Alone);
+        let opened = self.open_ssh(accepted, Limits { greeting, ..limits }, log);
         // A connection that was closed proves nothing: the next try may find
         // libssh2 good enough.
         if opened.is_ok() || !refusal.code.is_transient() {
             self.via = Via::Ssh;
         }
-        opened.map_err(|e| Error::new(e.code, format!("{e}; libssh2 before it: {refusal}")))
+        opened.map_err(|e| match ssh {
+            Ssh::Alone => e,
+            _ => Error::new(e.code, format!("{e}; libssh2 before it: {refusal}")),
+        })
     }
 
     fn open_ssh(

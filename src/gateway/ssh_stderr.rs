@@ -2,24 +2,33 @@
 
 use crate::auth::NO_ANSWER;
 use crate::error::Code;
-use crate::sys::KEEPER;
+use crate::sys::{KEEPER, missing_libraries};
 
 /// What a failed ssh has failed at, where another try would not help: tried
 /// again and again, its refused logins would lock an account.
 pub fn final_code(words: &str) -> Option<Code> {
     let says = |part: &str| words.contains(part);
-    if says("Host key verification failed") {
+    // The second is that of a key too short for RequiredRSASize.
+    if says("Host key verification failed") || says("Bad server host key: ") {
         Some(Code::HostKey)
     } else if says(": Permission denied (")
         || says("Too many authentication failures")
         || says(NO_ANSWER)
+        // A hop that forbids forwarding.
+        || says(": open failed: administratively prohibited")
     {
         Some(Code::Refused)
     } else if (says("Could not resolve hostname") && !says("Temporary failure"))
         || says("Unable to negotiate with")
         || says("Bad configuration option")
+        || says("KnownHostsCommand failed")
+        // A token or a variable that ssh cannot expand, or `~nobody`.
+        || says("percent_expand: ")
+        || says("invalid environment variable expansion")
+        || says("tilde_expand")
         // Before OpenSSH 7.6 there is no StrictHostKeyChecking=accept-new.
         || says(": unsupported option ")
+        || says("error while loading shared libraries: ")
         || words.lines().any(names_no_program)
     {
         Some(Code::Config)
@@ -37,12 +46,18 @@ pub fn final_code(words: &str) -> Option<Code> {
 /// Whether a shell says that there is no such program, or none that can be run, as
 /// ProxyCommand wants one. Each shell has words of its own.
 fn names_no_program(line: &str) -> bool {
+    let line = line.trim();
     let why = ["not found", "No such file or directory", "Permission denied", "cannot execute"];
-    // dash and bash; the latter leaves the first out where it has a path.
+    let zsh = ["command not found: ", "no such file or directory: ", "permission denied: "];
+    // dash, ksh and bash; the last leaves the first out where it has a path.
     let by_exec = [": exec: ", ": line 1: "].iter().any(|part| line.contains(part));
+    // ssh, which has no such shell.
+    let shell = line.split_once(": ").filter(|(shell, _)| shell.starts_with('/'));
     (by_exec && why.iter().any(|why| line.contains(why)))
-        || line.contains("command not found: ")
-        || line.ends_with(": Command not found.")
+        || shell.is_some_and(|(_, said)| why.contains(&said))
+        || (line.starts_with("zsh:") && zsh.iter().any(|part| line.contains(part)))
+        || line.starts_with("fish: Unknown command")
+        || [": Command not found.", ": Permission denied."].iter().any(|end| line.ends_with(end))
 }
 
 /// Whether a known_hosts file says that the gateway's key is not the right one: it is
@@ -76,6 +91,7 @@ pub fn summary(words: &str) -> String {
     first
         .into_iter()
         .chain(last.iter().map(|line| (*line).to_owned()))
+        .chain(missing_libraries(words).map(str::to_owned))
         .collect::<Vec<_>>()
         .join("; ")
 }
@@ -135,6 +151,26 @@ mod tests {
             ),
             ("zsh:1: command not found: nc", "zsh:1: command not found: nc", Some(Code::Config)),
             ("nc: Command not found.", "nc: Command not found.", Some(Code::Config)),
+            (
+                "/nc: No such file or directory\r",
+                "/nc: No such file or directory",
+                Some(Code::Config),
+            ),
+            (
+                "channel 0: open failed: administratively prohibited: no\nstdio forwarding failed",
+                "channel 0: open failed: administratively prohibited: no; stdio forwarding failed",
+                Some(Code::Refused),
+            ),
+            (
+                "channel 0: open failed: connect failed: Connection refused",
+                "channel 0: open failed: connect failed: Connection refused",
+                None,
+            ),
+            (
+                "Bad server host key: Invalid key length",
+                "Bad server host key: Invalid key length",
+                Some(Code::HostKey),
+            ),
             ("nc: host gw not found", "nc: host gw not found", None),
             (
                 "command-line line 0: unsupported option \"accept-new\".",

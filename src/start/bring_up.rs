@@ -10,7 +10,7 @@ use crate::local::{self, Access, LocalPorts};
 use crate::log::Log;
 use crate::retry::Deadline;
 use crate::sys;
-use crate::target::{Destination, Server};
+use crate::target::{Destination, ForwardSide, Server};
 use crate::tunnel::{Job, Parts, Reconnect, Restart, Tunnel};
 use std::fs::File;
 use std::path::PathBuf;
@@ -132,7 +132,13 @@ fn watched_job(invocation: &Invocation) -> Result<Job> {
 }
 
 fn bind_ports(invocation: &Invocation, gateway: &Gateway, log: &Log) -> Result<LocalPorts> {
-    let forwards = &invocation.forwards;
+    let mut forwards = invocation.forwards.clone();
+    for forward in forwards.iter_mut().filter(|_| gateway.gateway_ports) {
+        if let ForwardSide::Tcp { bind, .. } = &mut forward.listen {
+            bind.get_or_insert_with(|| "*".to_owned());
+        }
+    }
+    let forwards = &forwards;
     if gateway.unlink_sockets && !invocation.check {
         local::make_way(forwards);
     }

@@ -7,14 +7,12 @@ use std::io;
 pub const ENOENT: i32 = 2;
 const ENOMEM: i32 = 12;
 /// No such device, as a network interface is one.
-pub const ENODEV: i32 = 19;
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
 /// The kernel has no such address family.
 pub const EAFNOSUPPORT: i32 = 97;
 const ENOBUFS: i32 = 105;
 const ETOOMANYREFS: i32 = 109;
-pub(super) const EINPROGRESS: i32 = 115;
 
 /// Turns C's -1 into the error that errno names.
 pub(super) fn check(result: c_int) -> io::Result<c_int> {

@@ -65,6 +65,19 @@ pub fn detached(command: &mut Command) -> &mut Command {
     }
 }
 
+/// The way round where a helper has said that the loader did not find its libraries:
+/// [`detached`] keeps LD_LIBRARY_PATH from it, and it may be one of the few that need it.
+pub fn missing_libraries(said: &str) -> Option<&'static str> {
+    let asked_for = std::env::var_os("LD_LIBRARY_PATH").is_some();
+    // glibc's words, and musl's.
+    let words = ["error while loading shared libraries: ", "Error loading shared library "];
+    let missing = asked_for && words.iter().any(|words| said.contains(words));
+    missing.then_some(
+        "licfwd keeps LD_LIBRARY_PATH from the programs that it starts; write \
+         env LD_LIBRARY_PATH=... before the program's name in the ssh configuration",
+    )
+}
+
 /// Like [`detached`], for a helper that must not outlive this process, killed or
 /// not: see [`tied_to_this_thread`].
 pub fn detached_short(command: &mut Command) -> &mut Command {
@@ -99,7 +112,8 @@ const MAX_HEARD: usize = 1 << 20;
 
 /// Reads both outputs until ssh has ended. What it prints on stderr fits into a
 /// pipe, so that one output can be read after the other. A process started by
-/// `Match exec` may keep stderr open for good: then ssh's own end is the end.
+/// `Match exec`, or by a script that stands in for ssh, may keep either open for good:
+/// then ssh's own end is the end.
 pub fn hear_out(ssh: &mut Child, timeout: Duration) -> io::Result<(ExitStatus, String, String)> {
     const GLANCE: Duration = Duration::from_millis(50);
     let deadline = Instant::now() + timeout;
@@ -111,8 +125,16 @@ pub fn hear_out(ssh: &mut Child, timeout: Duration) -> io::Result<(ExitStatus, S
         left => Ok(left),
     };
     let (mut text, mut remarks) = (Vec::new(), Vec::new());
-    if let Some(out) = &mut ssh.stdout {
-        while read_some(out, &mut text, time_left()?)? != Some(0) {}
+    if let Some(mut out) = ssh.stdout.take() {
+        loop {
+            let left = time_left()?;
+            let ended = ssh.try_wait()?.is_some();
+            match read_some(&mut out, &mut text, left.min(GLANCE))? {
+                Some(0) => break,
+                None if ended => break,
+                _ => {}
+            }
+        }
     }
     let mut err = ssh.stderr.take();
     let status = loop {

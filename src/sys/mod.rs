@@ -24,14 +24,14 @@ pub use fd::{NOCTTY_NONBLOCK, NOFOLLOW, PATH_ONLY, close_inherited, have_room, r
 pub use file::{read_file, regular};
 pub use helper::{
     ASKPASS, Helper, KEEPER, RESOLVER, detached, detached_short, has_come_from,
-    has_come_from_parent, hear_out, this_program_as, tied_to_this_thread,
+    has_come_from_parent, hear_out, missing_libraries, this_program_as, tied_to_this_thread,
 };
 pub use poll::{Epoll, Event, Interest, poll_readable, wait_any};
 pub use process::{
-    Fork, LastWords, end_own_group, end_with_us, exit_now, fork_process, home_dir, interrupt,
-    kill_group, new_session, node_name, on_deadly_signal, overflow_user, pidfd_open,
-    raise_descriptor_limit, resident_memory, session_id, set_umask, share_one_heap, test_hook,
-    trim_memory, user_id, user_name,
+    Fork, LastWords, end_own_group, end_with_us, exit_now, fork_process, home_dir, home_of,
+    interrupt, is_in_foreground, kill_group, new_session, node_name, on_deadly_signal,
+    overflow_user, pidfd_open, raise_descriptor_limit, resident_memory, session_id, set_umask,
+    share_one_heap, terminal_name, test_hook, trim_memory, user_id, user_name,
 };
 pub use restart::{RESTARTED, restart_now, restart_on_fault, take_kept};
 pub use safe_base::in_safe_base;
@@ -40,8 +40,9 @@ pub use signal::{
     serve_signals,
 };
 pub use socket::{
-    acknowledge, bytes_received, connect_from, connect_own, connect_unix, peer, reset_on_close,
-    send_descriptor, set_backlog, set_keepalive, set_user_timeout, sock_diag, unacknowledged,
+    acknowledge, bytes_received, connect_own, connect_unix, has_been_closed, peer, reset_on_close,
+    send_descriptor, service_port, set_backlog, set_keepalive, set_user_timeout, sock_diag,
+    unacknowledged,
 };
 pub use timer::Timer;
 pub use worker::{become_program, split_off_worker};

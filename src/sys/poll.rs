@@ -33,8 +33,6 @@ pub struct Interest {
 impl Interest {
     /// Something to read.
     pub const READ: Interest = Interest::of(true, false);
-    /// Room to write.
-    pub const WRITE: Interest = Interest::of(false, true);
     /// Nothing.
     pub const NONE: Interest = Interest::of(false, false);
 

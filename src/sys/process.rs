@@ -3,10 +3,11 @@
 use super::errno::check;
 use super::fd::{own, syscall};
 use super::signal::{FAULTS, SIG_IGN, SIGINT, SIGKILL, deadly, signal};
-use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint, c_void};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_long, c_uint, c_void};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,11 +25,14 @@ unsafe extern "C" {
     fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize;
     safe fn fork() -> c_int;
     safe fn getsid(pid: c_int) -> c_int;
+    safe fn getpgrp() -> c_int;
+    safe fn tcgetpgrp(terminal: c_int) -> c_int;
     pub(super) safe fn kill(pid: c_int, signal: c_int) -> c_int;
     safe fn _exit(status: c_int) -> !;
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
     fn getpwuid(uid: c_uint) -> *const Passwd;
+    fn getpwnam(name: *const c_char) -> *const Passwd;
 }
 
 #[repr(C)]
@@ -141,12 +145,34 @@ pub fn session_id() -> i32 {
     getsid(0)
 }
 
-/// The parent of a process (field 4 of proc_pid_stat(5)).
+/// The parent of a process.
 pub(super) fn parent(pid: i32) -> Option<u32> {
-    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    stat_field(&pid.to_string(), 4)
+}
+
+/// A numeric field of proc_pid_stat(5), counted from 1, behind the name.
+fn stat_field(process: &str, number: usize) -> Option<u32> {
+    let text = std::fs::read(format!("/proc/{process}/stat")).ok()?;
     let text = String::from_utf8_lossy(&text);
     // The name before it may hold anything.
-    text.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+    text.rsplit_once(')')?.1.split_ascii_whitespace().nth(number - 3)?.parse().ok()
+}
+
+/// Whether this process may read from its controlling terminal, `tty`: in the
+/// background that would stop it.
+pub fn is_in_foreground(tty: impl AsFd) -> bool {
+    tcgetpgrp(tty.as_fd().as_raw_fd()) == getpgrp()
+}
+
+/// The controlling terminal's name for a process of another session, to which
+/// /dev/tty says nothing.
+pub fn terminal_name() -> Option<PathBuf> {
+    let device = u64::from(stat_field("self", 7).filter(|device| *device > 0)?);
+    let minor = device & 0xff | device >> 12 & 0xf_ff00;
+    let open = (0..=2).filter_map(|fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).ok());
+    let usual = [format!("/dev/pts/{minor}"), format!("/dev/tty{minor}"), "/dev/console".into()];
+    let is_it = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|it| it.rdev() == device);
+    open.chain(usual.map(PathBuf::from)).find(is_it)
 }
 
 /// Ends a helper that we started, and everything in its session's first group.
@@ -258,6 +284,16 @@ fn passwd() -> Option<(PathBuf, String)> {
         let dir = OsStr::from_bytes(CStr::from_ptr(record.dir).to_bytes()).into();
         let name = CStr::from_ptr(record.name).to_str().ok()?.to_owned();
         Some((dir, name))
+    }
+}
+
+/// Another user's home directory according to the password database.
+pub fn home_of(user: &str) -> Option<PathBuf> {
+    let user = CString::new(user).ok()?;
+    // SAFETY: as above; the name lives as long as the call.
+    unsafe {
+        let record = getpwnam(user.as_ptr()).as_ref()?;
+        Some(OsStr::from_bytes(CStr::from_ptr(record.dir).to_bytes()).into())
     }
 }
 

@@ -1,17 +1,16 @@
 //! Sockets: options, connecting, passing descriptors, netlink.
 
-use super::errno::{EINPROGRESS, check};
+use super::errno::check;
 use super::fd::{CLOEXEC, NONBLOCK, own};
-use super::poll::{Interest, wait_any};
 use super::process::user_id;
-use std::ffi::{c_int, c_ulong, c_void};
+use std::ffi::{CString, c_char, c_int, c_ulong, c_void};
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::offset_of;
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 unsafe extern "C" {
     safe fn listen(fd: c_int, backlog: c_int) -> c_int;
@@ -21,8 +20,37 @@ unsafe extern "C" {
     -> c_int;
     fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
     fn sendmsg(fd: c_int, message: *const Message<'_>, flags: c_int) -> isize;
-    fn bind(fd: c_int, address: *const c_void, len: u32) -> c_int;
     fn connect(fd: c_int, address: *const c_void, len: u32) -> c_int;
+    fn recv(fd: c_int, to: *mut c_void, len: usize, flags: c_int) -> isize;
+    fn getservbyname(name: *const c_char, protocol: *const c_char) -> *const Service;
+}
+
+/// Whether the other side has ended the connection. Reads nothing.
+pub fn has_been_closed(socket: RawFd) -> bool {
+    const PEEK_AND_WAIT_FOR_NOTHING: c_int = 0x42;
+    let mut byte = 0_u8;
+    // SAFETY: the kernel writes one byte at most, and there is room for it.
+    let count = unsafe { recv(socket, (&raw mut byte).cast(), 1, PEEK_AND_WAIT_FOR_NOTHING) };
+    count == 0 || count < 0 && io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
+}
+
+/// `struct servent`.
+#[repr(C)]
+struct Service {
+    name: *const c_char,
+    aliases: *const *const c_char,
+    port: c_int,
+    protocol: *const c_char,
+}
+
+/// The TCP port of a service (services(5)).
+pub fn service_port(name: &str) -> Option<u16> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the names live as long as the call; the record stays valid until the next
+    // one, and no other thread of ours asks for services.
+    let port = unsafe { getservbyname(name.as_ptr(), c"tcp".as_ptr()).as_ref()?.port };
+    // In the network's order, in the lower half.
+    Some(u16::from_be(port as u16)).filter(|port| *port > 0)
 }
 
 const IPPROTO_TCP: c_int = 6;
@@ -227,67 +255,6 @@ pub fn send_descriptor(to: &UnixStream, descriptor: BorrowedFd<'_>) -> io::Resul
     check(sent as c_int).map(drop)
 }
 
-/// Connects within `limit`, from a given local address (ssh's BindAddress) or
-/// through a given interface (BindInterface) where one is wanted, which std cannot.
-///
-/// # Errors
-/// Those of socket, bind and connect; `TimedOut` after `limit`.
-pub fn connect_from(
-    local: Option<SocketAddr>,
-    interface: Option<&str>,
-    remote: SocketAddr,
-    limit: Duration,
-) -> io::Result<TcpStream> {
-    if local.is_none() && interface.is_none() {
-        return TcpStream::connect_timeout(&remote, limit);
-    }
-    let socket = new_socket(if remote.is_ipv4() { AF_INET } else { AF_INET6 })?;
-    if let Some(name) = interface {
-        const SO_BINDTODEVICE: c_int = 25;
-        set_option(&socket, SOL_SOCKET, SO_BINDTODEVICE, name)?;
-    }
-    if let Some(local) = local {
-        let address = sockaddr(local);
-        let (fd, len) = (socket.as_raw_fd(), address.len() as u32);
-        // SAFETY: the kernel reads `len` bytes of the address.
-        check(unsafe { bind(fd, address.as_ptr().cast(), len) })?;
-    }
-    let deadline = Instant::now() + limit;
-    match connect_to(&socket, &sockaddr(remote)) {
-        Err(e) if e.raw_os_error() != Some(EINPROGRESS) => return Err(e),
-        _ => {}
-    }
-    let left = || deadline.saturating_duration_since(Instant::now());
-    while !wait_any([(socket.as_fd(), Interest::WRITE)], Some(left()))?[0] {
-        if left().is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-    }
-    let stream = TcpStream::from(socket);
-    stream.take_error()?.map_or(Ok(()), Err)?;
-    stream.set_nonblocking(false)?;
-    Ok(stream)
-}
-
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
-
-/// `struct sockaddr_in` or `sockaddr_in6`.
-fn sockaddr(address: SocketAddr) -> Vec<u8> {
-    let port = address.port().to_be_bytes();
-    match address {
-        SocketAddr::V4(v4) => {
-            let ip = v4.ip().octets();
-            [&AF_INET.to_ne_bytes()[..], &port, &ip, &[0; 8]].concat()
-        }
-        SocketAddr::V6(v6) => {
-            let (flow, scope) = (v6.flowinfo().to_be_bytes(), v6.scope_id().to_ne_bytes());
-            let ip = v6.ip().octets();
-            [&AF_INET6.to_ne_bytes()[..], &port, &flow, &ip, &scope].concat()
-        }
-    }
-}
-
 /// A netlink socket to the kernel's socket table (sock_diag(7)); each write is
 /// a request, each read an answer.
 ///
@@ -304,32 +271,6 @@ pub fn sock_diag() -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
-
-    const LIMIT: Duration = Duration::from_secs(5);
-
-    #[test]
-    fn a_connection_comes_from_where_it_was_told_to() {
-        for (here, there) in [("127.0.0.1", "127.0.0.3"), ("::1", "::1")] {
-            let Ok(listener) = TcpListener::bind((here, 0)) else {
-                eprintln!("SKIPPED: no {here} here");
-                continue;
-            };
-            let to = listener.local_addr().unwrap();
-            let from = SocketAddr::new(there.parse().unwrap(), 0);
-            for interface in [None, Some("lo")] {
-                let stream = connect_from(Some(from), interface, to, LIMIT).unwrap();
-                let (_, peer) = listener.accept().unwrap();
-                assert_eq!(peer.ip(), from.ip());
-                assert_eq!(stream.local_addr().unwrap(), peer);
-            }
-            drop(listener);
-            let refused = connect_from(Some(from), None, to, LIMIT).unwrap_err();
-            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-            let unknown = connect_from(None, Some("none"), to, LIMIT).unwrap_err();
-            assert_eq!(unknown.raw_os_error(), Some(crate::sys::errno::ENODEV));
-        }
-    }
 
     #[test]
     fn a_unix_socket_that_is_not_to_be_had() {

@@ -29,6 +29,19 @@ fn manual_and_help_name_every_option() {
     }
 }
 
+/// Goal: a keyword that is not simply honoured has its line, and no other has.
+#[test]
+fn the_manual_has_a_line_for_every_keyword_with_a_note() {
+    let page = page().replace('\n', " ");
+    let (_, settings) = page.split_once(".SH SETTINGS OF SSH").expect("the section");
+    let (settings, _) = settings.split_once(".SH ").expect("the next one");
+    for keyword in KEYWORDS {
+        let line = format!(" .B {} {}", keyword.name, roff(keyword.note));
+        assert_eq!(settings.contains(&line), !keyword.note.is_empty(), "{line}");
+        assert!(keyword.side == Side::Both || !keyword.note.is_empty(), "{}", keyword.name);
+    }
+}
+
 #[test]
 fn manual_and_help_name_every_exit_code() {
     let (manual, help) = (page(), crate::cli::help());
@@ -68,6 +81,7 @@ fn the_manual_is_filled_in() {
         "EXIT STATUS",
         "LIFE OF THE TUNNEL",
         "LOGGING IN",
+        "SETTINGS OF SSH",
         "MANY JOBS AT ONCE",
         "OTHER NODES OF THE JOB",
         "DIAGNOSTICS",

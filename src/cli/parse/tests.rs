@@ -303,7 +303,7 @@ fn bad_lines() {
         ("gw A=h:1 --pid-var A", "a target sets that"),
         ("gw h:1 --pid-var MLM_LICENSE_FILE", "a target sets that"),
         ("gw h:1 -p 0", "1 to 65535"),
-        ("gw h:1 -p ssh", "1 to 65535"),
+        ("gw h:1 -p no-such", "1 to 65535"),
         ("gw h:1 -l a;b", "expected a user"),
         ("gw h:1 -l -x", "expected a user"),
         ("gw h:1 -J -oProxyCommand=x", "not an option"),

@@ -3,9 +3,11 @@
 use super::driver::Driver;
 use super::session::Libssh2Session;
 use crate::auth::libssh2_error::{KEX_FAILURE, KEY_EXCHANGE_FAILURE, TIMEOUT};
-use crate::auth::{self, AcceptedKeys, Credentials, KnownHosts, LoginError, Prompter, is_asking};
+use crate::auth::{
+    self, AcceptedKeys, Credentials, KnownHosts, LoginError, Prompter, Ssh, is_asking,
+};
 use crate::config::{Gateway, gateway_down};
-use crate::error::{Code, Context, Error, Result};
+use crate::error::{Code, Context, Error};
 use crate::gateway::attempt::{self, Attempt};
 use crate::gateway::connect::{self, GatewaySocket};
 use crate::log::Log;
@@ -45,6 +47,17 @@ fn log_in(
     limits: Limits,
     log: &Log,
 ) -> std::result::Result<Libssh2Session, LoginError> {
+    // All that can be known before: a gateway counts the connections that end without
+    // a login, and locks out who makes many (sshd's PerSourcePenalties).
+    let alone = |what: &String| LoginError::ssh_alone(gateway, what);
+    gateway.ssh_alone.as_ref().map_or(Ok(()), |setting| Err(alone(setting)))?;
+    let session = Session::new().map_err(internal)?;
+    let mut known_hosts = known_hosts(gateway)?;
+    prefer(&session, gateway, &known_hosts)?;
+    let cuttable = |socket: BorrowedFd<'_>| attempt.uses(socket);
+    let agent = auth::open_agent(&session, gateway, &cuttable, log);
+    let only_ssh = auth::only_ssh_shows(gateway, credentials, &agent, prompter.is_some());
+    only_ssh.as_ref().map_or(Ok(()), |key| Err(alone(key)))?;
     let mut socket = connect::connect(gateway, limits, prompter.as_deref(), log)?;
     attempt.uses(&socket.fd).context(Code::System, || "no descriptor".into())?;
     attempt.hears(socket.stderr.clone());
@@ -55,8 +68,12 @@ fn log_in(
         false => (limits.step * steps).min(limits.deadline.left()),
     };
     attempt.step("key exchange", limit(1));
-    let known_hosts = KnownHosts::load(gateway);
-    let session = prepare(gateway, &known_hosts)?;
+    if socket.helper.is_some() {
+        // A ProxyCommand may write the key down before it connects (sss_ssh_knownhostsproxy).
+        await_greeting(&socket, limits);
+        known_hosts = self::known_hosts(gateway)?;
+        prefer(&session, gateway, &known_hosts)?;
+    }
     let session =
         handshake(session, gateway, &socket, limits).map_err(|e| socket.with_helper_stderr(e))?;
     let (key, _) =
@@ -71,8 +88,7 @@ fn log_in(
     // Each key that is tried costs the gateway's time.
     attempt.step("login", limit(3));
     session.set_timeout(milliseconds(limits.next_step()));
-    let cuttable = |socket: BorrowedFd<'_>| attempt.uses(socket);
-    auth::login(&session, gateway, credentials, log, prompter, &cuttable)?;
+    auth::login(&session, gateway, credentials, agent, log, prompter)?;
     log.step(format_args!("gateway {}: logged in as {}", gateway.name, gateway.user));
     let driver =
         Driver::new(session, Arc::clone(&socket.fd), socket.stderr.clone(), limits.next_step());
@@ -83,36 +99,69 @@ fn milliseconds(d: Duration) -> u32 {
     u32::try_from(d.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// A session that will agree on what the ssh configuration wants, in its order,
-/// as far as libssh2 knows the names. An order that it knows nothing of is left
-/// alone.
-fn prepare(gateway: &Gateway, known_hosts: &KnownHosts<'_>) -> Result<Session> {
-    let internal = |e: ssh2::Error| Error::new(Code::Internal, format!("libssh2: {e}"));
-    let session = Session::new().map_err(internal)?;
+fn internal(e: ssh2::Error) -> Error {
+    Error::new(Code::Internal, format!("libssh2: {e}"))
+}
+
+/// What the files say now, where libssh2 can go by it.
+fn known_hosts(gateway: &Gateway) -> std::result::Result<KnownHosts<'_>, LoginError> {
+    let known = KnownHosts::load(gateway);
+    match known.ssh_alone() {
+        Some(line) => Err(LoginError::ssh_alone(gateway, &line)),
+        None => Ok(known),
+    }
+}
+
+/// Has the session agree on what the ssh configuration wants, in its order, as far as
+/// libssh2 knows the names. Given a list of which it knows none, it would keep its own.
+fn prefer(
+    session: &Session,
+    gateway: &Gateway,
+    known_hosts: &KnownHosts<'_>,
+) -> std::result::Result<(), LoginError> {
     let algorithms = &gateway.algorithms;
     session.set_compress(algorithms.compression);
-    for (method, wanted) in [
-        (MethodType::CryptCs, &algorithms.ciphers),
-        (MethodType::CryptSc, &algorithms.ciphers),
-        (MethodType::MacCs, &algorithms.macs),
-        (MethodType::MacSc, &algorithms.macs),
-        (MethodType::Kex, &algorithms.kex),
-        (MethodType::HostKey, &gateway.host_key.algorithms),
+    let host_keys = &gateway.host_key.algorithms;
+    for (method, keyword, wanted) in [
+        (MethodType::CryptCs, "Ciphers", &algorithms.ciphers),
+        (MethodType::CryptSc, "Ciphers", &algorithms.ciphers),
+        (MethodType::MacCs, "MACs", &algorithms.macs),
+        (MethodType::MacSc, "MACs", &algorithms.macs),
+        (MethodType::Kex, "KexAlgorithms", &algorithms.kex),
+        (MethodType::HostKey, "HostKeyAlgorithms", host_keys),
+        (MethodType::SignAlgo, "PubkeyAcceptedAlgorithms", &algorithms.public_key),
     ] {
-        let supported = session.supported_algs(method).map_err(internal)?;
-        let order: Vec<String> = match method {
+        let supported = session.supported_algs(match method {
+            MethodType::SignAlgo => MethodType::HostKey,
+            _ => method,
+        });
+        let supported = supported.map_err(internal)?;
+        let mut order = match method {
             MethodType::HostKey => known_hosts.preferred(&supported, wanted),
-            _ => {
-                let wanted = wanted.iter();
-                let known = wanted.filter(|name| supported.contains(&name.as_str()));
-                known.cloned().collect()
-            }
+            MethodType::SignAlgo => auth::signatures(&supported, wanted),
+            _ => wanted.iter().filter(|name| supported.contains(&name.as_str())).cloned().collect(),
         };
+        if order.is_empty() && !wanted.is_empty() {
+            let setting = format!("{keyword} {}", wanted.join(","));
+            return Err(LoginError::ssh_alone(gateway, &setting));
+        }
+        if let MethodType::SignAlgo = method {
+            // Of other keys there is but one kind of signature.
+            order.retain(|name| auth::type_for(name) == "ssh-rsa");
+        }
         if !order.is_empty() {
-            let _ = session.method_pref(method, &order.join(","));
+            session.method_pref(method, &order.join(",")).map_err(internal)?;
         }
     }
-    Ok(session)
+    Ok(())
+}
+
+/// Waits until the gateway has greeted, and for no error: a gateway may wait for us.
+fn await_greeting(socket: &GatewaySocket, limits: Limits) {
+    while !sys::poll_readable(&socket.fd, limits.next_step() / 2).unwrap_or(true)
+        && is_asking(&socket.helper_stderr())
+        && !limits.deadline.left().is_zero()
+    {}
 }
 
 /// Exchanges keys. Its one limit is libssh2's time-out, which is looked at only
@@ -169,16 +218,16 @@ fn why_no_keys(
         ),
         // sshd, too, ends the connection when it finds nothing in common, and may
         // be faster; a gateway that sheds load does so before it says its name.
-        code => LoginError {
-            ssh_may: code == KEX_FAILURE && session.banner().is_some(),
-            ..gateway_down(
+        code => {
+            let error = gateway_down(
                 gateway,
                 format!(
                     "the connection was closed before the login ({}); a gateway with too many logins at once does that (sshd's MaxStartups)",
                     e.message()
                 ),
-            )
-            .into()
-        },
+            );
+            let ssh_may = code == KEX_FAILURE && session.banner().is_some();
+            LoginError { ssh: if ssh_may { Ssh::MayGetIn } else { Ssh::WouldFail }, ..error.into() }
+        }
     }
 }

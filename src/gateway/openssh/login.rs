@@ -7,9 +7,10 @@ use super::mux::{self, Sentinel};
 use super::output::Output;
 use super::session::OpensshSession;
 use crate::auth::{AcceptedKeys, KeyFile, read_files};
-use crate::config::{Gateway, Strict, gateway_down};
+use crate::config::{Gateway, Proxy, Strict, gateway_down};
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::gateway::connect;
+use crate::gateway::jump;
 use crate::gateway::ssh_stderr::{closed_during_login, final_code, host_key_is_bad, summary};
 use crate::log::Log;
 use crate::retry::Limits;
@@ -172,6 +173,9 @@ fn why_not(output: &Output, call: &mut Call<'_>, key_files: &[KeyFile]) -> Error
             code = None;
         }
     }
+    if code == Some(Code::Refused) {
+        text += &call.gateway.master();
+    }
     let error = gateway_down(call.gateway, text);
     match code {
         Some(code) => Error::new(code, error.to_string()),
@@ -193,7 +197,7 @@ fn arguments(
     let strict = match gateway.host_key.strict {
         Strict::Yes => "yes",
         // With `no` ssh would go on with a changed key.
-        Strict::AcceptNew | Strict::AcceptUnwritten | Strict::No => "accept-new",
+        Strict::AcceptNew | Strict::AcceptUnwritten => "accept-new",
     };
     let mut options = vec![
         "ControlPersist=no".to_owned(),
@@ -216,11 +220,12 @@ fn arguments(
         options.push("ForkAfterAuthentication=no".to_owned());
     }
     if call.dry {
-        // A new key goes to the first file of the user's.
-        let files = gateway.host_key.files();
-        let files: Vec<String> = files.map(|f| format!("\"{}\"", f.display())).collect();
-        options.push(format!("GlobalKnownHostsFile={}", files.join(" ")));
-        options.push("UserKnownHostsFile=/dev/null".to_owned());
+        // A new key goes to the first file of the user's, and is refused without one.
+        let files = gateway.host_key.files().map(|f| format!("\"{}\"", f.display()));
+        let files = files.reduce(|all, file| all + " " + &file);
+        options.push(format!("GlobalKnownHostsFile={}", files.as_deref().unwrap_or("none")));
+        let new = if gateway.host_key.user_files.is_empty() { "none" } else { "/dev/null" };
+        options.push(format!("UserKnownHostsFile={new}"));
         options.push("UpdateHostKeys=no".to_owned());
     }
     let mut words: Vec<OsString> = ["-N", "-M", "-S"].map(Into::into).into();
@@ -228,7 +233,17 @@ fn arguments(
     for option in options {
         words.extend(["-o".into(), option.into()]);
     }
-    words.extend(call.ssh_options.iter().cloned());
+    let mut users = call.ssh_options.to_owned();
+    if let Some(Proxy::Jump { hosts, config_file }) = &gateway.proxy {
+        // In its place; ssh takes not both.
+        if let Some(at) = users.iter().position(|word| word == "-J") {
+            users.drain(at..at + 2);
+        }
+        let mut setting = OsString::from("ProxyCommand=");
+        setting.push(jump::command(hosts, config_file.as_deref(), true));
+        words.extend(["-o".into(), setting]);
+    }
+    words.append(&mut users);
     words.extend(["--".into(), gateway.name.clone().into()]);
     words
 }
