@@ -81,7 +81,7 @@ fn a_command_stands_after_a_target() {
         assert_eq!(words(&given.command).as_deref(), Ok(command), "{line}");
         let targets =
             given.targets.iter().map(|t| format!(" {t}").replace("MLM_LICENSE_FILE=", ""));
-        assert_eq!(given.gateway.clone() + &targets.collect::<String>(), ours, "{line}");
+        assert_eq!(given.gateways.join(",") + &targets.collect::<String>(), ours, "{line}");
         assert!(given.background && !given.announces(), "{line}");
         assert_eq!(given.becomes_command(), !given.check, "{line}");
     }
