@@ -297,3 +297,24 @@ fn tunnel_lives_as_long_as_the_process() {
     tunnel_is_gone(&site);
     site.job.directory().open_pipe("gate");
 }
+
+/// Goal: as the first process of a container it becomes the command, too, and what ends
+/// that ends all.
+#[test]
+fn first_process_of_a_container() {
+    let mut unshare = vec!["unshare", "-pf", "--mount-proc"];
+    if !process::is_root() {
+        unshare.push("--map-current-user");
+    }
+    let mut probe = Command::new(unshare[0]);
+    let probe = probe.args(&unshare[1..]).arg("true").output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        skip!("no namespace of one's own: {unshare:?}");
+    }
+    let site = Site::new();
+    let text = format!("{} $CALL sh -c 'echo $MLM_LICENSE_FILE; exit 7'", unshare.join(" "));
+    let outcome = site.job.run(&mut site.calling("sh", &text));
+    assert_eq!(outcome.code, 7, "{outcome:?}");
+    port_of(&outcome.stdout);
+    tunnel_is_gone(&site);
+}
