@@ -185,8 +185,8 @@ fn command_has_what_its_caller_gave() {
     let ours = |line: &&str| line.starts_with("MLM_LICENSE_FILE=");
     assert!(parts[0].contains("SigBlk:\t0000000000016800"), "{outcome:?}");
     let ignored = parts[0].lines().filter_map(|line| line.strip_prefix("SigIgn:\t"));
-    let ignored = ignored.filter_map(|mask| u64::from_str_radix(mask, 16).ok());
-    assert!(ignored.last().is_some_and(|mask| mask & 0x1_0201 == 0x1_0201), "{outcome:?}");
+    let mut ignored = ignored.filter_map(|mask| u64::from_str_radix(mask, 16).ok());
+    assert!(ignored.next_back().is_some_and(|mask| mask & 0x1_0201 == 0x1_0201), "{outcome:?}");
     assert_eq!(parts[1].lines().filter(ours).count(), 1, "{outcome:?}");
     let theirs: Vec<&str> = parts[1].lines().filter(|line| !ours(line)).collect();
     let before: Vec<&str> = parts[0].lines().collect();
@@ -282,8 +282,7 @@ fn fixed_port_and_process_id() {
 fn tunnel_lives_as_long_as_the_process() {
     let site = Site::new();
     // Another program in the same process is the same process.
-    let text = format!("exec $CALL sh -c 'exec sh -c \"$HOLD\"'");
-    let mut command = site.calling("sh", &text);
+    let mut command = site.calling("sh", "exec $CALL sh -c 'exec sh -c \"$HOLD\"'");
     let running = site.job.spawn(command.env("HOLD", HOLD));
     let first = port(&running);
     assert!(!eventually(A_WHILE, || check_out(first, "MATLAB").is_err()));
