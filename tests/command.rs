@@ -158,13 +158,15 @@ const PROBE: &str = r#"
 /// the same of everything.
 const TWICE: &str = r#"
     use POSIX;
-    $SIG{$_} = 'IGNORE' for qw(HUP USR1 CHLD TTOU IO);
+    $SIG{$_} = 'IGNORE' for qw(HUP USR1 TTOU IO);
     sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGUSR2, SIGALRM, SIGTERM, SIGCHLD));
-    my @probes = (['perl', '-e', $ENV{PROBE}, 'one two', ''],
-                  ['grep', '-E', '^Sig[^Q]|^Shd', '/proc/self/status']);
+    my @probes = (['DEFAULT', 'perl', '-e', $ENV{PROBE}, 'one two', ''],
+                  ['IGNORE', 'grep', '-E', '^Sig[^Q]|^Shd', '/proc/self/status']);
     for my $call (['env'], [@ARGV]) {
         for my $probe (@probes) {
-            my $pid = fork // die; exec @$call, @$probe unless $pid; waitpid $pid, 0;
+            my ($child_signal, @probe) = @$probe;
+            $SIG{CHLD} = $child_signal;
+            my $pid = fork // die; exec @$call, @probe unless $pid; waitpid $pid, 0;
         }
         syswrite STDOUT, "====\n";
     }"#;

@@ -129,11 +129,9 @@ impl Worker {
         for number in deadly() {
             change_unless_ignored(number, SIG_DFL);
         }
-        // SAFETY: both are valid. To ignore it takes away the one that waits, too.
-        unsafe {
-            signal(SIGCHLD, SIG_IGN);
-            signal(SIGCHLD, self.child_signal);
-        }
+        // SAFETY: the default or to ignore, and either discards the worker's, should the
+        // caller have blocked it.
+        unsafe { signal(SIGCHLD, self.child_signal) };
         let status = ExitStatus::from_raw(status);
         let code = status.code().or(status.signal().map(|number| 128 + number)).unwrap_or(1);
         match (code, read) {
