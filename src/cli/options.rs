@@ -138,13 +138,14 @@ pub fn help() -> String {
     let mut text = String::from(
         "\
 usage: eval $(licfwd [options] [user@]gateway target...)
-       licfwd [options] -L [bind_address:]port:host:hostport...
-              [user@]gateway [target...]
+       licfwd [options] [user@]gateway target... -- command [argument...]
+       licfwd [options] -L SPEC... [user@]gateway [target...]
 
 target: [NAME=]host:port[+port...][,host:port[+port...]...]
-  Prints 'export NAME=PORT@localhost' (MLM_LICENSE_FILE unless given); PORT leads
-  to host:port through the gateway for as long as the job lives. One after +
-  keeps its number (RLM ISV server). Commas join a triad, brackets hold IPv6.
+  Prints 'export NAME=PORT@localhost' (NAME: MLM_LICENSE_FILE unless given) and
+  forwards PORT to host:port through the gateway for as long as the job lives.
+  A port after + keeps its number (RLM ISV server). Commas join a triad; IPv6
+  stands in brackets. licfwd becomes the command.
 ",
     );
     for (kind, heading) in

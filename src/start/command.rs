@@ -42,7 +42,7 @@ pub fn become_command(invocation: &mut Invocation) -> Option<ExitCode> {
     let code = match worker.wait() {
         Ok(lines) => run(invocation, &lines),
         // It has said why.
-        Err(code) => code as u8,
+        Err(code) => code.map_or(Code::System as u8, |code| code as u8),
     };
     Some(ExitCode::from(code))
 }

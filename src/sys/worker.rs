@@ -112,34 +112,31 @@ impl Worker {
     /// What it has printed is the result.
     ///
     /// # Errors
-    /// The exit code of a worker that has failed, as a shell has it.
-    pub fn wait(mut self) -> Result<String, i32> {
+    /// The exit code of a worker that has failed, as a shell has it; `None` where the
+    /// system does not tell.
+    pub fn wait(mut self) -> Result<String, Option<i32>> {
         let mut printed = String::new();
         let read = self.output.read_to_string(&mut printed);
         // Nobody of that number may get a signal when it has been waited for.
         WORKER.store(0, Ordering::SeqCst);
         let mut status = 0;
-        // SAFETY: the status outlives the call.
-        while let Err(e) = check(unsafe { waitpid(self.pid, &raw mut status, 0) }) {
-            if e.kind() != io::ErrorKind::Interrupted {
-                status = -1;
-                break;
+        let ended = loop {
+            // SAFETY: the status outlives the call.
+            match check(unsafe { waitpid(self.pid, &raw mut status, 0) }) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                ended => break ended,
             }
-        }
+        };
         for number in deadly() {
             change_unless_ignored(number, SIG_DFL);
         }
-        // SAFETY: both are valid. To ignore it takes away the one that waits, too.
-        unsafe {
-            signal(SIGCHLD, SIG_IGN);
-            signal(SIGCHLD, self.child_signal);
-        }
+        // SAFETY: the default or to ignore, and either discards the worker's, should the
+        // caller have blocked it.
+        unsafe { signal(SIGCHLD, self.child_signal) };
+        ended.and(read).map_err(|_| None)?;
         let status = ExitStatus::from_raw(status);
-        let code = status.code().or(status.signal().map(|number| 128 + number)).unwrap_or(1);
-        match (code, read) {
-            (0, Ok(_)) => {}
-            (0, Err(_)) => return Err(1),
-            (code, _) => return Err(code),
+        if !status.success() {
+            return Err(status.code().or(status.signal().map(|number| 128 + number)));
         }
         // It came too late for the worker, and would have ended this process.
         let late = PASSED_ON.load(Ordering::SeqCst);
