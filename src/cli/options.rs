@@ -142,9 +142,9 @@ usage: eval $(licfwd [options] [user@]gateway target...)
               [user@]gateway [target...]
 
 target: [NAME=]host:port[+port...][,host:port[+port...]...]
-  Prints 'export NAME=PORT@localhost' (MLM_LICENSE_FILE unless given); PORT leads
-  to host:port through the gateway for as long as the job lives. One after +
-  keeps its number (RLM ISV server). Commas join a triad, brackets hold IPv6.
+  Prints 'export NAME=PORT@localhost' (MLM_LICENSE_FILE unless given). PORT
+  leads to host:port through the gateway for as long as the job lives; one
+  after + keeps its number (RLM). Commas join a triad, brackets hold IPv6.
 ",
     );
     for (kind, heading) in
