@@ -69,6 +69,8 @@ fn the_manual_is_filled_in() {
         "LIFE OF THE TUNNEL",
         "LOGGING IN",
         "MANY JOBS AT ONCE",
+        "FLEXNET",
+        "LICENSE FILES",
         "OTHER NODES OF THE JOB",
         "DIAGNOSTICS",
         "ENVIRONMENT",
