@@ -197,7 +197,8 @@ fn another_member_of_the_triad() {
     let outcome = job.run(job.licfwd(&gateway).args(["gw", &target]));
     let value = exports(outcome.line()).remove("LIC").expect("a value");
     for member in value.split(',') {
-        check_out(member, "f").expect("a seat");
+        let (vendor, _seat) = check_out(member, "f").expect("a seat");
+        assert_eq!(vendor.ip(), Ipv4Addr::LOCALHOST, "not through the tunnel");
     }
     assert_eq!((value.matches(',').count(), server.vendor.served()), (2, 3));
     drop(managers);
