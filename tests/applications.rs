@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::rig::pypi::python_with;
 use crate::rig::{
     Gateway, Job, LIMIT, Outcome, Running, Scratch, free_port, process, skip, wait_until,
 };
@@ -200,7 +201,8 @@ fn redis() {
 /// websocket.
 #[test]
 fn jupyter() {
-    let python = match python_with_jupyter() {
+    let packages = &["jupyter_server", "ipykernel", "websocket-client"];
+    let python = match python_with("jupyter", &[packages]) {
         Ok(python) => python,
         Err(why) => skip!("no Jupyter from PyPI: {why}"),
     };
@@ -253,22 +255,3 @@ print(",".join(seen))
 socket.close()
 call(f"/{kernel}", "DELETE")
 "#;
-
-/// A Python with Jupyter in cargo's target directory, made once.
-///
-/// # Errors
-/// Why it cannot be had within two minutes.
-fn python_with_jupyter() -> Result<PathBuf, String> {
-    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jupyter");
-    let text = "exec 9>\"$0.lock\" && flock 9 && if [ ! -e \"$0/ready\" ]; then
-            python3 -m venv --clear \"$0\" &&
-            timeout 120 \"$0/bin/pip\" -q --disable-pip-version-check install \
-                jupyter_server ipykernel websocket-client && touch \"$0/ready\"
-        fi";
-    let output = Command::new("sh").args(["-c", text]).arg(&place).output();
-    let output = output.expect("run sh");
-    match output.status.success() {
-        true => Ok(place.join("bin/python")),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-    }
-}

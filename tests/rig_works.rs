@@ -1,12 +1,13 @@
 //! The rig itself: it does what the tests rely on.
 
+use crate::rig::flexnet::{self, FlexNet};
 use crate::rig::license_server::{RefusingPort, SwallowingPort};
 use crate::rig::traffic::{End, check_out, exchange};
 use crate::rig::{
     Gateway, Job, LIMIT, LicenseServer, Service, free_pair, free_port, process, wait_until,
 };
 use std::io::ErrorKind;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 /// Goal: the tests' own client and server agree without a tunnel between them.
@@ -105,4 +106,19 @@ fn ports_are_handed_out_once() {
             assert!(given.insert(port), "{port} again");
         }
     }
+}
+
+/// Goal: the tests' own FlexNet client is no better than the real ones: in a triad it
+/// tries the first member's vendor port for every member; in a list, each its own.
+#[test]
+fn the_flexnet_client_is_no_better_than_the_real_ones() {
+    let (network, ports) = (rand::random_range(1..=255), free_pair());
+    let address = |number| Ipv4Addr::new(127, 0, network, number);
+    let servers = [11, 12].map(|number| FlexNet::start(address(number), ports));
+    let members = [10, 11, 12].map(|number| format!("{}@{}", ports.0, address(number)));
+    flexnet::check_out(&members.join(","), "f").map(drop).expect_err("a seat");
+    let counts = || servers.each_ref().map(|server| server.vendor.served());
+    assert_eq!(counts(), [0, 0]);
+    flexnet::check_out(&members.join(":"), "f").expect("a seat");
+    assert_eq!(counts(), [1, 0]);
 }

@@ -22,6 +22,7 @@ const MORE: &[(&str, &str)] = &[
     ("tries", "The waits in between grow and are random. Only what may pass is tried again: exit codes 69 and 75. With --check: 1."),
     ("deadline", "When it comes, licfwd ends with the exit code of the last failure."),
     ("no-probe", "For MySQL and other servers that count broken handshakes and then block a host."),
+    ("verbatim", "For a client that is to hear its license server's own words, for instance because it checks the name. FlexNet's vendor daemon then needs its port after a +, and the servers of a triad are joined by colons, with a note. See FLEXNET."),
     ("watch", "In a make or Snakemake recipe: --watch $$; in a TaskProlog: --watch $SLURM_TASK_PID. With -L alone and a terminal nothing is watched, as with ssh -f."),
     ("no-watch", "kill with the process id ends it; see --pid-var."),
     ("check", "Resolves the gateway, binds ports, connects, checks the host key, logs in and asks the license servers, as a job would. Each step is told on standard error with its time; nothing is printed, no port stays bound, no host key is written down. The exit codes are the same. Without targets the gateway alone is checked."),

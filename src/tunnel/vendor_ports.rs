@@ -39,8 +39,10 @@ struct Server {
     ports: Vec<VendorPort>,
     /// It has said something that does not begin as FlexNet's answers do.
     speaks_otherwise: bool,
-    /// The log has it that an answer was not understood; that a status program came.
-    said: [bool; 2],
+    /// The log has it that an answer was not understood.
+    misunderstood: bool,
+    /// The log has it that a status program came.
+    had_status_program: bool,
 }
 
 struct VendorPort {
@@ -75,7 +77,8 @@ impl VendorPorts {
                 kept: server.listeners.clone().skip(1).map(|listener| to(listener).1).collect(),
                 ports: Vec::new(),
                 speaks_otherwise: false,
-                said: [false; 2],
+                misunderstood: false,
+                had_status_program: false,
             }
         });
         VendorPorts {
@@ -122,7 +125,7 @@ impl VendorPorts {
                 return None;
             }
             Heard::Other { why, .. } => {
-                if !std::mem::replace(&mut server.said[0], true) {
+                if !std::mem::replace(&mut server.misunderstood, true) {
                     self.log.event(format_args!(
                         "license server {}: an answer like FlexNet's was not understood ({why}) and has passed unchanged",
                         server.name
@@ -133,7 +136,7 @@ impl VendorPorts {
         };
         let Some(number) = answer.port else {
             let here = server.address_here(dialled);
-            if !std::mem::replace(&mut server.said[1], true) {
+            if !std::mem::replace(&mut server.had_status_program, true) {
                 self.log.event(format_args!(
                     "license server {} calls itself {}: a status program is told {here}",
                     server.name, answer.name

@@ -94,7 +94,8 @@ pub fn read_answer(from: &mut impl Read) -> io::Result<(u16, String, u16)> {
     let kind = u16::from_be_bytes([frame[6], frame[7]]);
     let text = &frame[if kind == HELLO { 24 } else { 20 }..];
     let end = text.iter().position(|byte| *byte == 0).expect("a name");
-    let port = text.get(end + 3..end + 5).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
+    let port = text.get(end + 3..end + 5).filter(|_| kind != HELLO);
+    let port = port.map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
     Ok((kind, String::from_utf8_lossy(&text[..end]).into_owned(), port))
 }
 

@@ -21,7 +21,7 @@ pub enum Service {
     /// A hello as FlexNet's clients say it gets the name and port of a vendor daemon,
     /// where the seats are.
     Manager(&'static str, u16),
-    /// Whoever says something gets these bytes, in one piece or one a write.
+    /// Whoever says something gets these bytes, so many a write; without any it is closed.
     Says(&'static [u8], usize),
     /// Sends back what it gets; keeps its own half open until the client has closed its.
     Echo,
@@ -105,7 +105,7 @@ impl LicenseServer {
         self.shared.seats.load(Ordering::SeqCst)
     }
 
-    /// How many of FlexNet's own clients have said hello to the vendor daemon.
+    /// How many have said something that only real clients say.
     pub fn hellos(&self) -> usize {
         self.shared.hellos.load(Ordering::SeqCst)
     }
@@ -166,7 +166,8 @@ impl Shared {
         let result = match self.service {
             Service::CheckOut => self.check_out(number, client),
             Service::Manager(name, vendor) => manage(client, name, vendor),
-            Service::Says(bytes, size) => say(client, bytes, size),
+            Service::Says(bytes, size) => say(client, bytes, size)
+                .map(|heard| _ = self.hellos.fetch_add(heard.into(), Ordering::SeqCst)),
             Service::Echo => echo(client),
             Service::Exchange => exchange(client),
             Service::Mute => wait_for_end(client),
@@ -208,14 +209,18 @@ fn manage(mut client: &TcpStream, name: &str, vendor: u16) -> io::Result<()> {
     wait_for_end(client)
 }
 
-/// Waits for the client to go, without ending itself.
-fn say(mut client: &TcpStream, bytes: &[u8], size: usize) -> io::Result<()> {
-    if client.read(&mut [0; 256])? > 0 {
-        client.set_nodelay(true)?;
-        bytes.chunks(size).try_for_each(|piece| client.write_all(piece))?;
+/// Waits for the client to go, unless there is nothing to say. Returns whether it said
+/// anything.
+fn say(mut client: &TcpStream, bytes: &[u8], size: usize) -> io::Result<bool> {
+    if client.read(&mut [0; 256])? == 0 {
+        return Ok(false);
+    }
+    client.set_nodelay(true)?;
+    bytes.chunks(size).try_for_each(|piece| client.write_all(piece))?;
+    if !bytes.is_empty() {
         wait_for_end(client)?;
     }
-    Ok(())
+    Ok(true)
 }
 
 fn echo(mut client: &TcpStream) -> io::Result<()> {

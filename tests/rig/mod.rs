@@ -25,6 +25,7 @@ pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod pty;
+pub mod pypi;
 pub mod scratch;
 pub mod site;
 pub mod skips;

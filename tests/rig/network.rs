@@ -40,6 +40,7 @@ pub fn is_our_own() -> bool {
         output.status.success() && text.contains("1 passed"),
         "in a network of its own:\n{text}\n{errors}"
     );
+    eprint!("{errors}");
     false
 }
 
@@ -129,7 +130,8 @@ impl Drop for Beyond {
     }
 }
 
-fn run(words: &str) {
+/// Runs a command that must succeed.
+pub fn run(words: &str) {
     let mut words = words.split(' ');
     let output = Command::new(words.next().unwrap_or_default())
         .args(words.clone())

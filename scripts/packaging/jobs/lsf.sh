@@ -6,6 +6,6 @@
 # An LSF job with a license from behind a gateway; -Q queues it again when gateway or license server are away.
 # Change the gateway, the server and the last line.
 
-lic=$(licfwd tri-gw MLM_LICENSE_FILE=licserver:27000+27001) && eval "$lic" || exit
+lic=$(licfwd tri-gw MLM_LICENSE_FILE=licserver:27000) && eval "$lic" || exit
 
 matlab -batch main

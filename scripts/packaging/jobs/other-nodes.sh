@@ -5,6 +5,6 @@
 # A Slurm job whose other nodes use the license too: they ask the first node.
 
 lic=$(licfwd --listen "$(hostname -i)" --allow "$(scontrol show hostnames)" \
-  tri-gw ANSYSLMD_LICENSE_FILE=licserver:1055+1793) && eval "$lic" || exit
+  tri-gw ANSYSLMD_LICENSE_FILE=licserver:1055) && eval "$lic" || exit
 
 srun solver

@@ -5,6 +5,6 @@
 # A PBS job with a license from behind a gateway. Change the gateway, the server and the last line.
 
 cd "${PBS_O_WORKDIR:-.}" || exit
-lic=$(licfwd tri-gw MLM_LICENSE_FILE=licserver:27000+27001) && eval "$lic" || exit
+lic=$(licfwd tri-gw MLM_LICENSE_FILE=licserver:27000) && eval "$lic" || exit
 
 matlab -batch main

@@ -4,7 +4,7 @@
 #SBATCH --time=01:00:00
 # A Slurm job with a license from behind a gateway. Change the gateway, the server and the last line.
 
-lic=$(licfwd tri-gw MLM_LICENSE_FILE=licserver:27000+27001) && eval "$lic"
+lic=$(licfwd tri-gw MLM_LICENSE_FILE=licserver:27000) && eval "$lic"
 status=$?
 case $status in
   0) ;;

@@ -84,6 +84,8 @@ fn the_manual_is_filled_in() {
         "LOGGING IN",
         "SETTINGS OF SSH",
         "MANY JOBS AT ONCE",
+        "FLEXNET",
+        "LICENSE FILES",
         "OTHER NODES OF THE JOB",
         "DIAGNOSTICS",
         "ENVIRONMENT",
