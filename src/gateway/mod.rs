@@ -13,7 +13,7 @@ mod route;
 mod session;
 mod ssh_stderr;
 
-pub use connect::print_addresses;
+pub use crate::sys::print_addresses;
 pub use openssh::keep_ssh;
 pub use probe::{Answer, probe};
 pub use route::{Route, check};

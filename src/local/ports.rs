@@ -5,6 +5,7 @@ use super::localhost;
 use super::random_port::{RandomPort, random_loopback};
 use crate::error::{Code, Context, Error, Result};
 use crate::log::Log;
+use crate::retry::Limits;
 use crate::sys::node_name;
 use crate::target::{Destination, Forward, Server, Target};
 use std::io::{self, ErrorKind};
@@ -64,13 +65,13 @@ impl LocalPorts {
         forwards: &[Forward],
         targets: &[Target],
         listen: Option<IpAddr>,
+        limits: Limits,
         log: &Log,
     ) -> Result<LocalPorts> {
         let mut bound = LocalPorts::default();
         for forward in forwards {
-            bound
-                .listeners
-                .push(Listener { sockets: bind_forward(&forward.listen)?, to: forward.to.clone() });
+            let sockets = bind_forward(&forward.listen, limits.next_step())?;
+            bound.listeners.push(Listener { sockets, to: forward.to.clone() });
         }
         let servers = targets.iter().flat_map(|target| &target.servers);
         let kept = servers.flat_map(|server| server.kept.iter().copied());

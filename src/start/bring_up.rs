@@ -97,7 +97,7 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     }
     let deadline = Deadline::after(invocation.deadline);
     let watched_job = watched_job(invocation)?;
-    let access = Access::new(invocation.allow_any_user, &invocation.allow)?;
+    let access = Access::new(invocation.allow_any_user, &invocation.allow, deadline.left())?;
     sys::raise_descriptor_limit();
     let mut tries = Tries::new(invocation, deadline, log);
     let gateway = tries.until_done(|| resolve_gateway(invocation, deadline, log))?;
@@ -106,7 +106,7 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     let limits = Limits { step, deadline };
     gateway::check(invocation.via, &gateway)?;
     let credentials = Credentials::load(&gateway, log);
-    let bound = bind_ports(invocation, &gateway, log)?;
+    let bound = bind_ports(invocation, &gateway, limits, log)?;
     log.step("identities read, local ports bound");
     let mut route = route(invocation, gateway, credentials);
     let session = tries::connect(&mut tries, invocation.probe, &mut route, &bound, limits, log)?;
@@ -141,12 +141,17 @@ fn resolve_gateway(invocation: &Invocation, deadline: Deadline, log: &Log) -> Re
     Ok(gateway)
 }
 
-fn bind_ports(invocation: &Invocation, gateway: &Gateway, log: &Log) -> Result<LocalPorts> {
+fn bind_ports(
+    invocation: &Invocation,
+    gateway: &Gateway,
+    limits: Limits,
+    log: &Log,
+) -> Result<LocalPorts> {
     let forwards = &invocation.forwards;
     if gateway.unlink_sockets && !invocation.check {
         local::make_way(forwards);
     }
-    LocalPorts::bind(forwards, &invocation.targets, invocation.listen, log)
+    LocalPorts::bind(forwards, &invocation.targets, invocation.listen, limits, log)
 }
 
 fn route(invocation: &Invocation, gateway: Gateway, credentials: Credentials) -> Route {

@@ -13,6 +13,7 @@ mod file;
 mod helper;
 mod poll;
 mod process;
+mod resolver;
 mod safe_base;
 mod signal;
 mod socket;
@@ -26,11 +27,11 @@ pub use helper::{
 };
 pub use poll::{Epoll, Event, Interest, poll_readable, wait_any};
 pub use process::{
-    Fork, end_own_group, end_with_us, exit_now, fork_process, home_dir, interrupt, kill_group,
-    new_session, node_name, on_deadly_signal, overflow_user, pidfd_open, raise_descriptor_limit,
+    Fork, end_own_group, end_with_us, exit_now, fork_process, interrupt, kill_group, new_session,
+    node_name, on_deadly_signal, overflow_user, pidfd_open, raise_descriptor_limit,
     resident_memory, session_id, set_umask, share_one_heap, test_hook, trim_memory, user_id,
-    user_name,
 };
+pub use resolver::{ask_for_user, look_up, print_addresses};
 pub use safe_base::in_safe_base;
 pub use signal::{
     SIGHUP, SIGINT, SIGQUIT, SIGTERM, SignalFd, hold_signals, ignore_signals, reset_signals,
