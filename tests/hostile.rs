@@ -157,7 +157,16 @@ fn at_the_start_behind_the_keys() {
     if long() {
         let auth = ["unknown", "ignore", "debug", "failure", "info-request", "service-accept"];
         cases.extend(auth.map(|what| ("auth", what)));
-        let both = ["half-packet", "drip", "garbage", "drip-ignore", "rekey", "kexinit", "newkeys"];
+        let both = [
+            "half-packet",
+            "drip",
+            "garbage",
+            "drip-ignore",
+            "rekey",
+            "kexinit",
+            "newkeys",
+            "deaf",
+        ];
         cases.extend(both.iter().flat_map(|what| [("auth", *what), ("open", *what)]));
         cases.extend(RUNNING.iter().map(|what| ("open", *what)));
     }
@@ -439,7 +448,7 @@ fn while_it_reconnects() {
 }
 
 /// What can be said during the login.
-const AUTH: [&str; 15] = [
+const AUTH: [&str; 16] = [
     "banner",
     "methods",
     "silence",
@@ -455,6 +464,7 @@ const AUTH: [&str; 15] = [
     "drip-ignore",
     "rekey",
     "kexinit",
+    "deaf",
 ];
 
 /// Goal: eight keys, each answered within the limit of a step: the deadline holds for
