@@ -6,11 +6,15 @@ use crate::rig::hostile::{Behaviour, Front, RAW, Script};
 use crate::rig::job::over_ssh;
 use crate::rig::traffic::{End, connect, exchange};
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Promise, Running, Service, Tunnel, eventually, long,
-    process, skip, times_until, wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Promise, Running, Service, Tunnel, eventually,
+    eventually_every, long, process, skip, times_until, wait_until,
 };
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// What any of it may take, in kB: three times what is promised, as with times,
@@ -25,6 +29,8 @@ const RECOVERY: Promise = Promise::seconds(15);
 const ATTEMPT: Promise = Promise::seconds(13);
 /// How long to wait for a flood to do harm.
 const BITES: Duration = Duration::from_secs(4);
+/// Two questions that are three seconds apart, and what has been sent before.
+const SILENCE: Promise = Promise::seconds(10);
 /// After TERM or the job's end, with the gateway at its worst.
 const END: Promise = Promise::seconds(3);
 
@@ -66,15 +72,15 @@ impl Place {
         })
     }
 
-    /// One that ends with a process of its job, and both.
-    fn watching_tunnel(&self, front: &Front) -> (Job, u32, Running) {
+    /// One that ends with a process of its job; its daemon and port, and that process.
+    fn watching_tunnel(&self, front: &Front) -> (Job, u32, u16, Running) {
         let job = Job::new();
         let watched = job.spawn(job.command("sleep").arg("600"));
         let mut command = job.licfwd(&self.gateway);
         command.args(front.options()).args(["--watch", &watched.pid().to_string()]);
-        job.run(command.args(["gw", &self.target()])).port("MLM_LICENSE_FILE");
+        let port = job.run(command.args(["gw", &self.target()])).port("MLM_LICENSE_FILE");
         let daemon = job.daemon();
-        (job, daemon, watched)
+        (job, daemon, port, watched)
     }
 
     fn target(&self) -> String {
@@ -151,7 +157,16 @@ fn at_the_start_behind_the_keys() {
     if long() {
         let auth = ["unknown", "ignore", "debug", "failure", "info-request", "service-accept"];
         cases.extend(auth.map(|what| ("auth", what)));
-        let both = ["half-packet", "drip", "garbage", "drip-ignore", "rekey", "kexinit", "newkeys"];
+        let both = [
+            "half-packet",
+            "drip",
+            "garbage",
+            "drip-ignore",
+            "rekey",
+            "kexinit",
+            "newkeys",
+            "deaf",
+        ];
         cases.extend(both.iter().flat_map(|what| [("auth", *what), ("open", *what)]));
         cases.extend(RUNNING.iter().map(|what| ("open", *what)));
     }
@@ -298,10 +313,91 @@ fn term_and_the_jobs_end_under_a_flood() {
     place.script.go();
     wait_until("both flood", LIMIT, || place.script.said("begins: ") == 2);
     ends_at_once(&told, "TERM");
-    let (job, daemon, watched) = watching;
+    let (job, daemon, _, watched) = watching;
     process::signal("KILL", &[watched.pid()]);
     END.wait_until("the job's end: it ends", || !process::alive(daemon));
     job.wait_until_empty();
+}
+
+/// Goal: TERM is obeyed, too, in the middle of a call of libssh2's that does not end,
+/// because more comes than it can read.
+#[test]
+fn term_in_the_middle_of_a_call() {
+    // Its reading takes longer, the thread of the watchdog's does not.
+    const SLOW: [&str; 5] =
+        ["-qq", "-o/dev/null", "-etrace=recvfrom", "-einject=recvfrom:delay_exit=2000", "-p"];
+    if over_ssh() {
+        // There it is ssh's reading, and ssh is killed.
+        return;
+    }
+    let has_strace = Command::new("strace").arg("-V").output().is_ok();
+    if !has_strace || !process::is_root() {
+        skip!("only root can attach strace, which slows a process down, to another's child");
+    }
+    let place = place!();
+    let front = Front::start(place.script.behaviour("running", "ignore"));
+    let tunnel = place.tunnel(&front, &[]);
+    let pid = tunnel.pid().to_string();
+    let mut strace = tunnel.job().command("strace");
+    let mut strace = tunnel.job().spawn(strace.args(SLOW).arg(&pid));
+    // What reads through a channel has no other end than that nothing comes.
+    let mut client = connect(tunnel.port()).expect("connect");
+    echo(&mut client).expect("an echo");
+    wait_until("strace is there", LIMIT, || strace.has_ended() || process::is_traced(tunnel.pid()));
+    place.script.go();
+    wait_until("it begins", LIMIT, || place.script.said("begins: ") > 0);
+    // Until the flood has filled what lies between.
+    eventually(BITES / 2, || false);
+    ends_at_once(&tunnel, "TERM in a call");
+    let log = tunnel.log();
+    assert!(log.contains("cutting the gateway off: it kept sending"), "no such call: {log}");
+}
+
+/// Goal: a gateway that takes nothing, from a client that sends on: it is lost when its
+/// time is over, and TERM and the job's end do not wait for that.
+#[test]
+fn a_gateway_that_takes_nothing() {
+    let place = place!();
+    let front = Front::start(place.script.behaviour("running", "deaf"));
+    let quick = ["-o", "ServerAliveInterval=3", "-o", "ServerAliveCountMax=2"];
+    let (lost, told) = (place.tunnel(&front, &quick), place.tunnel(&front, &[]));
+    let (job, daemon, port, watched) = place.watching_tunnel(&front);
+    let sent = [lost.port(), told.port(), port].map(|port| {
+        let mut client = connect(port).expect("connect");
+        echo(&mut client).expect("an echo");
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&sent);
+        thread::spawn(move || {
+            while let Ok(more) = client.write(&[b'z'; 65536]) {
+                count.fetch_add(more, Ordering::Relaxed);
+            }
+        });
+        sent
+    });
+    front.set(place.good());
+    place.script.go();
+    let mut before = [0; 3];
+    let begin = Instant::now();
+    let stuck = eventually_every(Duration::from_millis(300), LIMIT, || {
+        let now = [0, 1, 2].map(|n| sent[n].load(Ordering::Relaxed));
+        now == std::mem::replace(&mut before, now) && now[0] > 1 << 20
+    });
+    assert!(stuck, "it takes everything: {before:?}");
+    let ends = || {
+        // The first lets clients go on, where the loop hears of it.
+        process::signal("TERM", &[told.pid()]);
+        !process::alive(told.pid())
+    };
+    END.wait_until("TERM: it ends", ends);
+    process::signal("KILL", &[watched.pid()]);
+    END.wait_until("the job's end: it ends", || !process::alive(daemon));
+    job.wait_until_empty();
+    wait_until("it is lost", LIMIT, || lost.logged("lost the gateway") > 0);
+    SILENCE.kept("it is lost", begin.elapsed());
+    RECOVERY.wait_until("clients are served", || is_served(lost.port()));
+    let peak = process::peak_kb(lost.pid());
+    assert!(peak < MEMORY, "{peak} kB");
+    eprintln!("a gateway that takes nothing: {} MB; {}", peak >> 10, lost.log());
 }
 
 /// Goal: an attempt to get back that hangs, floods or is told nonsense is one that has
@@ -370,6 +466,7 @@ const AUTH: [&str; 16] = [
     "rekey",
     "rekey-flood",
     "kexinit",
+    "deaf",
 ];
 
 /// Goal: eight keys, each answered within the limit of a step: the deadline holds for

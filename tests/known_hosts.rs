@@ -78,8 +78,9 @@ impl Case {
 
         let ssh = ssh(&their_config, &[]);
         let target = format!("127.0.0.1:{}", gateway.port);
-        let licfwd =
-            run(Command::new(licfwd).arg("-F").arg(&our_config).args(["gateway", &target]));
+        let mut licfwd = Command::new(licfwd);
+        licfwd.env("TMPDIR", gateway.dir).arg("-F").arg(&our_config);
+        let licfwd = run(licfwd.args(["gateway", &target]));
 
         let told = String::from_utf8_lossy(&ssh.stderr).into_owned();
         let ssh_accepts = match () {

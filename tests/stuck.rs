@@ -5,11 +5,13 @@ use crate::rig::agent::{HABITS, Habit, HostileAgent};
 use crate::rig::job::over_ssh;
 use crate::rig::traffic::check_out;
 use crate::rig::{
-    Gateway, LIMIT, Overlay, Promise, Scratch, Site, long, network, process, skip, times_until,
+    Gateway, LIMIT, Overlay, Promise, Scratch, Site, free_port, long, network, process, skip,
+    times_until,
 };
 use std::fs::{self, Permissions};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Instant;
 
 const LIMITS: [&str; 6] = ["--tries", "1", "--timeout", "3", "--deadline", "6"];
@@ -141,6 +143,15 @@ fn name_servers_that_never_answer() {
     let failure = site.run(&[&named[..], &["--timeout", "2", "--deadline", "5"]].concat());
     Promise::seconds(6).kept("name servers at the start", begin.elapsed());
     failure.fails(75, &["gw.example"]);
+    // Nor do other names that are looked up: of other nodes, and to listen on.
+    let forward = format!("-Lnode.example:{}:127.0.0.1:1", free_port());
+    for options in [&["--listen", "0.0.0.0", "--allow", "localhost,node.example"][..], &[&forward]]
+    {
+        let begin = Instant::now();
+        let failure = site.run(&[options, &["--timeout", "2", "--deadline", "5"]].concat());
+        Promise::seconds(6).kept(options[0], begin.elapsed());
+        failure.fails(75, &["node.example"]);
+    }
 
     site.gateway.kill_sessions();
     let begin = Instant::now();
@@ -148,6 +159,47 @@ fn name_servers_that_never_answer() {
     ATTEMPT.kept("name servers while it reconnects", begin.elapsed());
     fs::write(&hosts, KNOWN).expect("hosts");
     RECOVERY.wait_until("clients are served", || check_out(tunnel.port(), "f").is_ok());
+}
+
+/// Goal: a directory of users that never answers, as where its server is away: within
+/// the limits, and tried again like a name server.
+#[test]
+fn a_directory_of_users_that_never_answers() {
+    if let Err(why) = Overlay::check() {
+        skip!("{why}");
+    }
+    let files = Scratch::new();
+    // Who opens it waits for a writer.
+    let passwd = files.file("passwd");
+    let made = Command::new("mkfifo").args(["-m", "644"]).arg(&passwd).status();
+    assert!(made.is_ok_and(|status| status.success()));
+    let switch = files.write("nsswitch", "passwd: files\nhosts: files\n");
+    fs::set_permissions(&switch, Permissions::from_mode(0o644)).expect("chmod");
+    let mut overlay = Overlay::default();
+    overlay.add(passwd, "/etc/passwd");
+    overlay.add(switch, "/etc/nsswitch.conf");
+    let gateway = Gateway::overlaid(Scratch::new(), [Overlay::default(), overlay], &[], &[]);
+    let site = Site::behind(gateway);
+    let begin = Instant::now();
+    let failure = site.run(&["--timeout", "2", "--deadline", "5"]);
+    Promise::seconds(6).kept("a directory of users", begin.elapsed());
+    failure.fails(75, &["who user ", "no answer within 2 s"]);
+    site.job.wait_until_empty();
+}
+
+/// Goal: an `ssh -G` that hangs in a program of the configuration's is the configuration's
+/// fault, told within the time of a step, and nothing of it is left.
+#[test]
+fn a_configuration_that_hangs() {
+    let site = Site::new();
+    let config = site.gateway.config().display().to_string();
+    let hangs = format!("Match exec \"sleep 1000\"\nMatch all\nInclude {config}\n");
+    let file = site.job.directory().write("hangs", &hangs).display().to_string();
+    let begin = Instant::now();
+    let failure = site.run(&["-F", &file, "--timeout", "2"]);
+    Promise::seconds(3).kept("ssh -G", begin.elapsed());
+    failure.fails(78, &["ssh -G gw: no answer: timed out after 2 s"]);
+    site.job.wait_until_empty();
 }
 
 /// As many as a resolver asks, one after another, each twice.

@@ -5,14 +5,18 @@ use super::keywords::ssh_alone;
 use super::parse::parse;
 use super::tokens::Here;
 use super::without_ssh::without_ssh;
-use crate::error::{Code, Context, Error, Result};
+use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
 use crate::sys::{self, hear_out};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// What is left for the directory of users at least, where ssh has taken all the time:
+/// if that has answered, it is not to blame.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// Resolves `gateway` (`[user@]host`) as ssh would, given ssh's own options;
 /// from the command line alone where no ssh is installed.
@@ -20,7 +24,8 @@ use std::time::Duration;
 /// # Errors
 /// [`Code::Usage`]: a name that ssh would take for an option. [`Code::Config`]:
 /// `ssh -G` failed, in its own words, or took longer than `timeout`.
-/// [`Code::GatewayDown`]: nobody knows this user, which may pass.
+/// [`Code::GatewayDown`]: nobody knows this user, or tells within `timeout` who that is,
+/// which may pass.
 pub fn resolve(
     gateway: &str,
     ssh_options: &[OsString],
@@ -31,8 +36,22 @@ pub fn resolve(
         let what = format!("gateway {gateway:?}: not a host name");
         return Err(Error::new(Code::Usage, what));
     }
-    let mut here = Here::find();
-    let answer = ask_ssh(gateway, ssh_options, timeout)?;
+    let begin = Instant::now();
+    let no_question = || "cannot ask who this user is".into();
+    let user = sys::ask_for_user().context(Code::System, no_question)?;
+    // ssh asks that, too, and both at the same time.
+    let answer = ask_ssh(gateway, ssh_options, timeout);
+    let left = timeout.saturating_sub(begin.elapsed()).max(GRACE);
+    let user = user.user(left).map_err(|e| {
+        let (user, seconds) = (sys::user_id(), timeout.as_secs());
+        let what = match e.kind() {
+            io::ErrorKind::TimedOut => format!("no answer within {seconds} s"),
+            _ => cause(&e),
+        };
+        let why = "the directory of users (/etc/passwd, LDAP)";
+        Error::new(Code::GatewayDown, format!("cannot find out who user {user} is: {why}: {what}"))
+    })?;
+    let (mut here, answer) = (Here::find(user), answer?);
     let has_ssh = answer.is_some();
     let (text, remarks) = match answer {
         Some(answer) => answer,

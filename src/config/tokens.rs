@@ -21,14 +21,15 @@ pub struct Here {
 }
 
 impl Here {
-    /// Home and user come from the password database, as ssh takes them, and
-    /// from the environment only where it has no entry.
-    pub fn find() -> Here {
+    /// Home and name come from the password database, as ssh takes them, and
+    /// from the environment only where it has no such user.
+    pub fn find(user: Option<(PathBuf, String)>) -> Here {
         let env = |name: &str| env::var(name).ok();
         let full = |name: &str| env(name).filter(|value| !value.is_empty());
+        let (home, name) = user.unzip();
         Here {
-            home: sys::home_dir().or_else(|| full("HOME").map(PathBuf::from)),
-            user: sys::user_name().or_else(|| full("USER")).unwrap_or_default(),
+            home: home.or_else(|| full("HOME").map(PathBuf::from)),
+            user: name.or_else(|| full("USER")).unwrap_or_default(),
             uid: sys::user_id(),
             host: sys::node_name(),
             cwd: env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),

@@ -15,10 +15,10 @@ use crate::sys::{self, Helper};
 use crate::target::host_port;
 use std::env;
 use std::io::{self, ErrorKind, Read};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -167,12 +167,9 @@ pub fn resolve(gateway: &Gateway, limits: Limits) -> Result<Vec<SocketAddr>> {
     let Gateway { name, host, port, .. } = gateway;
     let found = match host.parse() {
         Ok(ip) => vec![SocketAddr::new(ip, *port)],
-        Err(_) => look_up(host, *port, limits.next_step_to_greeting()).map_err(|why| {
-            // EAI_AGAIN, in glibc's and in musl's words: std keeps no number.
-            let passing = ["Temporary failure", "Try again", "timed out"];
-            let passing = passing.iter().any(|words| why.contains(words));
-            let what = format!("cannot resolve {host}: {why}");
-            if passing {
+        Err(_) => sys::look_up(&[host], *port, limits.next_step_to_greeting()).map_err(|e| {
+            let what = format!("cannot resolve {}", cause(&e));
+            if e.kind() == ErrorKind::TimedOut {
                 return gateway_down(gateway, what);
             }
             let way_out = "check the name, or add it to ~/.ssh/config";
@@ -185,52 +182,6 @@ pub fn resolve(gateway: &Gateway, limits: Limits) -> Result<Vec<SocketAddr>> {
         Family::V6 => address.is_ipv6(),
     };
     Ok(found.into_iter().filter(wanted).collect())
-}
-
-/// Looks a name up in a process of its own: the resolver knows no limit, and takes
-/// minutes where no name server answers.
-fn look_up(host: &str, port: u16, limit: Duration) -> std::result::Result<Vec<SocketAddr>, String> {
-    let mut resolver = sys::this_program_as(sys::RESOLVER);
-    resolver.arg(port.to_string()).arg(host);
-    resolver.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut spawn = || {
-        // Nothing is said there.
-        let (_ours, theirs) = UnixStream::pair()?;
-        sys::detached_short(resolver.stdin(OwnedFd::from(theirs))).spawn()
-    };
-    let answer = spawn().and_then(|mut child| {
-        let answer = sys::hear_out(&mut child, limit);
-        if answer.is_err() {
-            sys::kill_group(child.id());
-            let _ = child.wait();
-        }
-        answer
-    });
-    match answer.map_err(|e| cause(&e))? {
-        (status, found, _) if status.success() => {
-            Ok(found.lines().filter_map(|line| line.parse().ok()).collect())
-        }
-        (_, _, why) => Err(why.trim().to_owned()),
-    }
-}
-
-/// The program of a resolver. Its arguments: a port and the name whose addresses it
-/// prints.
-pub fn print_addresses() -> ExitCode {
-    let mut arguments = env::args().skip(1);
-    let port = arguments.next().and_then(|port| port.parse().ok()).unwrap_or(0);
-    match (arguments.next().unwrap_or_default().as_str(), port).to_socket_addrs() {
-        Ok(found) => {
-            found.for_each(|address| println!("{address}"));
-            ExitCode::SUCCESS
-        }
-        Err(e) => {
-            let why = cause(&e);
-            let about = "failed to lookup address information: ";
-            eprintln!("{}", why.strip_prefix(about).unwrap_or(&why));
-            ExitCode::FAILURE
-        }
-    }
 }
 
 /// How the helper is called: ProxyCommand as a line for the user's shell, and

@@ -17,7 +17,7 @@ mod route;
 mod session;
 mod ssh_stderr;
 
-pub use connect::print_addresses;
+pub use crate::sys::print_addresses;
 pub use gateways::{Gateways, Turn};
 pub use member::Settings;
 pub use openssh::keep_ssh;

@@ -6,11 +6,12 @@ use crate::sys::{self, errno};
 use crate::target::{Destination, Forward, ForwardSide};
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// One listening socket.
 #[derive(Debug)]
@@ -114,8 +115,8 @@ pub fn make_way(forwards: &[Forward]) {
     }
 }
 
-/// The local side of `-L`, as ssh binds it.
-pub fn bind_forward(side: &ForwardSide) -> Result<Vec<ListenSocket>> {
+/// The local side of `-L`, as ssh binds it; a name is looked up within `limit`.
+pub fn bind_forward(side: &ForwardSide, limit: Duration) -> Result<Vec<ListenSocket>> {
     let (bind, port) = match side {
         ForwardSide::Unix(path) => return bind_unix(path).map(|socket| vec![socket]),
         ForwardSide::Tcp { bind, port } => (bind.as_deref(), *port),
@@ -128,12 +129,17 @@ pub fn bind_forward(side: &ForwardSide) -> Result<Vec<ListenSocket>> {
             bound => bound,
         },
         Some(host) => {
-            let all = (host, port).to_socket_addrs();
-            all.and_then(|all| all.map(bind_one).collect())
+            let all = sys::look_up(&[host], port, limit);
+            all.and_then(|all| all.into_iter().map(bind_one).collect())
         }
     };
     let place = bind.filter(|b| !b.is_empty()).unwrap_or("localhost");
     let what = || format!("cannot listen on {place} port {port}");
+    // What only a look-up has.
+    let no_answer = sockets.as_ref().is_err_and(|e| e.kind() == ErrorKind::TimedOut);
+    if no_answer {
+        return sockets.context(Code::GatewayDown, what);
+    }
     sockets.advise(Code::NoPort, what, "choose another local port for -L")
 }
 

@@ -4,11 +4,12 @@
 //! microseconds, against milliseconds for `/proc/net/tcp` on a busy node. The
 //! tables are the fallback where netlink is not to be had.
 
-use crate::error::{Code, Context, Result};
+use crate::error::{Code, Context, Error, Result, cause};
 use crate::sys::{self, errno};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 /// Who may use the ports.
 #[derive(Debug)]
@@ -49,15 +50,17 @@ impl Access {
     /// # Errors
     /// [`Code::System`] where users cannot be told apart: our user id is the
     /// overflow id of a user namespace (then everybody looks like us), or the
-    /// kernel shows no socket table. [`Code::Usage`]: an unknown host.
-    pub fn new(any_user: bool, allow: &[String]) -> Result<Access> {
-        let mut allowed = Vec::new();
-        for host in allow {
-            let addresses = (host.as_str(), 0).to_socket_addrs();
-            let addresses = addresses.context(Code::Usage, || format!("--allow {host}"))?;
-            let addresses = addresses.map(|a| a.ip().to_canonical());
-            allowed.extend(addresses.filter(|a| !is_ours(*a)));
-        }
+    /// kernel shows no socket table. [`Code::Usage`]: an unknown host;
+    /// [`Code::GatewayDown`]: no name server tells within `limit`.
+    pub fn new(any_user: bool, allow: &[String], limit: Duration) -> Result<Access> {
+        let names: Vec<&str> = allow.iter().map(String::as_str).collect();
+        let allowed = sys::look_up(&names, 0, limit).map_err(|e| {
+            let passes = e.kind() == ErrorKind::TimedOut;
+            let code = if passes { Code::GatewayDown } else { Code::Usage };
+            Error::new(code, format!("--allow {}", cause(&e)))
+        })?;
+        let allowed = allowed.into_iter().map(|address| address.ip().to_canonical());
+        let allowed = allowed.filter(|address| !is_ours(*address)).collect();
         let owner = if any_user { None } else { Some(Owner::new()?) };
         Ok(Access { owner, allowed })
     }
@@ -240,7 +243,7 @@ mod tests {
             for tables_only in [false, true] {
                 let (_listener, client, server) = pair(host);
                 let (peer, ours) = (server.peer_addr().unwrap(), server.local_addr().unwrap());
-                let mut access = Access::new(false, &[]).expect("owner check");
+                let mut access = Access::new(false, &[], Duration::ZERO).expect("owner check");
                 let owner = access.owner.as_mut().expect("an owner");
                 assert!(owner.diag.is_some());
                 if tables_only {
@@ -257,7 +260,7 @@ mod tests {
     #[test]
     fn another_uid_is_a_stranger() {
         let (_listener, _client, server) = pair("127.0.0.1");
-        let mut access = Access::new(false, &[]).expect("owner check");
+        let mut access = Access::new(false, &[], Duration::ZERO).expect("owner check");
         access.owner.as_mut().expect("an owner").uid += 1;
         assert_eq!(
             access.admit(server.peer_addr().unwrap(), server.local_addr().unwrap()),

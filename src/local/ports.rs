@@ -5,6 +5,7 @@ use super::localhost;
 use super::random_port::{RandomPort, random_loopback};
 use crate::error::{Code, Context, Error, Result};
 use crate::log::Log;
+use crate::retry::Limits;
 use crate::sys::node_name;
 use crate::target::{Destination, Forward, Server, Target};
 use std::io::{self, ErrorKind};
@@ -97,11 +98,12 @@ impl LocalPorts {
         forwards: &[Forward],
         targets: &[Target],
         listen: Option<IpAddr>,
+        limits: Limits,
         log: &Log,
     ) -> Result<LocalPorts> {
         let mut bound = LocalPorts::default();
         for forward in forwards {
-            let sockets = bind_forward(&forward.listen)?;
+            let sockets = bind_forward(&forward.listen, limits.next_step())?;
             bound.listeners.push(Listener::new(sockets, forward.to.clone()));
         }
         let mut place = match listen {

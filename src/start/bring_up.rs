@@ -8,7 +8,7 @@ use crate::error::{Code, Context, Error, Result};
 use crate::gateway::{Gateways, Session, Settings};
 use crate::local::{self, Access, LocalPorts};
 use crate::log::Log;
-use crate::retry::Deadline;
+use crate::retry::{Deadline, Limits};
 use crate::sys;
 use crate::target::{Destination, ForwardSide, Server};
 use crate::tunnel::{Job, Parts, Reconnect, Restart, Tunnel};
@@ -104,12 +104,13 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     }
     let deadline = Deadline::after(invocation.deadline);
     let watched_job = watched_job(invocation)?;
-    let access = Access::new(invocation.allow_any_user, &invocation.allow)?;
+    let access = Access::new(invocation.allow_any_user, &invocation.allow, deadline.left())?;
     sys::raise_descriptor_limit();
     let mut tries = Tries::new(invocation, deadline, log);
     let mut gateways = gateways(invocation);
     tries.until_done(|| gateways.resolve_one(deadline, log))?;
-    let bound = bind_ports(invocation, gateways.current(), log)?;
+    let limits = gateways.limits(gateways.again(), deadline);
+    let bound = bind_ports(invocation, gateways.current(), limits, log)?;
     log.step("identities read, local ports bound");
     let session = tries::connect(&mut tries, &mut gateways, &bound, log)?;
     gateways.run(probes(invocation));
@@ -131,7 +132,12 @@ fn watched_job(invocation: &Invocation) -> Result<Job> {
     }
 }
 
-fn bind_ports(invocation: &Invocation, gateway: &Gateway, log: &Log) -> Result<LocalPorts> {
+fn bind_ports(
+    invocation: &Invocation,
+    gateway: &Gateway,
+    limits: Limits,
+    log: &Log,
+) -> Result<LocalPorts> {
     let mut forwards = invocation.forwards.clone();
     for forward in forwards.iter_mut().filter(|_| gateway.gateway_ports) {
         if let ForwardSide::Tcp { bind, .. } = &mut forward.listen {
@@ -142,7 +148,7 @@ fn bind_ports(invocation: &Invocation, gateway: &Gateway, log: &Log) -> Result<L
     if gateway.unlink_sockets && !invocation.check {
         local::make_way(forwards);
     }
-    LocalPorts::bind(forwards, &invocation.targets, invocation.listen, log)
+    LocalPorts::bind(forwards, &invocation.targets, invocation.listen, limits, log)
 }
 
 pub(super) fn gateways(invocation: &Invocation) -> Gateways {

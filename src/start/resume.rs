@@ -27,7 +27,9 @@ pub fn resume(invocation: &Invocation, restarted: Restarted) -> Result<()> {
     let log = Arc::new(Log::new(invocation.verbosity, true));
     // Or that of a directory which is gone meanwhile.
     let _ = std::env::set_current_dir(&restart.directory);
-    open_log(invocation, &log)?;
+    if let Err(e) = open_log(invocation, &log) {
+        log.note(e);
+    }
     log.event(format_args!(
         "begins anew after a fault (the {}. of this tunnel), with its ports: what the gateway sent \
          was too much for libssh2, whereas --via ssh is another process",
@@ -37,19 +39,24 @@ pub fn resume(invocation: &Invocation, restarted: Restarted) -> Result<()> {
     sys::share_one_heap();
     sys::raise_descriptor_limit();
     let bound = LocalPorts::adopt(&invocation.forwards, &invocation.targets, listeners, &log)?;
-    let access = Access::new(invocation.allow_any_user, &invocation.allow)?;
     let signals = ending_signals(invocation.background, &[]);
     let signals =
         sys::serve_signals(&signals).context(Code::System, || "cannot receive signals".into())?;
     let mut gateways = gateways(invocation);
-    while let Err(error) = gateways.resolve_one(Deadline::after(invocation.deadline), &log) {
+    let access = loop {
+        let deadline = Deadline::after(invocation.deadline);
+        let access = Access::new(invocation.allow_any_user, &invocation.allow, deadline.left());
+        let error = match access.and_then(|it| gateways.resolve_one(deadline, &log).map(|()| it)) {
+            Ok(access) => break access,
+            Err(e) => e,
+        };
         log.event(format_args!("{error}; trying again in {} s", PAUSE.as_secs()));
         let _ = sys::poll_readable(&signals, PAUSE);
         if signals.take().is_some() || !job.still_runs() && !job.still_runs() {
             log.event("ended");
             return Ok(());
         }
-    }
+    };
     std::env::set_current_dir("/").context(Code::System, || "cannot go to /".into())?;
     gateways.run(probes(invocation));
     let reconnect = Reconnect::new(gateways).after_failures(restart.faults);

@@ -120,7 +120,8 @@ pub fn hear_out(ssh: &mut Child, timeout: Duration) -> io::Result<(ExitStatus, S
     let time_left = || match deadline.saturating_duration_since(Instant::now()) {
         Duration::ZERO => {
             let seconds = timeout.as_secs();
-            Err(io::Error::other(format!("timed out after {seconds} s")))
+            let why = format!("timed out after {seconds} s");
+            Err(io::Error::new(io::ErrorKind::TimedOut, why))
         }
         left => Ok(left),
     };

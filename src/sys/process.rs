@@ -275,10 +275,10 @@ pub fn overflow_user() -> Option<u32> {
 
 /// The home directory and login name of the effective user, from the password
 /// database, where `ssh` takes them from as well.
-fn passwd() -> Option<(PathBuf, String)> {
+pub(super) fn passwd() -> Option<(PathBuf, String)> {
     // SAFETY: getpwuid returns NULL or a record that stays valid until the next
-    // call; both strings are copied before this function returns, and no other
-    // thread of ours asks the password database.
+    // call; both strings are copied before this function returns, and a resolver,
+    // who alone asks the password database, has one thread.
     unsafe {
         let record = getpwuid(user_id()).as_ref()?;
         let dir = OsStr::from_bytes(CStr::from_ptr(record.dir).to_bytes()).into();
@@ -295,14 +295,4 @@ pub fn home_of(user: &str) -> Option<PathBuf> {
         let record = getpwnam(user.as_ptr()).as_ref()?;
         Some(OsStr::from_bytes(CStr::from_ptr(record.dir).to_bytes()).into())
     }
-}
-
-/// The user's home directory according to the password database.
-pub fn home_dir() -> Option<PathBuf> {
-    passwd().map(|(dir, _)| dir)
-}
-
-/// The user's login name according to the password database.
-pub fn user_name() -> Option<String> {
-    passwd().map(|(_, name)| name)
 }

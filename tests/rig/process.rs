@@ -89,6 +89,11 @@ pub fn written_kb(pid: u32) -> usize {
     status_of(pid, "RssAnon:")
 }
 
+/// Whether somebody traces a process (ptrace(2)).
+pub fn is_traced(pid: u32) -> bool {
+    status_of(pid, "TracerPid:") > 0
+}
+
 fn status_of(pid: u32, key: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(key));

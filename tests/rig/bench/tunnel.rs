@@ -77,6 +77,8 @@ impl Site {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.home.path())
+            // Killed with all that it has started, none of it clears up.
+            .env("TMPDIR", tag.path())
             .env("LC_ALL", "C")
             .env("AUTOSSH_GATETIME", "0")
             .env("LICFWD_RIG", tag.path())
