@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod certified;
 pub mod crowd;
+pub mod debian13;
 pub mod dropbear;
 pub mod flexnet;
 pub mod gateway;
