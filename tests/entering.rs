@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use crate::login::Agent;
 use crate::rig::gateway::{give_to_account, keygen};
 use crate::rig::{
-    FLOOD, Gateway, Outcome, Scratch, Site, certified, debian13, free_port, long, skip,
+    FLOOD, Gateway, Outcome, Scratch, Site, certified, debian13, free_port, hostbased, long,
+    say_skipped, skip,
 };
 
 /// How libssh2 alone comes out.
@@ -118,10 +119,15 @@ fn host_keys_of_a_program() {
         ("knows", format!("echo '{line}'"), unknown, 0),
         ("revokes", format!("echo '@revoked {line}'"), known.as_str(), 76),
         ("is-empty", "true".to_owned(), unknown, 76),
+        ("fails", "exit 1".to_owned(), known.as_str(), 78),
     ] {
         let program = program(&site, called, &script);
         let option = format!("-oKnownHostsCommand={program} %H");
         alike(&site, &[file, &option], code, LeavesIt, "KnownHostsCommand ");
+        let told =
+            site.job.run(site.job.licfwd(&site.gateway).args([file, &option, "--check", "gw"]));
+        assert_eq!(told.code, code, "{told:?}");
+        assert!(told.stderr.contains("using ssh itself: gateway gw: KnownHosts"), "{told:?}");
     }
 }
 
@@ -325,10 +331,16 @@ fn certificates() {
             [&option(&agent), &named, "-i", &public],
             [&option(&agent), &named, "-o", "IdentitiesOnly=no"],
         ] {
-            alike(&site, &options, 0, LeavesIt, "whose key the agent holds");
+            alike(&site, &options, 0, LeavesIt, "whose key is elsewhere");
         }
         agent.forget();
-        alike(&site, &[&option(&agent), &named, "-i", &public], 77, Alike, "refused");
+        alike(
+            &site,
+            &[&option(&agent), &named, "-i", &public],
+            77,
+            LeavesIt,
+            "whose key is elsewhere",
+        );
     }
     let agent = Agent::start();
     let key = site.gateway.client().file("inside");
@@ -425,6 +437,15 @@ fn no_connection_without_a_login() {
         site.logs_in(&[]);
     }
     assert_eq!(logins(&site), (3, 3));
+    // No key to show, and nobody to type.
+    match hostbased::gateway() {
+        Ok(gateway) => {
+            let site = Site::behind(gateway);
+            site.logs_in(&["-oIdentityFile=/nowhere", "-oPubkeyAuthentication=no"]);
+            assert_eq!(site.connections(), 1);
+        }
+        Err(why) => say_skipped(&why),
+    }
 }
 
 fn logins(site: &Site) -> (usize, usize) {

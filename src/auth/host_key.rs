@@ -7,7 +7,7 @@
 
 use super::accepted_keys::AcceptedKeys;
 use super::base64::base64_encode;
-use super::known_hosts::{self, Entry, KeyFile, Marker};
+use super::known_hosts::{self, Entry, KeyFile};
 use super::login_error::LoginError;
 use super::public_key::{self, CERTIFICATE, key_type};
 use crate::config::{Gateway, Strict};
@@ -86,8 +86,8 @@ impl KnownHosts<'_> {
     /// A line for ssh alone, by place and marker.
     pub fn ssh_alone(&self) -> Option<String> {
         let mut entries = self.named.iter().chain(&self.without_port);
-        let entry = entries.find(|entry| entry.marker != Marker::None)?;
-        Some(format!("the line with {} in {}", entry.marker.word(), entry.place()))
+        let entry = entries.find(|entry| !entry.marker.is_empty())?;
+        Some(format!("the line with {} in {}", entry.marker, entry.place()))
     }
 
     /// Whether `key`, the public key blob that the gateway proved to own, may

@@ -3,7 +3,7 @@
 use super::session::Libssh2Session;
 use crate::auth::libssh2_error::{KEX_FAILURE, KEY_EXCHANGE_FAILURE, TIMEOUT};
 use crate::auth::{
-    self, AcceptedKeys, Credentials, KnownHosts, LoginError, Prompter, Ssh, is_asking,
+    self, AcceptedKeys, CERTIFICATE, Credentials, KnownHosts, LoginError, Prompter, Ssh, is_asking,
 };
 use crate::config::{Gateway, gateway_down};
 use crate::error::{Code, Context, Error};
@@ -13,6 +13,7 @@ use crate::log::Log;
 use crate::retry::Limits;
 use crate::sys;
 use ssh2::{HashType, MethodType, Session};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,8 +61,11 @@ fn log_in(
     let mut known_hosts = known_hosts(gateway)?;
     prefer(&session, gateway, &known_hosts)?;
     attempt.step("question to the agent", limit(1));
-    let agent = auth::open_agent(&session, gateway, &|socket| attempt.uses(socket), log);
-    if let Some(key) = auth::only_ssh_shows(gateway, credentials, &agent, attended) {
+    let cuttable = |socket: BorrowedFd<'_>| attempt.uses(socket);
+    let agent = auth::open_agent(&session, &gateway.login, &cuttable, log);
+    let held = agent.as_ref().ok().and_then(Option::as_ref);
+    let typed = attended && !gateway.login.batch_mode;
+    if let Some(key) = auth::only_ssh_shows(&gateway.login, credentials, held, typed) {
         return Err(LoginError::ssh_alone(gateway, &key));
     }
     // Each address has a limit of its own.
@@ -139,8 +143,11 @@ fn prefer(
         let supported = supported.map_err(internal)?;
         let mut order = match method {
             MethodType::HostKey => known_hosts.preferred(&supported, wanted),
-            MethodType::SignAlgo => auth::signatures(&supported, wanted),
-            _ => wanted.iter().filter(|name| supported.contains(&name.as_str())).cloned().collect(),
+            _ => {
+                // Of a certificate it signs with the key in it.
+                let plain = wanted.iter().map(|name| name.trim_end_matches(CERTIFICATE));
+                plain.filter(|name| supported.contains(name)).map(str::to_owned).collect()
+            }
         };
         if order.is_empty() && !wanted.is_empty() {
             let setting = format!("{keyword} {}", wanted.join(","));
