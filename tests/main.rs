@@ -10,6 +10,7 @@ mod bad_input;
 mod check;
 mod crowd;
 mod dropin;
+mod entering;
 mod exit_codes;
 mod forward;
 mod hostile;

@@ -67,7 +67,7 @@ pub const KEYWORDS: &[Keyword] = {
         done("Host"), done("HostName"), done("User"), done("Port"), done("Tag"),
         done("CanonicalDomains"), done("CanonicalizeFallbackLocal"), done("CanonicalizeHostname"),
         done("CanonicalizeMaxDots"), done("CanonicalizePermittedCNAMEs"), done("IgnoreUnknown"),
-        done("RefuseConnection"),
+        done("RefuseConnection"), done("Include"), done("Match"),
         // How to get there: gateway/connect.
         done("AddressFamily"), done("ConnectTimeout"), done("ProxyCommand"), done("ProxyJump"),
         but("ServerAliveInterval", "20 where it is 0 or more than that"),
@@ -170,3 +170,6 @@ fn split(line: &str) -> (&str, &str) {
 fn row(key: &str) -> Option<&'static Keyword> {
     KEYWORDS.iter().find(|keyword| keyword.name.eq_ignore_ascii_case(key))
 }
+
+#[cfg(test)]
+mod tests;

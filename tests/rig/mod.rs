@@ -9,6 +9,7 @@ pub mod agent;
 pub mod as_ssh;
 pub mod certified;
 pub mod crowd;
+pub mod debian13;
 pub mod dropbear;
 pub mod flexnet;
 pub mod gateway;

@@ -13,12 +13,13 @@ use crate::log::Log;
 use crate::retry::Limits;
 use crate::sys;
 use ssh2::{HashType, MethodType, Session};
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Connects, checks the host key and logs in, within limits that hold whatever the
-/// other side does (see [`attempt`]).
+/// other side does (see [`attempt`]). What only ssh can do is found out before anybody
+/// is connected to: a gateway may lock out who connects and does not log in (sshd's
+/// PerSourcePenalties).
 ///
 /// # Errors
 /// [`Code::GatewayDown`] when another try may help, [`Code::HostKey`],
@@ -46,29 +47,32 @@ fn log_in(
     limits: Limits,
     log: &Log,
 ) -> std::result::Result<Libssh2Session, LoginError> {
-    // All that can be known before: a gateway counts the connections that end without
-    // a login, and locks out who makes many (sshd's PerSourcePenalties).
-    let alone = |what: &String| LoginError::ssh_alone(gateway, what);
-    gateway.ssh_alone.as_ref().map_or(Ok(()), |setting| Err(alone(setting)))?;
-    let session = Session::new().map_err(internal)?;
-    let mut known_hosts = known_hosts(gateway)?;
-    prefer(&session, gateway, &known_hosts)?;
-    let cuttable = |socket: BorrowedFd<'_>| attempt.uses(socket);
-    let agent = auth::open_agent(&session, gateway, &cuttable, log);
-    let only_ssh = auth::only_ssh_shows(gateway, credentials, &agent, prompter.is_some());
-    only_ssh.as_ref().map_or(Ok(()), |key| Err(alone(key)))?;
-    let mut socket = connect::connect(gateway, limits, prompter.as_deref(), log)?;
-    attempt.uses(&socket.fd).context(Code::System, || "no descriptor".into())?;
     // Who is asked something may take longer, up to the deadline of the whole.
     let attended = prompter.is_some();
     let limit = |steps: u32| match attended {
         true => limits.deadline.left(),
         false => (limits.step * steps).min(limits.deadline.left()),
     };
+    if let Some(setting) = &gateway.ssh_alone {
+        return Err(LoginError::ssh_alone(gateway, setting));
+    }
+    let session = Session::new().map_err(internal)?;
+    let mut known_hosts = known_hosts(gateway)?;
+    prefer(&session, gateway, &known_hosts)?;
+    attempt.step("question to the agent", limit(1));
+    let agent = auth::open_agent(&session, gateway, &|socket| attempt.uses(socket), log);
+    if let Some(key) = auth::only_ssh_shows(gateway, credentials, &agent, attended) {
+        return Err(LoginError::ssh_alone(gateway, &key));
+    }
+    // Each address has a limit of its own.
+    attempt.step("connection", Duration::MAX);
+    let mut socket = connect::connect(gateway, limits, prompter.as_deref(), log)?;
+    attempt.uses(&socket.fd).context(Code::System, || "no descriptor".into())?;
     attempt.step("key exchange", limit(1));
+    session.set_timeout(milliseconds(limits.next_step()));
     if socket.helper.is_some() {
-        // A ProxyCommand may write the key down before it connects (sss_ssh_knownhostsproxy).
-        await_greeting(&socket, limits);
+        // A ProxyCommand may write the key down before it connects (SSSD's does).
+        await_greeting(&session, &socket, limits);
         known_hosts = self::known_hosts(gateway)?;
         prefer(&session, gateway, &known_hosts)?;
     }
@@ -153,12 +157,14 @@ fn prefer(
     Ok(())
 }
 
-/// Waits until the gateway has greeted, and for no error: a gateway may wait for us.
-fn await_greeting(socket: &GatewaySocket, limits: Limits) {
-    while !sys::poll_readable(&socket.fd, limits.next_step() / 2).unwrap_or(true)
-        && is_asking(&socket.helper_stderr())
-        && !limits.deadline.left().is_zero()
-    {}
+/// Waits until the gateway has greeted. It may wait for us: half of the time is left.
+fn await_greeting(session: &Session, socket: &GatewaySocket, limits: Limits) {
+    let half = limits.next_step() / 2;
+    while !sys::poll_readable(&socket.fd, half).unwrap_or(true) {
+        if !is_asking(&socket.helper_stderr()) || limits.deadline.left().is_zero() {
+            return session.set_timeout(milliseconds(half));
+        }
+    }
 }
 
 /// Exchanges keys. Its one limit is libssh2's time-out, which is looked at only
@@ -172,7 +178,6 @@ fn handshake(
     limits: Limits,
 ) -> std::result::Result<Session, LoginError> {
     session.set_tcp_stream(Arc::clone(&socket.fd));
-    session.set_timeout(milliseconds(limits.next_step()));
     loop {
         match session.handshake() {
             Ok(()) => return Ok(session),
