@@ -5,6 +5,7 @@ mod rig;
 
 mod announce;
 mod applications;
+mod as_ssh;
 mod bad_input;
 mod check;
 mod crowd;

@@ -6,6 +6,7 @@
 //! ([`scratch`]). Logs are shown when a test fails.
 
 pub mod agent;
+pub mod as_ssh;
 pub mod certified;
 pub mod crowd;
 pub mod debian13;
