@@ -28,7 +28,7 @@ struct Behaviour {
 
 /// The lines of the documentation, and their like; LOCAL and REMOTE are ports,
 /// KEY is the identity and USER the account.
-const LINES: [&str; 12] = [
+const LINES: [&str; 13] = [
     // ssh tri-gw -L 27000:licserver:27000 -N -f
     "gw -L LOCAL:127.0.0.1:REMOTE -N -f",
     // ssh -N -L 8889:127.0.0.1:13450 user@login
@@ -45,6 +45,7 @@ const LINES: [&str; 12] = [
     "-f -f -NN -T -T -C -C -L LOCAL:127.0.0.1:REMOTE gw",
     "-L 127.0.0.1:LOCAL:127.0.0.1:REMOTE -N gw",
     "-L [::1]:LOCAL:127.0.0.1:REMOTE -N gw",
+    "-o GatewayPorts=yes -L LOCAL:127.0.0.1:REMOTE -N gw",
     "-q -o Compression=yes -NXYAKfy -c aes128-ctr -L LOCAL:127.0.0.1:REMOTE gw",
 ];
 
@@ -124,6 +125,8 @@ fn bound(port: u16) -> BTreeSet<String> {
     let name = |socket: Socket| match &*socket.address {
         "0100007F" => "127.0.0.1".into(),
         "00000000000000000000000001000000" => "::1".into(),
+        // One socket for both families, or two.
+        any if any.bytes().all(|digit| digit == b'0') => "*".into(),
         _ => socket.address,
     };
     sockets.map(name).collect()

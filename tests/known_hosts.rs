@@ -341,12 +341,7 @@ impl Lines<'_> {
             _ => "",
         };
         let revoked = marker.starts_with("@revoked");
-        let mut hosts = self.hosts(rng);
-        // licfwd is stricter in one place on purpose: a key that is revoked under the
-        // name without port is not accepted as new under [host]:port.
-        if revoked && self.accept_new {
-            hosts = self.name.to_owned().into_bytes();
-        }
+        let hosts = self.hosts(rng);
         // Else hardly any case would survive its own revocations.
         let key = if revoked && rng.random_bool(0.6) {
             pick(rng, &self.stock.foreign)

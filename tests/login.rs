@@ -375,14 +375,16 @@ fn open_to_all(path: &Path, mode: u32) {
 }
 
 /// An ssh-agent that lives as long as the pipe to its guardian.
-struct Agent {
+pub struct Agent {
     guardian: Child,
     directory: Scratch,
-    socket: PathBuf,
+    /// Where it listens.
+    pub socket: PathBuf,
 }
 
 impl Agent {
-    fn start() -> Agent {
+    /// An empty one.
+    pub fn start() -> Agent {
         let directory = Scratch::new();
         let socket = directory.file("agent");
         let mut command = Command::new("ssh-agent");
@@ -399,7 +401,8 @@ impl Agent {
         UnixStream::connect(&self.socket).is_ok()
     }
 
-    fn add(&self, key: &Path) {
+    /// Gives it a key, and the certificate beside that.
+    pub fn add(&self, key: &Path) {
         let mut command = Command::new("ssh-add");
         command.arg("-q").arg(key);
         let output = command.env("SSH_AUTH_SOCK", &self.socket).output();
@@ -407,8 +410,15 @@ impl Agent {
         assert!(output.status.success(), "{output:?}");
     }
 
+    /// Takes all keys away.
+    pub fn forget(&self) {
+        let mut command = Command::new("ssh-add");
+        let output = command.args(["-q", "-D"]).env("SSH_AUTH_SOCK", &self.socket).output();
+        assert!(output.expect("run ssh-add").status.success());
+    }
+
     /// Adds that many keys that nobody has seen.
-    fn add_strangers(&self, count: usize) {
+    pub fn add_strangers(&self, count: usize) {
         for number in 0..count {
             let key = self.directory.file(&format!("stranger-{number}"));
             keygen(&key, &["-t", "ed25519"]);

@@ -5,12 +5,14 @@ mod rig;
 
 mod announce;
 mod applications;
+mod as_ssh;
 mod bad_input;
 mod check;
 mod command;
 mod command_signals;
 mod crowd;
 mod dropin;
+mod entering;
 mod exit_codes;
 mod flexnet;
 mod forward;

@@ -4,7 +4,7 @@
 //! socket has none, and an agent forwarded over a dead connection never answers.
 
 use super::public_key::take_string;
-use crate::config::Gateway;
+use crate::config::LoginSettings;
 use crate::log::Log;
 use crate::sys::{self, Interest};
 use ssh2::Session;
@@ -42,19 +42,16 @@ pub struct Agent {
     _relay: Relay,
 }
 
-/// The agent, if there is one that answers; why one does not that ought to.
-pub type AgentFound = Result<Option<Agent>, String>;
-
-/// Finds the agent. SSH_AUTH_SOCK often comes along from another machine, so that a
+/// The agent, if there is one that answers; a flaw of the credentials, if there is one
+/// that does not. SSH_AUTH_SOCK often comes along from another machine, so that a
 /// missing socket is no news. Each socket that is waited for is told to `cuttable`.
 pub fn open_agent(
     session: &Session,
-    gateway: &Gateway,
+    login: &LoginSettings,
     cuttable: &dyn Fn(BorrowedFd<'_>) -> io::Result<()>,
     log: &Log,
-) -> AgentFound {
-    let path = gateway.login.identity_agent.as_ref().filter(|_| gateway.login.pubkey);
-    let Some(path) = path else {
+) -> Result<Option<Agent>, String> {
+    let Some(path) = login.identity_agent.as_ref().filter(|_| login.pubkey) else {
         return Ok(None);
     };
     Agent::open(session, path, cuttable).map(Some).map_err(|e| {

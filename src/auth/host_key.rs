@@ -7,7 +7,7 @@
 
 use super::accepted_keys::AcceptedKeys;
 use super::base64::base64_encode;
-use super::known_hosts::{self, Entry, KeyFile, Marker};
+use super::known_hosts::{self, Entry, KeyFile};
 use super::login_error::LoginError;
 use super::public_key::{self, CERTIFICATE, key_type};
 use crate::config::{Gateway, Strict};
@@ -60,16 +60,16 @@ impl KnownHosts<'_> {
     /// by libssh2, those whose key the files hold before the others, so that a
     /// known gateway does not show an unknown key. Empty when nothing is left.
     ///
-    /// This is `order_hostkeyalgs` of sshconnect2.c, with its exception: where
-    /// the files hold a key of the very first type the order stays as it is.
-    /// Certificates are left out: libssh2 cannot check them.
+    /// This is `order_hostkeyalgs` of sshconnect2.c, with its exceptions: where
+    /// the files hold a key of the very first type, and where the user has an order of
+    /// his own, it stays as it is. Certificates are left out: libssh2 cannot check them.
     pub fn preferred(&self, supported: &[&str], wanted: &[String]) -> Vec<String> {
         let order: Vec<&str> = match wanted {
             [] => supported.to_vec(),
             _ => wanted.iter().map(String::as_str).collect(),
         };
-        let as_it_is =
-            order.first().is_some_and(|best| self.holds(best.trim_end_matches(CERTIFICATE)));
+        let best = order.first().map(|best| best.trim_end_matches(CERTIFICATE));
+        let as_it_is = best.is_some_and(|best| self.holds(best)) || is_users_own(wanted);
         let (first, last): (Vec<&str>, Vec<&str>) = order
             .into_iter()
             .filter(|a| supported.contains(a) && !a.ends_with(CERTIFICATE))
@@ -86,8 +86,8 @@ impl KnownHosts<'_> {
     /// A line for ssh alone, by place and marker.
     pub fn ssh_alone(&self) -> Option<String> {
         let mut entries = self.named.iter().chain(&self.without_port);
-        let entry = entries.find(|entry| entry.marker != Marker::None)?;
-        Some(format!("the line with {} in {}", entry.marker.word(), entry.place()))
+        let entry = entries.find(|entry| !entry.marker.is_empty())?;
+        Some(format!("the line with {} in {}", entry.marker, entry.place()))
     }
 
     /// Whether `key`, the public key blob that the gateway proved to own, may
@@ -255,6 +255,18 @@ impl KnownHosts<'_> {
             self.name
         )
     }
+}
+
+/// Whether that is an order of the user's (`a,b` or `^a`), not ssh's own, perhaps with
+/// something added or removed (`+a`, `-a`): `ssh -G` prints all alike. ssh's own begins
+/// with certificates; where all of these are removed, FIDO keys are still there, which
+/// nobody writes down who wants a few algorithms.
+fn is_users_own(order: &[String]) -> bool {
+    let certificate = |name: &String| name.ends_with(CERTIFICATE);
+    let begins_as_ssh = order.first().is_none_or(certificate);
+    let certificates_removed =
+        !order.iter().any(certificate) && order.iter().any(|name| name.starts_with("sk-"));
+    !begins_as_ssh && !certificates_removed
 }
 
 /// `check_hostkeys_by_key_or_type` in hostfile.c. Of several other keys that

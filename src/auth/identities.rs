@@ -13,8 +13,8 @@ pub struct Credentials {
     pub identities: Vec<Identity>,
     /// What cannot be used, as `name: why`.
     pub flaws: Vec<String>,
-    /// Certificates whose private key is in none of the files, by name.
-    pub without_key: Vec<(PathBuf, Vec<u8>)>,
+    /// Certificates whose private key is in none of the files.
+    pub without_key: Vec<PathBuf>,
     /// An identity that the user named cannot be read.
     pub unreadable: bool,
     /// The last login needed something typed that must not be sent twice, so that
@@ -137,11 +137,7 @@ impl Credentials {
         match owner {
             Some(identity) if identity.certificates.contains(&certificate) => {}
             Some(identity) => identity.certificates.insert(0, certificate),
-            None => {
-                let why = "none of the identity files is its key";
-                self.flaws.push(format!("certificate {}: {why}", path.display()));
-                self.without_key.push((path.to_owned(), certificate));
-            }
+            None => self.without_key.push(path.to_owned()),
         }
     }
 }

@@ -14,33 +14,11 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// What a line says its key is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Marker {
-    /// The gateway's own key.
-    None,
-    /// `@cert-authority`: the key that signs host certificates.
-    Authority,
-    /// `@revoked`: never to be trusted.
-    Revoked,
-}
-
-impl Marker {
-    /// As the line has it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Marker::None => "",
-            Marker::Authority => "@cert-authority",
-            Marker::Revoked => "@revoked",
-        }
-    }
-}
-
 /// A well-formed line.
 #[derive(Debug)]
 pub struct Entry {
-    /// `@cert-authority`, `@revoked` or nothing.
-    pub marker: Marker,
+    /// `@cert-authority`, `@revoked` or nothing: the gateway's own key.
+    pub marker: &'static str,
     /// The public key as the SSH protocol sends it.
     pub blob: Vec<u8>,
     /// Where the line stands.
@@ -90,7 +68,7 @@ pub fn lines(files: &[KeyFile], name: &str) -> Vec<Entry> {
 
 /// Marker and blob of a line that is well formed and names `name`
 /// (`hostkeys_foreach_file` in hostfile.c, `sshkey_read` in sshkey.c).
-fn parse(line: &[u8], name: &str) -> Option<(Marker, Vec<u8>)> {
+fn parse(line: &[u8], name: &str) -> Option<(&'static str, Vec<u8>)> {
     let line = trim_blanks(line);
     if line.first() == Some(&b'#') {
         return None;
@@ -106,9 +84,9 @@ fn parse(line: &[u8], name: &str) -> Option<(Marker, Vec<u8>)> {
     sound.then_some((marker, blob))
 }
 
-fn split_marker(line: &[u8]) -> Option<(Marker, &[u8])> {
+fn split_marker(line: &[u8]) -> Option<(&'static str, &[u8])> {
     if line.first() != Some(&b'@') {
-        return Some((Marker::None, line));
+        return Some(("", line));
     }
     // As ssh does it: up to the first space; a tab ends the marker only in a
     // line without any space.
@@ -117,8 +95,8 @@ fn split_marker(line: &[u8]) -> Option<(Marker, &[u8])> {
     let rest = trim_blanks(rest);
     match word {
         _ if rest.first() == Some(&b'@') => None,
-        b"@cert-authority" => Some((Marker::Authority, rest)),
-        b"@revoked" => Some((Marker::Revoked, rest)),
+        b"@cert-authority" => Some(("@cert-authority", rest)),
+        b"@revoked" => Some(("@revoked", rest)),
         _ => None,
     }
 }
@@ -335,13 +313,13 @@ mod tests {
         let key = base64_encode(&key);
         let rest = format!("gate ssh-ed25519 {key}");
         for (line, marker) in [
-            (rest.clone(), Some(Marker::None)),
-            (format!(" \tgate\t ssh-ed25519\t{key} a b # c\r"), Some(Marker::None)),
-            (format!("{rest}\r"), Some(Marker::None)),
-            (format!("@revoked {rest}"), Some(Marker::Revoked)),
-            (format!("@revoked \t{rest}"), Some(Marker::Revoked)),
-            (format!("@cert-authority {rest}"), Some(Marker::Authority)),
-            (format!("@revoked\t{}", rest.replace(' ', "\t")), Some(Marker::Revoked)),
+            (rest.clone(), Some("")),
+            (format!(" \tgate\t ssh-ed25519\t{key} a b # c\r"), Some("")),
+            (format!("{rest}\r"), Some("")),
+            (format!("@revoked {rest}"), Some("@revoked")),
+            (format!("@revoked \t{rest}"), Some("@revoked")),
+            (format!("@cert-authority {rest}"), Some("@cert-authority")),
+            (format!("@revoked\t{}", rest.replace(' ', "\t")), Some("@revoked")),
             // A corner of ssh: the tab ends no marker while a space is to come.
             (format!("@revoked\t{rest}"), None),
             (format!("@revoked @revoked {rest}"), None),

@@ -1,6 +1,6 @@
 //! Proves who the user is, to a gateway that has proved who it is.
 
-use super::agent::{Agent, AgentFound};
+use super::agent::Agent;
 use super::identities::Credentials;
 use super::libssh2_error::{
     AUTHENTICATION_FAILED, PUBLICKEY_UNVERIFIED, SOCKET_DISCONNECT, SOCKET_RECV, SOCKET_SEND,
@@ -32,7 +32,7 @@ pub fn login(
     session: &Session,
     gateway: &Gateway,
     credentials: &mut Credentials,
-    agent: AgentFound,
+    agent: std::result::Result<Option<Agent>, String>,
     log: &Log,
     prompter: Option<&mut dyn Prompter>,
 ) -> Result<()> {

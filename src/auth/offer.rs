@@ -6,10 +6,10 @@
 //! only the agent holds, and RSA certificates inside an agent (it asks the
 //! agent for a SHA-1 signature then).
 
-use super::agent::{AgentFound, AgentKey};
+use super::agent::{Agent, AgentKey};
 use super::identities::{Credentials, Identity};
-use super::public_key::{CERTIFICATE, certified_key, key_type, rsa_bits, type_for};
-use crate::config::{AlgorithmSettings, Gateway};
+use super::public_key::{RSA_CERTIFICATE, certified_key, key_type, rsa_bits, type_for};
+use crate::config::{AlgorithmSettings, LoginSettings};
 
 /// A key to show to the gateway.
 pub enum Offer {
@@ -48,52 +48,39 @@ pub fn offers(credentials: &Credentials, held: &[AgentKey], identities_only: boo
     open.chain(held).chain(locked).chain(files).collect()
 }
 
-/// What of these only ssh can show to the gateway: a certificate whose key is in the
-/// agent, an RSA certificate in it; or all there is, where no key is at hand and a
-/// person neither (`attended`).
+/// What only ssh can show to the gateway: a certificate whose key is in no file that is
+/// open, an RSA certificate in the agent. Or all there is: where no key is at hand and
+/// nobody to type (`attended`), it may have a ticket, or a node's word.
 pub fn only_ssh_shows(
-    gateway: &Gateway,
+    login: &LoginSettings,
     credentials: &Credentials,
-    agent: &AgentFound,
+    agent: Option<&Agent>,
     attended: bool,
 ) -> Option<String> {
-    let (login, held) = (&gateway.login, agent.as_ref().ok().and_then(Option::as_ref));
-    let held = held.map_or(&[][..], |agent| &agent.keys);
-    if login.pubkey {
-        let holds = |certificate: &Vec<u8>| {
-            let key = certified_key(certificate);
-            held.iter().any(|held| Some(&held.blob) == key.as_ref())
-        };
-        let shut = credentials.identities.iter().filter(|i| i.private.is_none() || i.is_locked());
-        let shut = shut.flat_map(|i| i.certificates.iter().map(|c| (&i.path, c)));
-        let lone = credentials.without_key.iter().map(|(path, certificate)| (path, certificate));
-        if let Some((path, _)) = shut.chain(lone).find(|(_, certificate)| holds(certificate)) {
-            return Some(format!(
-                "the certificate of {}, whose key the agent holds",
-                path.display()
-            ));
+    let held = agent.map_or(&[][..], |agent| &agent.keys);
+    let open = |i: &Identity| i.private.is_some() && (attended || !i.is_locked());
+    let shut = credentials.identities.iter().filter(|i| !open(i) && !i.certificates.is_empty());
+    let mut lone = shut.map(|i| &i.path).chain(&credentials.without_key);
+    if let Some(path) = lone.next().filter(|_| login.pubkey) {
+        return Some(format!("the certificate of {}, whose key is elsewhere", path.display()));
+    }
+    let mut alone = true;
+    for offer in offers(credentials, held, login.identities_only) {
+        match offer {
+            Offer::Agent(AgentKey { blob, comment }) if key_type(&blob) == RSA_CERTIFICATE => {
+                return Some(format!("the RSA certificate {comment} in the agent"));
+            }
+            Offer::Agent(_) => alone = false,
+            Offer::File(at, _) => alone &= !open(&credentials.identities[at]),
         }
     }
-    let shown = offers(credentials, held, login.identities_only);
-    let rsa = shown.iter().find_map(|offer| match offer {
-        Offer::Agent(key) if key_type(&key.blob) == "ssh-rsa-cert-v01@openssh.com" => Some(key),
-        _ => None,
-    });
-    if let Some(key) = rsa {
-        return Some(format!("the RSA certificate {} in the agent", key.comment));
-    }
-    let no_key = |offer: &Offer| match offer {
-        Offer::File(at, _) => credentials.identities[*at].private.is_none(),
-        Offer::Agent(_) => false,
-    };
-    let nothing = !login.pubkey || shown.iter().all(no_key);
     let keyword = match (login.hostbased, login.gssapi) {
         (true, _) => "HostbasedAuthentication",
         (_, true) => "GSSAPIAuthentication",
         _ => return None,
     };
-    let alone = nothing && (!attended || login.batch_mode);
-    alone.then(|| format!("no key to show, and {keyword} yes"))
+    let alone = !attended && (alone || !login.pubkey);
+    alone.then(|| format!("{keyword} yes, and no key to show"))
 }
 
 /// Why a key is not to be shown: PubkeyAcceptedAlgorithms and RequiredRSASize. Of a key
@@ -115,19 +102,6 @@ pub fn not_to_be_shown(algorithms: &AlgorithmSettings, blob: Option<&[u8]>) -> O
     }
     let short = rsa_bits(blob).is_some_and(|bits| bits < required);
     short.then(|| format!("shorter than RequiredRSASize ({required} bits)"))
-}
-
-/// The signatures of `wanted` (PubkeyAcceptedAlgorithms) that libssh2 can make, which
-/// are those that it can check (`supported`), by the names of plain keys.
-pub fn signatures(supported: &[&str], wanted: &[String]) -> Vec<String> {
-    let plain = wanted.iter().map(|name| name.trim_end_matches(CERTIFICATE));
-    let mut known: Vec<String> = Vec::new();
-    for name in plain.filter(|name| supported.contains(name)) {
-        if !known.iter().any(|known| known == name) {
-            known.push(name.to_owned());
-        }
-    }
-    known
 }
 
 impl Offer {
@@ -158,6 +132,8 @@ mod tests {
     use super::*;
     use crate::auth::key_file::PrivateKey;
     use crate::auth::public_key::tests::blob;
+    use crate::config::tests::gateway;
+    use std::path::PathBuf;
 
     fn key(seed: u8) -> Vec<u8> {
         blob(&[b"ssh-ed25519", &[seed; 32]])
@@ -175,6 +151,63 @@ mod tests {
             private: Some(PrivateKey { text, encrypted }),
             passphrase: None,
             certificates: certified.then(|| certificate(seed)).into_iter().collect(),
+        }
+    }
+
+    /// Goal: what libssh2 need not try is known before, and nothing else is ssh's.
+    #[test]
+    fn what_only_ssh_can_show() {
+        let found = |identities: Vec<Identity>, without_key: Vec<PathBuf>| Credentials {
+            identities,
+            flaws: Vec::new(),
+            without_key,
+            unreadable: false,
+            needs_a_person: false,
+        };
+        let public = |certified| Identity { private: None, ..identity("p", 1, false, certified) };
+        let [plain, locked] = [false, true].map(|locked| identity("k", 1, locked, false));
+        let certified = |locked| identity("c", 1, locked, true);
+        let (host, gss) = ("hostbasedauthentication yes", "gssapiauthentication yes");
+        for (config, credentials, attended, alone) in [
+            ("", found(vec![], vec![]), false, None),
+            ("", found(vec![certified(false)], vec![]), false, None),
+            ("", found(vec![certified(true)], vec![]), true, None),
+            ("", found(vec![certified(true)], vec![]), false, Some("the certificate of c,")),
+            ("", found(vec![public(true)], vec![]), true, Some("the certificate of p,")),
+            ("", found(vec![], vec!["l".into()]), true, Some("the certificate of l,")),
+            ("pubkeyauthentication no", found(vec![], vec!["l".into()]), true, None),
+            (host, found(vec![], vec![]), true, None),
+            (host, found(vec![plain], vec![]), false, None),
+            (host, found(vec![locked], vec![]), false, Some("HostbasedAuthentication yes,")),
+            (gss, found(vec![public(false)], vec![]), false, Some("GSSAPIAuthentication yes,")),
+        ] {
+            let login = gateway(config).login;
+            let told = only_ssh_shows(&login, &credentials, None, attended).unwrap_or_default();
+            assert!(told.starts_with(alone.unwrap_or("")), "{config}: {told}");
+            assert_eq!(told.is_empty(), alone.is_none(), "{config}: {told}");
+        }
+    }
+
+    #[test]
+    fn keys_that_are_not_to_be_shown() {
+        let rsa = |kind: &[u8]| blob(&[kind, &[1, 0, 1], &[0x7f; 256]]);
+        let certificate = blob(&[RSA_CERTIFICATE.as_bytes(), b"nonce", &[3], &[0x7f; 256], b""]);
+        for (config, key, shown) in [
+            ("", Some(rsa(b"ssh-rsa")), true),
+            ("", None, true),
+            ("requiredrsasize 2047", Some(rsa(b"ssh-rsa")), true),
+            ("requiredrsasize 2048", Some(rsa(b"ssh-rsa")), false),
+            ("requiredrsasize 2048", Some(certificate.clone()), false),
+            ("requiredrsasize 2048", Some(key(1)), true),
+            ("pubkeyacceptedalgorithms rsa-sha2-256", Some(rsa(b"ssh-rsa")), true),
+            ("pubkeyacceptedkeytypes rsa-sha2-256", Some(key(1)), false),
+            ("pubkeyacceptedalgorithms rsa-sha2-512", Some(certificate.clone()), false),
+            ("pubkeyacceptedalgorithms rsa-sha2-512-cert-v01@openssh.com", Some(certificate), true),
+            ("pubkeyacceptedalgorithms rsa-sha2-256", None, false),
+        ] {
+            let algorithms = gateway(config).algorithms;
+            let why = not_to_be_shown(&algorithms, key.as_deref());
+            assert_eq!(why.is_none(), shown, "{config}: {why:?}");
         }
     }
 

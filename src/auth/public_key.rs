@@ -6,12 +6,15 @@ use super::base64::base64_encode;
 /// How the names of certificate algorithms end.
 pub const CERTIFICATE: &str = "-cert-v01@openssh.com";
 
+/// A certificate of an RSA key.
+pub const RSA_CERTIFICATE: &str = "ssh-rsa-cert-v01@openssh.com";
+
 /// The key type that goes with a signature algorithm (RFC 8332).
 pub fn type_for(algorithm: &str) -> &str {
     match algorithm {
         "rsa-sha2-256" | "rsa-sha2-512" => "ssh-rsa",
         "rsa-sha2-256-cert-v01@openssh.com" | "rsa-sha2-512-cert-v01@openssh.com" => {
-            "ssh-rsa-cert-v01@openssh.com"
+            RSA_CERTIFICATE
         }
         other => other,
     }

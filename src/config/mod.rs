@@ -7,7 +7,9 @@ mod ssh_g;
 mod tokens;
 mod without_ssh;
 
-pub use gateway::{AlgorithmSettings, Family, Gateway, Proxy, Silence, Strict, Via, gateway_down};
+pub use gateway::{
+    AlgorithmSettings, Family, Gateway, LoginSettings, Proxy, Silence, Strict, Via, gateway_down,
+};
 pub use keywords::{KEYWORDS, Side};
 #[cfg(test)]
 pub(crate) use parse::tests;

@@ -10,6 +10,11 @@ use super::{Gateway, Overlay, Scratch};
 /// A gateway with a host certificate; its `known_hosts` holds one line, which is
 /// `@cert-authority`.
 pub fn gateway() -> Gateway {
+    gateway_of(|server, lines| Gateway::overlaid(server, <[Overlay; 2]>::default(), lines, &[]))
+}
+
+/// The same with another way to start it, given its directory and lines.
+pub fn gateway_of(start: impl FnOnce(Scratch, &[&str]) -> Gateway) -> Gateway {
     let server = Scratch::new();
     let key = server.file("certified");
     let authority = server.file("authority");
@@ -30,7 +35,7 @@ pub fn gateway() -> Gateway {
         format!("HostCertificate {}", certificate.display()),
     ];
     let lines = lines.each_ref().map(String::as_str);
-    let gateway = Gateway::overlaid(server, <[Overlay; 2]>::default(), &lines, &[]);
+    let gateway = start(server, &lines);
     let port = gateway.port();
     let known = format!("@cert-authority [127.0.0.1]:{port},[::1]:{port} {public}");
     gateway.client().write("known_hosts", &known);

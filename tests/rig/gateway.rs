@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use super::{LIMIT, Overlay, Scratch, free_port, network, process, wait_until};
+use super::{LIMIT, Overlay, Scratch, debian13, free_port, network, process, wait_until};
 
 /// The name under which the gateway stands in its `ssh_config`.
 pub const NAME: &str = "gw";
@@ -27,9 +27,18 @@ pub struct Gateway {
     overlay: Overlay,
     /// What they see who log in.
     client_overlay: Overlay,
-    /// The process in whose network sshd runs, if not in ours.
-    network: Option<u32>,
+    place: Place,
     sshd: Option<Child>,
+}
+
+/// Where sshd runs.
+enum Place {
+    /// In this machine's network, and its own program.
+    Here,
+    /// In the network of a process.
+    Network(u32),
+    /// In another system's root, and that system's program.
+    Root(&'static Path),
 }
 
 /// The password of the account behind [`Gateway::asking`].
@@ -54,12 +63,17 @@ impl Gateway {
     /// A gateway with lines of `sshd_config` that come before the rig's own
     /// (sshd takes the first of each kind). `ListenAddress ::1` adds that family.
     pub fn with(lines: &[&str]) -> Gateway {
-        Gateway::new(Scratch::new(), Overlay::default(), None, lines)
+        Gateway::new(Scratch::new(), Overlay::default(), Place::Here, lines)
     }
 
     /// The same in the network of a process (root only).
     pub fn inside(network: u32, lines: &[&str]) -> Gateway {
-        Gateway::new(Scratch::new(), Overlay::default(), Some(network), lines)
+        Gateway::new(Scratch::new(), Overlay::default(), Place::Network(network), lines)
+    }
+
+    /// The sshd of another root ([`debian13::root`]), with its files in `server`.
+    pub fn in_root(root: &'static Path, server: Scratch, lines: &[&str]) -> Gateway {
+        Gateway::new(server, Overlay::default(), Place::Root(root), lines)
     }
 
     /// A gateway whose account has a [`PASSWORD`], and with `UsePAM yes` a
@@ -90,7 +104,7 @@ impl Gateway {
         if with_pam {
             overlay.add(pam, "/etc/pam.d/sshd");
         }
-        Ok(Gateway::new(server, overlay, None, lines))
+        Ok(Gateway::new(server, overlay, Place::Here, lines))
     }
 
     /// A gateway that asks no name server, nor do its clients: who does not stand in
@@ -122,14 +136,14 @@ impl Gateway {
         client_lines: &[&str],
     ) -> Gateway {
         let [overlay, client_overlay] = overlays;
-        let mut gateway = Gateway::new(server, overlay, None, lines);
+        let mut gateway = Gateway::new(server, overlay, Place::Here, lines);
         gateway.client_overlay = client_overlay;
         let config = gateway.client.read("ssh_config") + &client_lines.join("\n") + "\n";
         gateway.client.write("ssh_config", &config);
         gateway
     }
 
-    fn new(server: Scratch, overlay: Overlay, network: Option<u32>, lines: &[&str]) -> Gateway {
+    fn new(server: Scratch, overlay: Overlay, place: Place, lines: &[&str]) -> Gateway {
         let client = Scratch::new();
         let host_key = keygen(&server.file("host_ed25519"), &["-t", "ed25519"]);
         let user_key = keygen(&client.file("id_ed25519"), &["-t", "ed25519"]);
@@ -143,7 +157,7 @@ impl Gateway {
             client,
             overlay,
             client_overlay: Overlay::default(),
-            network,
+            place,
             sshd: None,
         };
         for _ in 0..10 {
@@ -285,7 +299,7 @@ impl Gateway {
             text += "MaxStartups 1000\n";
         }
         // Since 9.8 sshd locks out addresses whose logins fail.
-        if knows_penalties() {
+        if knows_penalties() && !lines.iter().any(|line| line.starts_with("PerSourcePenalties")) {
             text += "PerSourcePenalties no\n";
         }
         let config = self.server.write("sshd_config", &text);
@@ -335,9 +349,11 @@ impl Gateway {
     }
 
     fn sshd(&self, arguments: &[&str]) -> Command {
-        let mut command = match self.network {
-            Some(pid) => network::command(pid, sshd_program(), account().ids),
-            None => self.overlay.command(sshd_program(), account().ids),
+        let ids = account().ids;
+        let mut command = match self.place {
+            Place::Network(pid) => network::command(pid, sshd_program(), ids),
+            Place::Root(root) => debian13::command(root, Path::new("/usr/sbin/sshd"), ids),
+            Place::Here => self.overlay.command(sshd_program(), ids),
         };
         tame(&mut command);
         command.arg("-f").arg(self.server.file("sshd_config"));

@@ -6,8 +6,10 @@
 //! ([`scratch`]). Logs are shown when a test fails.
 
 pub mod agent;
+pub mod as_ssh;
 pub mod certified;
 pub mod crowd;
+pub mod debian13;
 pub mod dropbear;
 pub mod flexnet;
 pub mod gateway;

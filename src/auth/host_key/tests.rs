@@ -206,8 +206,20 @@ fn algorithms_of_known_keys_come_first() {
         ),
         (
             both,
+            "ssh-rsa-cert-v01@openssh.com ecdsa-sha2-nistp256 rsa-sha2-256 ssh-ed25519",
             "ecdsa-sha2-nistp256 rsa-sha2-256 ssh-ed25519",
-            "rsa-sha2-256 ssh-ed25519 ecdsa-sha2-nistp256",
+        ),
+        // `-ecdsa-*` of an ssh that has no RSA certificates, a list, and `^ecdsa-*`.
+        (
+            rsa_known.clone(),
+            "ssh-ed25519-cert-v01@openssh.com ssh-ed25519 rsa-sha2-256",
+            "rsa-sha2-256 ssh-ed25519",
+        ),
+        (rsa_known.clone(), "ssh-ed25519 rsa-sha2-256", "ssh-ed25519 rsa-sha2-256"),
+        (
+            rsa_known.clone(),
+            "ecdsa-sha2-nistp256 ssh-ed25519-cert-v01@openssh.com rsa-sha2-256",
+            "ecdsa-sha2-nistp256 rsa-sha2-256",
         ),
         (rsa_known, "ssh-dss", ""),
     ] {

@@ -4,7 +4,7 @@ use super::driver::Driver;
 use super::session::Libssh2Session;
 use crate::auth::libssh2_error::{KEX_FAILURE, KEY_EXCHANGE_FAILURE, TIMEOUT};
 use crate::auth::{
-    self, AcceptedKeys, Credentials, KnownHosts, LoginError, Prompter, Ssh, is_asking,
+    self, AcceptedKeys, CERTIFICATE, Credentials, KnownHosts, LoginError, Prompter, Ssh, is_asking,
 };
 use crate::config::{Gateway, gateway_down};
 use crate::error::{Code, Context, Error};
@@ -19,7 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Connects, checks the host key and logs in, within limits that hold whatever the
-/// other side does (see [`attempt`]).
+/// other side does (see [`attempt`]). What only ssh can do is found out before anybody
+/// is connected to: a gateway may lock out who connects and does not log in (sshd's
+/// PerSourcePenalties).
 ///
 /// # Errors
 /// [`Code::GatewayDown`] when another try may help, [`Code::HostKey`],
@@ -47,30 +49,36 @@ fn log_in(
     limits: Limits,
     log: &Log,
 ) -> std::result::Result<Libssh2Session, LoginError> {
-    // All that can be known before: a gateway counts the connections that end without
-    // a login, and locks out who makes many (sshd's PerSourcePenalties).
-    let alone = |what: &String| LoginError::ssh_alone(gateway, what);
-    gateway.ssh_alone.as_ref().map_or(Ok(()), |setting| Err(alone(setting)))?;
-    let session = Session::new().map_err(internal)?;
-    let mut known_hosts = known_hosts(gateway)?;
-    prefer(&session, gateway, &known_hosts)?;
-    let cuttable = |socket: BorrowedFd<'_>| attempt.uses(socket);
-    let agent = auth::open_agent(&session, gateway, &cuttable, log);
-    let only_ssh = auth::only_ssh_shows(gateway, credentials, &agent, prompter.is_some());
-    only_ssh.as_ref().map_or(Ok(()), |key| Err(alone(key)))?;
-    let mut socket = connect::connect(gateway, limits, prompter.as_deref(), log)?;
-    attempt.uses(&socket.fd).context(Code::System, || "no descriptor".into())?;
-    attempt.hears(socket.stderr.clone());
     // Who is asked something may take longer, up to the deadline of the whole.
     let attended = prompter.is_some();
     let limit = |steps: u32| match attended {
         true => limits.deadline.left(),
         false => (limits.step * steps).min(limits.deadline.left()),
     };
+    if let Some(setting) = &gateway.ssh_alone {
+        return Err(LoginError::ssh_alone(gateway, setting));
+    }
+    let session = Session::new().map_err(internal)?;
+    let mut known_hosts = known_hosts(gateway)?;
+    prefer(&session, gateway, &known_hosts)?;
+    attempt.step("question to the agent", limit(1));
+    let cuttable = |socket: BorrowedFd<'_>| attempt.uses(socket);
+    let agent = auth::open_agent(&session, &gateway.login, &cuttable, log);
+    let held = agent.as_ref().ok().and_then(Option::as_ref);
+    let typed = attended && !gateway.login.batch_mode;
+    if let Some(key) = auth::only_ssh_shows(&gateway.login, credentials, held, typed) {
+        return Err(LoginError::ssh_alone(gateway, &key));
+    }
+    // Each address has a limit of its own.
+    attempt.step("connection", Duration::MAX);
+    let mut socket = connect::connect(gateway, limits, prompter.as_deref(), log)?;
+    attempt.uses(&socket.fd).context(Code::System, || "no descriptor".into())?;
+    attempt.hears(socket.stderr.clone());
     attempt.step("key exchange", limit(1));
+    session.set_timeout(milliseconds(limits.next_step()));
     if socket.helper.is_some() {
-        // A ProxyCommand may write the key down before it connects (sss_ssh_knownhostsproxy).
-        await_greeting(&socket, limits);
+        // A ProxyCommand may write the key down before it connects (SSSD's does).
+        await_greeting(&session, &socket, limits);
         known_hosts = self::known_hosts(gateway)?;
         prefer(&session, gateway, &known_hosts)?;
     }
@@ -138,8 +146,11 @@ fn prefer(
         let supported = supported.map_err(internal)?;
         let mut order = match method {
             MethodType::HostKey => known_hosts.preferred(&supported, wanted),
-            MethodType::SignAlgo => auth::signatures(&supported, wanted),
-            _ => wanted.iter().filter(|name| supported.contains(&name.as_str())).cloned().collect(),
+            _ => {
+                // Of a certificate it signs with the key in it.
+                let plain = wanted.iter().map(|name| name.trim_end_matches(CERTIFICATE));
+                plain.filter(|name| supported.contains(name)).map(str::to_owned).collect()
+            }
         };
         if order.is_empty() && !wanted.is_empty() {
             let setting = format!("{keyword} {}", wanted.join(","));
@@ -156,12 +167,14 @@ fn prefer(
     Ok(())
 }
 
-/// Waits until the gateway has greeted, and for no error: a gateway may wait for us.
-fn await_greeting(socket: &GatewaySocket, limits: Limits) {
-    while !sys::poll_readable(&socket.fd, limits.next_step() / 2).unwrap_or(true)
-        && is_asking(&socket.helper_stderr())
-        && !limits.deadline.left().is_zero()
-    {}
+/// Waits until the gateway has greeted. It may wait for us: half of the time is left.
+fn await_greeting(session: &Session, socket: &GatewaySocket, limits: Limits) {
+    let half = limits.next_step() / 2;
+    while !sys::poll_readable(&socket.fd, half).unwrap_or(true) {
+        if !is_asking(&socket.helper_stderr()) || limits.deadline.left().is_zero() {
+            return session.set_timeout(milliseconds(half));
+        }
+    }
 }
 
 /// Exchanges keys. Its one limit is libssh2's time-out, which is looked at only
@@ -175,7 +188,6 @@ fn handshake(
     limits: Limits,
 ) -> std::result::Result<Session, LoginError> {
     session.set_tcp_stream(Arc::clone(&socket.fd));
-    session.set_timeout(milliseconds(limits.next_step()));
     loop {
         match session.handshake() {
             Ok(()) => return Ok(session),
