@@ -58,8 +58,10 @@ impl Credentials {
             unreadable: !login.missing_identities.is_empty(),
             needs_a_person: false,
         };
+        // As ssh (load_public_identity_files): unless certificates are named.
+        let with_certificate = login.certificate_files.is_empty();
         for path in &login.identity_files {
-            found.add_identity(path, log);
+            found.add_identity(path, with_certificate, log);
         }
         // A certificate may be named as an identity, too.
         for path in login.certificate_files.iter().chain(&login.identity_files) {
@@ -93,7 +95,7 @@ impl Credentials {
         of_keys || !self.without_key.is_empty()
     }
 
-    fn add_identity(&mut self, path: &Path, log: &Log) {
+    fn add_identity(&mut self, path: &Path, with_certificate: bool, log: &Log) {
         if self.identities.iter().any(|known| known.path == path) {
             return;
         }
@@ -114,7 +116,9 @@ impl Credentials {
                 (None, None)
             }
         };
-        let certificate = read_certificate(&key_file::beside(path, "-cert.pub"));
+        let certificate =
+            with_certificate.then(|| read_certificate(&key_file::beside(path, "-cert.pub")));
+        let certificate = certificate.flatten();
         let public = public
             .or_else(|| key_file::read_public(&key_file::beside(path, ".pub")))
             .or_else(|| certificate.as_deref().and_then(public_key::certified_key));

@@ -142,11 +142,13 @@ fn host_key(values: &Values<'_>, tokens: &Tokens<'_>) -> Result<HostKeySettings>
 }
 
 fn login(values: &Values<'_>, tokens: &Tokens<'_>) -> Result<LoginSettings> {
-    let files = |key| values.all(key).map(|value| tokens.path(value)).collect::<Result<_>>();
+    // Of IdentityFile `none` is nothing, of CertificateFile a file that is not there.
+    let certificates = values.all("certificatefile");
+    let identities = values.all("identityfile").filter(|value| !is_none(value));
     Ok(LoginSettings {
-        identity_files: files("identityfile")?,
+        identity_files: identities.map(|value| tokens.path(value)).collect::<Result<_>>()?,
         missing_identities: Vec::new(),
-        certificate_files: files("certificatefile")?,
+        certificate_files: certificates.map(|value| tokens.path(value)).collect::<Result<_>>()?,
         identity_agent: agent(values, tokens),
         identities_only: values.is_on("identitiesonly", false),
         batch_mode: values.is_on("batchmode", false),
@@ -200,7 +202,7 @@ impl<'a> Values<'a> {
     /// Every value, of a keyword that may stand there several times.
     fn all(&self, key: &str) -> impl Iterator<Item = &'a str> {
         let found = self.0.iter().filter(move |(known, _)| known == key);
-        found.map(|(_, value)| *value).filter(|value| !is_none(value))
+        found.map(|(_, value)| *value)
     }
 
     fn is_on(&self, key: &str, unset: bool) -> bool {

@@ -126,6 +126,12 @@ fn logins() -> Vec<Case> {
         Case::new("only passwords", "PreferredAuthentications password", Refused),
         Case::new("a certificate beside its key", "IdentityFile {world}/id_certified", In)
             .ordinary(),
+        Case::new(
+            "another certificate is named",
+            "IdentityFile {world}/id_certified\nCertificateFile none",
+            Refused,
+        )
+        .ordinary(),
         Case::new("an rsa certificate", "IdentityFile {world}/id_rsa_certified", In),
         Case::new("its certificate is elsewhere", alone, Refused),
         Case::new(
