@@ -1,6 +1,7 @@
 //! Several gateways: whichever is there serves, and none holds up another.
 
 use crate::rig::gateway::{NAME, PASSWORD};
+use crate::rig::hostile::{Behaviour, Front};
 use crate::rig::job::over_ssh;
 use crate::rig::license_server::SwallowingPort;
 use crate::rig::traffic::connect;
@@ -109,12 +110,14 @@ fn served(tunnel: &Tunnel) -> bool {
 fn dead_and_silent_gateways() {
     let accepting = TcpListener::bind("127.0.0.1:0").expect("bind");
     let swallowing = SwallowingPort::new();
+    let busy = Front::start(Behaviour::Raw("turned-away"));
     let ports = [
         free_port(),
         free_port(),
         accepting.local_addr().expect("address").port(),
         swallowing.port(),
         free_port(),
+        busy.port(),
     ];
     let sites = Sites::new(vec![Gateway::start()], &ports);
     let (_, alone) = sites.brings_up(&["g0"]);
@@ -122,6 +125,13 @@ fn dead_and_silent_gateways() {
     for _ in 0..4 {
         let (_, took) = sites.brings_up(&["x0,g0,x1"]);
         BESIDE_DEAD_ONES.kept("beside two dead ones", took.saturating_sub(alone));
+    }
+    for _ in 0..20 {
+        let (_, took) = sites.brings_up(&["x5,g0"]);
+        BESIDE_DEAD_ONES.kept("beside one that turns away", took.saturating_sub(alone));
+        if busy.connections() > 1 {
+            break;
+        }
     }
     for silent in ["x2", "x3"] {
         let mut waited = false;
