@@ -16,8 +16,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Half a second beside the time that one living gateway takes.
-const BESIDE_DEAD_ONES: Promise = Promise::seconds(1);
+/// Beside the time that one living gateway takes.
+const BESIDE_DEAD_ONES: Promise = Promise::milliseconds(500);
 const BESIDE_SILENT_ONES: Promise = Promise::seconds(3);
 const NEXT_CLIENT: Promise = Promise::seconds(1);
 

@@ -136,9 +136,9 @@ pub fn parser() -> Options {
 pub fn help() -> String {
     let mut text = String::from(
         "\
-usage: eval $(licfwd [options] [user@]gateway target...)
+usage: eval $(licfwd [options] [user@]gateway[,gateway...] target...)
        licfwd [options] -L [bind_address:]port:host:hostport...
-              [user@]gateway [target...]
+              [user@]gateway[,gateway...] [target...]
 
 target: [NAME=]host:port[+port...][,host:port[+port...]...]
   Prints 'export NAME=PORT@localhost' (NAME: MLM_LICENSE_FILE unless given) and
