@@ -344,6 +344,7 @@ fn a_crowd_stays_at_its_gateway() {
         sites.gateways[serving].sessions().len() > alone
     });
     assert_eq!(sites.serving(), [serving]);
+    assert_eq!(tunnel.logged(&format!("opening another session at the gateway g{serving}")), 1);
     drop(crowd);
 }
 

@@ -90,6 +90,11 @@ impl Reconnect {
         &self.gateway
     }
 
+    /// Where a session is, for the log: nothing where there is one gateway alone.
+    pub fn at_which(&self) -> String {
+        if self.several { format!(" at {}", self.gateway) } else { String::new() }
+    }
+
     /// How the log calls all of them.
     pub fn all_gateways(&self) -> &'static str {
         if self.several { "all gateways" } else { "the gateway" }
