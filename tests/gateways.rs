@@ -1,91 +1,24 @@
 //! Several gateways: whichever is there serves, and none holds up another.
 
-use crate::rig::gateway::{NAME, PASSWORD};
+use crate::rig::gateway::{PASSWORD, keygen};
+use crate::rig::hostile::{Behaviour, Front};
 use crate::rig::job::over_ssh;
 use crate::rig::license_server::SwallowingPort;
 use crate::rig::traffic::connect;
 use crate::rig::{
-    FLOOD, Gateway, Job, LIMIT, LicenseServer, Outcome, Promise, Scratch, Service, Tunnel,
-    free_port, long, skip, wait_until,
+    FLOOD, Gateway, Job, LIMIT, LicenseServer, Outcome, Promise, Service, Sites, Tunnel, free_port,
+    long, skip, wait_until,
 };
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Half a second beside the time that one living gateway takes.
-const BESIDE_DEAD_ONES: Promise = Promise::seconds(1);
+/// Beside the time that one living gateway takes.
+const BESIDE_DEAD_ONES: Promise = Promise::milliseconds(500);
 const BESIDE_SILENT_ONES: Promise = Promise::seconds(3);
 const NEXT_CLIENT: Promise = Promise::seconds(1);
-
-/// Gateways that are called `g0`, `g1`, ... in one `ssh_config`, each with a port, a key
-/// and a host key of its own, and what is called `x0`, `x1`, ... and is none.
-struct Sites {
-    gateways: Vec<Gateway>,
-    server: LicenseServer,
-    job: Job,
-    config: Scratch,
-}
-
-impl Sites {
-    fn new(gateways: Vec<Gateway>, other_ports: &[u16]) -> Sites {
-        let config = Scratch::new();
-        let of = |(n, gateway): (usize, &Gateway)| {
-            let text = fs::read_to_string(gateway.config()).expect("ssh_config");
-            text.replace(&format!("Host {NAME}\n"), &format!("Host g{n}\n"))
-        };
-        let mut text: String = gateways.iter().enumerate().map(of).collect();
-        for (n, port) in other_ports.iter().enumerate() {
-            text += &format!("Host x{n}\nHostName 127.0.0.1\nPort {port}\n");
-        }
-        config.write("ssh_config", &text);
-        let server = LicenseServer::start(Service::Echo);
-        Sites { gateways, server, job: Job::new(), config }
-    }
-
-    fn of(count: usize) -> Sites {
-        Sites::new((0..count).map(|_| Gateway::start()).collect(), &[])
-    }
-
-    fn call(&self, job: &Job, words: &[&str]) -> Command {
-        let mut call = job.licfwd(&self.gateways[0]);
-        call.arg("-F").arg(self.config.file("ssh_config")).args(words);
-        call
-    }
-
-    /// `licfwd -F CONFIG WORDS 127.0.0.1:PORT`.
-    fn run(&self, words: &[&str]) -> Outcome {
-        let target = format!("127.0.0.1:{}", self.server.port());
-        let outcome = self.job.run(self.call(&self.job, words).arg(target));
-        self.job.end();
-        outcome
-    }
-
-    #[track_caller]
-    fn brings_up(&self, words: &[&str]) -> (Outcome, Duration) {
-        let begin = Instant::now();
-        let outcome = self.run(words);
-        outcome.port("MLM_LICENSE_FILE");
-        (outcome, begin.elapsed())
-    }
-
-    fn tunnel(&self, words: &[&str]) -> Tunnel {
-        let target = format!("127.0.0.1:{}", self.server.port());
-        Tunnel::of(Job::new(), |job| {
-            let mut call = self.call(job, words);
-            call.arg(&target);
-            call
-        })
-    }
-
-    /// Those who have a session of the tunnel's.
-    fn serving(&self) -> Vec<usize> {
-        let serves = |n: &usize| !self.gateways[*n].sessions().is_empty();
-        (0..self.gateways.len()).filter(serves).collect()
-    }
-}
 
 /// Lines of a message that name that gateway.
 fn lines(outcome: &Outcome, name: &str) -> usize {
@@ -109,12 +42,14 @@ fn served(tunnel: &Tunnel) -> bool {
 fn dead_and_silent_gateways() {
     let accepting = TcpListener::bind("127.0.0.1:0").expect("bind");
     let swallowing = SwallowingPort::new();
+    let busy = Front::start(Behaviour::Raw("turned-away"));
     let ports = [
         free_port(),
         free_port(),
         accepting.local_addr().expect("address").port(),
         swallowing.port(),
         free_port(),
+        busy.port(),
     ];
     let sites = Sites::new(vec![Gateway::start()], &ports);
     let (_, alone) = sites.brings_up(&["g0"]);
@@ -123,9 +58,16 @@ fn dead_and_silent_gateways() {
         let (_, took) = sites.brings_up(&["x0,g0,x1"]);
         BESIDE_DEAD_ONES.kept("beside two dead ones", took.saturating_sub(alone));
     }
+    for _ in 0..20 {
+        let (_, took) = sites.brings_up(&["x5,g0"]);
+        BESIDE_DEAD_ONES.kept("beside one that turns away", took.saturating_sub(alone));
+        if busy.connections() > 1 {
+            break;
+        }
+    }
     for silent in ["x2", "x3"] {
         let mut waited = false;
-        for _ in 0..if long() { 20 } else { 6 } {
+        for _ in 0..if long() { 20 } else { 4 } {
             let (_, took) = sites.brings_up(&[&format!("x0,{silent},g0"), "--timeout", "60"]);
             BESIDE_SILENT_ONES.kept(&format!("beside {silent}"), took);
             waited |= took > Duration::from_secs(2);
@@ -147,6 +89,9 @@ fn dead_and_silent_gateways() {
 /// Goal: a silent gateway comes last in its round, and has all its time there.
 #[test]
 fn a_silent_gateway_comes_last() {
+    if over_ssh() && !long() {
+        return;
+    }
     let silent = TcpListener::bind("127.0.0.1:0").expect("bind");
     let ports = [free_port(), silent.local_addr().expect("address").port()];
     let sites = Sites::new(vec![Gateway::start()], &ports);
@@ -220,6 +165,9 @@ fn a_changed_host_key() {
 /// gateway serves; each refusal costs one login.
 #[test]
 fn refused_at_one_and_forbidden_at_another() {
+    if over_ssh() && !long() {
+        return;
+    }
     let forbidding = Gateway::with(&["AllowTcpForwarding no"]);
     let sites = Sites::new(vec![Gateway::start(), forbidding, Gateway::start()], &[]);
     sites.gateways[0].authorize("");
@@ -278,6 +226,9 @@ fn a_license_server_that_one_gateway_cannot_reach() {
 /// stands there twice has one turn; an empty one is 64; `-L` alone has the same gateways.
 #[test]
 fn names() {
+    if over_ssh() && !long() {
+        return;
+    }
     let sites = Sites::of(1);
     let first = |_| {
         let (outcome, _) = sites.brings_up(&["no.such.invalid,g0,g0"]);
@@ -302,6 +253,9 @@ fn names() {
 /// one works.
 #[test]
 fn a_check() {
+    if over_ssh() && !long() {
+        return;
+    }
     let sites = Sites::new(vec![Gateway::start(), Gateway::start()], &[free_port()]);
     sites.gateways[1].authorize("");
     let outcome = sites.run(&["--check", "x0,g0,g1"]);
@@ -343,9 +297,44 @@ fn passwords() {
     assert_eq!(asked, [asked[0], asked[0], asked[0], other]);
 }
 
+/// Goal: the passphrase of a key that both take is typed once, and a running tunnel finds
+/// to the other gateway with it.
+#[test]
+fn a_passphrase() {
+    if over_ssh() {
+        // ssh is never asked.
+        return;
+    }
+    let mut sites = Sites::of(2);
+    let directory = sites.job.directory();
+    let key = directory.file("encrypted");
+    let public = keygen(&key, &["-t", "ed25519", "-N", "a passphrase"]);
+    sites.gateways.iter().for_each(|gateway| gateway.authorize(&public));
+    let asked = directory.file("asked");
+    let text = format!("#!/bin/sh\necho \"$1\" >>{}\necho 'a passphrase'\n", asked.display());
+    let askpass = directory.write("askpass", &text);
+    fs::set_permissions(&askpass, Permissions::from_mode(0o700)).expect("chmod");
+    let target = format!("127.0.0.1:{}", sites.server.port());
+    let tunnel = Tunnel::of(Job::new(), |job| {
+        let mut call = sites.call(job, &["g0,g1", &target, "-i"]);
+        call.arg(&key).env("SSH_ASKPASS", &askpass).env("SSH_ASKPASS_REQUIRE", "force");
+        call
+    });
+    let [serving] = sites.serving()[..] else { panic!("one gateway") };
+    sites.gateways[serving].kill();
+    wait_until("served again", LIMIT, || served(&tunnel));
+    assert_eq!(sites.serving(), [1 - serving]);
+    let asked = fs::read_to_string(asked).expect("what was asked");
+    let begin = format!("gateway g{serving}: Enter passphrase for key '{}': ", key.display());
+    assert_eq!(asked.trim_end_matches('\n'), begin);
+}
+
 /// Goal: further sessions for a crowd go to the gateway that the tunnel is at.
 #[test]
 fn a_crowd_stays_at_its_gateway() {
+    if over_ssh() && !long() {
+        return;
+    }
     let sites = Sites::of(2);
     let tunnel = sites.tunnel(&["g0,g1"]);
     let [serving] = sites.serving()[..] else { panic!("one gateway") };
@@ -355,6 +344,7 @@ fn a_crowd_stays_at_its_gateway() {
         sites.gateways[serving].sessions().len() > alone
     });
     assert_eq!(sites.serving(), [serving]);
+    assert_eq!(tunnel.logged(&format!("opening another session at the gateway g{serving}")), 1);
     drop(crowd);
 }
 
@@ -368,7 +358,7 @@ fn the_account_at_each_gateway_is_protected() {
     let other = 1 - serving;
     sites.gateways[other].authorize("");
     sites.gateways[serving].kill();
-    tunnel.wait_for_log("trying again in", 4);
+    tunnel.wait_for_log("trying again in", 3);
     let log = sites.gateways[other].log();
     assert_eq!(log.matches("Connection from ").count(), 1, "{log}");
     assert_eq!(tunnel.logged(&format!("reconnecting failed: gateway g{other}")), 1);

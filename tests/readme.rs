@@ -15,6 +15,7 @@ const ELSEWHERE: [&str; 5] =
 /// rig's gateway and license server.
 const LICFWD: &str = r#"#!/bin/bash
 set -- "${@/#tri-gw/gw}"
+set -- "${@/#l1,l2,*/gw,gw}"
 for word; do
   if [[ $word =~ ^([A-Z_]+=)?lic[a-z0-9]*:[0-9+]+$ ]]; then word=${BASH_REMATCH[1]}127.0.0.1:$PORT; fi
   words+=("$word")

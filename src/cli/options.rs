@@ -137,9 +137,9 @@ pub fn parser() -> Options {
 pub fn help() -> String {
     let mut text = String::from(
         "\
-usage: eval $(licfwd [options] [user@]gateway target...)
-       licfwd [options] [user@]gateway target... -- command [argument...]
-       licfwd [options] -L SPEC... [user@]gateway [target...]
+usage: eval $(licfwd [options] [user@]gateway[,gateway...] target...)
+       licfwd [options] [user@]gateway[,...] target... -- command [argument...]
+       licfwd [options] -L SPEC... [user@]gateway[,...] [target...]
 
 target: [NAME=]host:port[+port...][,host:port[+port...]...]
   Prints 'export NAME=PORT@localhost' (NAME: MLM_LICENSE_FILE unless given) and

@@ -105,10 +105,10 @@ fn greets(socket: &TcpStream, by: Deadline) -> bool {
     let mut text = [0; 4096];
     while sys::poll_readable(socket, by.left()).unwrap_or(true) && !by.left().is_zero() {
         let length = socket.peek(&mut text).unwrap_or(0);
-        if length == 0 || text[..length].windows(4).any(|part| part == b"SSH-") {
-            return true;
-        }
-        match text[..length].iter().rposition(|byte| *byte == b'\n') {
+        let begins = text[..length].windows(4).position(|part| part == b"SSH-");
+        let ends = text[..length].iter().rposition(|byte| *byte == b'\n');
+        match ends {
+            _ if length == 0 || begins.is_some_and(|begin| ends > Some(begin)) => return true,
             Some(end) => drop((&*socket).read(&mut text[..=end])),
             // The rest of the line is on its way; what is there would be told again at once.
             None => drop(sys::wait_any([], Some(LOOK_INTERVAL))),

@@ -357,3 +357,6 @@ impl Gateways {
         self.members[turn.member].failed_while_running(code);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -161,3 +161,31 @@ impl Member {
         self.route = self.route.take().filter(|_| self.proven);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a login is refused ten times in a row at most, with rests that grow; what is
+    /// no refusal ends the row; a changed key is final.
+    #[test]
+    fn an_account_is_not_locked() {
+        let mut member = Member::new("gw");
+        let minutes = |member: &Member| {
+            member.rest(Instant::now()).map(|rest| (rest.as_secs_f64() / 60.0).round() as u32)
+        };
+        for expected in [1, 5, 15, 30, 30, 30, 30, 30, 30] {
+            member.failed_while_running(Code::Refused);
+            assert_eq!(minutes(&member), Some(expected));
+        }
+        member.failed_while_running(Code::Refused);
+        assert_eq!(minutes(&member), None);
+        member.forgive();
+        member.failed_while_running(Code::Refused);
+        member.failed_while_running(Code::GatewayDown);
+        member.failed_while_running(Code::Refused);
+        assert_eq!(minutes(&member), Some(1));
+        member.failed_while_running(Code::HostKey);
+        assert_eq!(member.standing, Standing::Closed);
+    }
+}

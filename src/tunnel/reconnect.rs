@@ -14,9 +14,13 @@ use std::time::{Duration, Instant};
 
 /// The way back to a gateway.
 pub struct Reconnect {
-    /// Locked by the attempt under way.
+    /// Locked by the attempt under way, which nobody here may wait for.
     gateways: Arc<Mutex<Gateways>>,
     several: bool,
+    /// How the log calls the one that the tunnel goes through, and how long that may be
+    /// silent.
+    gateway: String,
+    silence: Silence,
     phase: Phase,
     /// Rounds in a row that have failed.
     failures: u32,
@@ -57,6 +61,8 @@ impl Reconnect {
     pub fn new(gateways: Gateways) -> Reconnect {
         Reconnect {
             several: gateways.count() > 1,
+            gateway: gateways.in_the_log(),
+            silence: gateways.current().silence,
             gateways: Arc::new(Mutex::new(gateways)),
             phase: Phase::Idle,
             failures: 0,
@@ -85,8 +91,13 @@ impl Reconnect {
     }
 
     /// How the log calls the gateway that the tunnel goes through.
-    pub fn gateway(&self) -> String {
-        lock(&self.gateways).in_the_log()
+    pub fn gateway(&self) -> &str {
+        &self.gateway
+    }
+
+    /// Where a session is, for the log: nothing where there is one gateway alone.
+    pub fn at_which(&self) -> String {
+        if self.several { format!(" at {}", self.gateway) } else { String::new() }
     }
 
     /// How the log calls all of them.
@@ -96,7 +107,7 @@ impl Reconnect {
 
     /// How long that may be silent.
     pub fn silence(&self) -> Silence {
-        lock(&self.gateways).current().silence
+        self.silence
     }
 
     /// Wants a connection. A thousand tunnels lose their gateway in the same
@@ -205,6 +216,8 @@ impl Reconnect {
             Ok(Ok(session)) => {
                 self.failures = 0;
                 gateways.serves(attempt.turn);
+                self.gateway = gateways.in_the_log();
+                self.silence = gateways.current().silence;
                 return Some(Outcome::Connected(session));
             }
             Ok(Err(e)) => e,

@@ -214,7 +214,8 @@ impl Tunnel {
 
     fn want_session(&mut self, why: &str) {
         if !self.one_session && self.reconnect.is_idle() && self.reconnect.can_log_in_alone() {
-            self.log.event(format_args!("{why}: opening another session"));
+            let at = self.reconnect.at_which();
+            self.log.event(format_args!("{why}: opening another session{at}"));
             self.reconnect.want_now();
         }
     }
@@ -261,7 +262,8 @@ impl Tunnel {
             self.lost = Some((Instant::now(), why.to_owned()));
             self.reconnect.want();
         } else {
-            self.log.event(format_args!("lost a session: {why}; closed {clients} clients"));
+            let at = self.reconnect.at_which();
+            self.log.event(format_args!("lost a session{at}: {why}; closed {clients} clients"));
         }
     }
 

@@ -58,6 +58,11 @@ impl Front {
         front
     }
 
+    /// Its number.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Options of licfwd that lead here, whatever key it shows.
     pub fn options(&self) -> Vec<String> {
         let known = ["-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null"];
@@ -186,7 +191,8 @@ const LONGEST: Duration = Duration::from_secs(100);
 
 impl Raw<'_> {
     fn be(&self, what: &str) -> io::Result<()> {
-        let before_version = ["lines", "crlf", "text", "drip-version", "drip-lines", "silence"];
+        let before_version =
+            ["lines", "crlf", "text", "drip-version", "drip-lines", "silence", "turned-away"];
         if !before_version.contains(&what) && !["half-version", "one-long-line"].contains(&what) {
             self.send(VERSION)?;
         }
@@ -235,6 +241,8 @@ impl Raw<'_> {
                 self.flood(&block, Duration::ZERO)
             }
             "closed" => Ok(()),
+            // As an sshd with enough to do; no case of its own.
+            "turned-away" => self.send(b"Not allowed at this time\r\n"),
             other => panic!("no behaviour {other:?}"),
         }
     }

@@ -238,6 +238,22 @@ fn no_option_stands_twice_in_the_table() {
 }
 
 #[test]
+fn a_list_of_gateways() {
+    for (word, names) in [
+        ("l1,l2,l3", "l1 l2 l3"),
+        ("bob@l1,l2,eve@l3,l4", "bob@l1 bob@l2 eve@l3 eve@l4"),
+        ("l1,bob@l2,l1", "l1 bob@l2 bob@l1"),
+        ("l1,l2,l1,l2", "l1 l2"),
+        ("a@b@l1,l2", "a@b@l1 a@b@l2"),
+        ("ssh://bob@l1:2222,l2,ssh://l3", "ssh://bob@l1:2222 bob@l2 ssh://bob@l3"),
+        ("l1,ssh://l2:22", "l1 ssh://l2:22"),
+    ] {
+        assert_eq!(run(&format!("{word} h:1")).gateways.join(" "), names, "{word}");
+        assert_eq!(run(&format!("-L 1:h:1 {word}")).gateways.join(" "), names, "{word}");
+    }
+}
+
+#[test]
 fn bad_lines() {
     for (line, why) in [
         ("", "no gateway"),
@@ -251,6 +267,12 @@ fn bad_lines() {
         ("@gw h:1", "expected a user"),
         ("me@ h:1", "expected [user@]gateway"),
         ("g'w h:1", "expected [user@]gateway"),
+        ("l1,,l2 h:1", "missing beside a comma"),
+        ("l1, h:1", "missing beside a comma"),
+        (",l1 h:1", "missing beside a comma"),
+        ("l1,me@ h:1", "expected [user@]gateway"),
+        ("l1,-l2 h:1", "begin with '-'"),
+        ("l1,l2:22 h:1", "given with -p 22"),
         ("g;w h:1", "expected [user@]gateway"),
         ("$(id) h:1", "expected [user@]gateway"),
         ("gw hostname", "no remote command"),
