@@ -449,7 +449,7 @@ fn while_it_reconnects() {
 }
 
 /// What can be said during the login.
-const AUTH: [&str; 16] = [
+const AUTH: [&str; 17] = [
     "banner",
     "methods",
     "silence",

@@ -142,10 +142,9 @@ usage: eval $(licfwd [options] [user@]gateway[,gateway...] target...)
        licfwd [options] -L SPEC... [user@]gateway[,...] [target...]
 
 target: [NAME=]host:port[+port...][,host:port[+port...]...]
-  Prints 'export NAME=PORT@localhost' (NAME: MLM_LICENSE_FILE unless given) and
-  forwards PORT to host:port through the gateway for as long as the job lives.
-  A port after + keeps its number (RLM ISV server). Commas join a triad; IPv6
-  stands in brackets. licfwd becomes the command.
+  Prints 'export NAME=PORT@localhost' (MLM_LICENSE_FILE unless given), or becomes
+  the command; PORT leads to host:port for as long as the job lives. One after +
+  keeps its number (RLM). Commas join a triad, brackets hold IPv6.
 ",
     );
     for (kind, heading) in
