@@ -254,8 +254,10 @@ fn running(kinds: &[&'static str]) {
         let begin = Instant::now();
         // Most are cut off. What libssh2 takes in its stride goes on meanwhile; what then
         // leaves the gateway no time for clients is for it to end.
-        let lost = eventually(BITES, || tunnel.logged("lost the gateway") > 0);
-        assert!(lost || !what.ends_with("unknown"), "{what}: it is kept for ever");
+        let bites = what.ends_with("unknown");
+        let limit = if bites { LIMIT } else { BITES };
+        let lost = eventually(limit, || tunnel.logged("lost the gateway") > 0);
+        assert!(lost || !bites, "{what}: it is kept for ever");
         let served = || {
             let served = is_served(port);
             if !served {
