@@ -255,8 +255,9 @@ fn running(kinds: &[&'static str]) {
         // leaves the gateway no time for clients is for it to end.
         let begins_anew = || tunnel.logged("begins anew after a fault") > 0;
         let is_lost = || tunnel.logged("lost the gateway") > 0 || begins_anew();
-        let lost = eventually(BITES, is_lost);
-        assert!(lost || !what.ends_with("unknown"), "{what}: it is kept for ever");
+        let bites = what.ends_with("unknown");
+        let lost = eventually(if bites { LIMIT } else { BITES }, is_lost);
+        assert!(lost || !bites, "{what}: it is kept for ever");
         let served = || {
             let served = is_served(port);
             if !served {

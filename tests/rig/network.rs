@@ -40,6 +40,7 @@ pub fn is_our_own() -> bool {
         output.status.success() && text.contains("1 passed"),
         "in a network of its own:\n{text}\n{errors}"
     );
+    // What it has measured.
     eprint!("{errors}");
     false
 }
