@@ -128,8 +128,8 @@ impl OwnSocket for ForwardSocket {
         if event.readable() && self.reading == Reading::Empty {
             self.reading = Reading::Ready;
         }
-        if event.writable() && self.writing == Writing::Full && !self.cut {
-            self.writing = Writing::Room;
+        if event.writable() && self.writing == Writing::Full {
+            self.writing = if self.cut { Writing::Deaf } else { Writing::Room };
         }
     }
 
