@@ -142,7 +142,7 @@ usage: eval $(licfwd [options] [user@]gateway[,gateway...] target...)
        licfwd [options] -L SPEC... [user@]gateway[,...] [target...]
 
 target: [NAME=]host:port[+port...][,host:port[+port...]...]
-  Prints 'export NAME=PORT@localhost' (MLM_LICENSE_FILE unless given), or becomes
+  Prints 'export NAME=PORT@localhost' (MLM_LICENSE_FILE unless given) or becomes
   the command; PORT leads to host:port for as long as the job lives. One after +
   keeps its number (RLM). Commas join a triad, brackets hold IPv6.
 ",
