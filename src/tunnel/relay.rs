@@ -289,8 +289,8 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
         let half_closed = self.down.flow == Flow::Closed && self.up.flow != Flow::Closed;
         // What a client says to a closed socket costs it what it has not got yet. A
         // socket of ssh's takes it, though nobody hears it; a closed channel does not.
-        let may_wait = half_closed && self.remote.own_socket().is_some();
-        if half_closed && !(may_wait && !self.local.has_it_all()) && self.remote.hung_up()? {
+        let may_go = half_closed && (self.remote.own_socket().is_none() || self.local.has_it_all());
+        if may_go && self.remote.hung_up()? {
             self.abandon();
         }
         Ok(())
