@@ -5,6 +5,10 @@ use crate::sys;
 use crate::target::{Parsed, quoted};
 use std::env;
 use std::path::{self, PathBuf};
+use std::time::Duration;
+
+/// How long the directory of users may take to say where another one's home is.
+const HOME_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a value may refer to besides the configuration itself.
 pub struct Here {
@@ -100,7 +104,7 @@ impl Tokens<'_> {
         let (user, path) = rest.split_once('/').unwrap_or((rest, ""));
         let home = match user {
             "" => self.home(),
-            user => match sys::home_of(user) {
+            user => match sys::home_of(user, HOME_LIMIT) {
                 Some(home) => home.to_string_lossy().into_owned(),
                 None => return Err(format!("no such user: {user}")),
             },

@@ -273,26 +273,21 @@ pub fn overflow_user() -> Option<u32> {
     (!everybody).then_some(id)
 }
 
-/// The home directory and login name of the effective user, from the password
-/// database, where `ssh` takes them from as well.
-pub(super) fn passwd() -> Option<(PathBuf, String)> {
-    // SAFETY: getpwuid returns NULL or a record that stays valid until the next
-    // call; both strings are copied before this function returns, and a resolver,
-    // who alone asks the password database, has one thread.
+/// The home directory and login name of that user, of the effective one where it is
+/// empty, from the password database, where `ssh` takes them from as well.
+pub(super) fn passwd(user: &str) -> Option<(PathBuf, String)> {
+    let name = CString::new(user).ok()?;
+    // SAFETY: both calls return NULL or a record that stays valid until the next one;
+    // both strings are copied before this function returns, and a resolver, who alone
+    // asks the password database, has one thread. The name lives as long as the call.
     unsafe {
-        let record = getpwuid(user_id()).as_ref()?;
+        let record = match user {
+            "" => getpwuid(user_id()),
+            _ => getpwnam(name.as_ptr()),
+        };
+        let record = record.as_ref()?;
         let dir = OsStr::from_bytes(CStr::from_ptr(record.dir).to_bytes()).into();
         let name = CStr::from_ptr(record.name).to_str().ok()?.to_owned();
         Some((dir, name))
-    }
-}
-
-/// Another user's home directory according to the password database.
-pub fn home_of(user: &str) -> Option<PathBuf> {
-    let user = CString::new(user).ok()?;
-    // SAFETY: as above; the name lives as long as the call.
-    unsafe {
-        let record = getpwnam(user.as_ptr()).as_ref()?;
-        Some(OsStr::from_bytes(CStr::from_ptr(record.dir).to_bytes()).into())
     }
 }
