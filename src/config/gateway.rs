@@ -6,6 +6,7 @@
 //! stands for no preference.
 
 use crate::error::{Code, Error};
+use crate::target::{split_port, split_user};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -78,6 +79,15 @@ pub enum Proxy {
     },
     /// ProxyCommand, for the shell; its `%` tokens are expanded.
     Command(String),
+}
+
+/// Takes a host of ProxyJump apart: `[user@]host[:port]`, or the same as a URI.
+pub fn split_hop(text: &str) -> (Option<&str>, &str, Option<&str>) {
+    let text = text.trim();
+    let text = text.strip_prefix("ssh://").map_or(text, |uri| uri.trim_end_matches('/'));
+    let (user, host) = split_user(text);
+    let (host, port) = split_port(host);
+    (user, host, port)
 }
 
 /// What the key exchange may agree on.

@@ -9,6 +9,7 @@ mod without_ssh;
 
 pub use gateway::{
     AlgorithmSettings, Family, Gateway, LoginSettings, Proxy, Silence, Strict, Via, gateway_down,
+    split_hop,
 };
 pub use keywords::{KEYWORDS, Side};
 #[cfg(test)]

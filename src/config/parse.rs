@@ -18,6 +18,7 @@
 
 use super::gateway::{
     AlgorithmSettings, Family, Gateway, HostKeySettings, LoginSettings, Proxy, Silence, Strict,
+    split_hop,
 };
 use super::tokens::{Here, Tokens};
 use crate::error::{Code, Error, Result};
@@ -92,21 +93,15 @@ fn proxy(values: &Values<'_>, tokens: &Tokens<'_>) -> Result<Option<Proxy>> {
 
 /// `[user@]host` or `ssh://[user@]host[:port]`, as the command line has it.
 fn typed_host(name: &str) -> &str {
-    match name.strip_prefix("ssh://") {
-        Some(uri) => host_of(uri.trim_end_matches('/')),
-        None => target::split_user(name).1,
+    match name.starts_with("ssh://") {
+        true => split_hop(name).1,
+        false => target::split_user(name).1,
     }
 }
 
 /// The host of the last one in ProxyJump's list.
 fn last_hop(hosts: &str) -> &str {
-    let last = hosts.rsplit(',').next().unwrap_or_default();
-    host_of(last.strip_prefix("ssh://").unwrap_or(last))
-}
-
-/// The host of `[user@]host[:port]`.
-fn host_of(text: &str) -> &str {
-    target::split_port(target::split_user(text).1).0
+    split_hop(hosts.rsplit(',').next().unwrap_or_default()).1
 }
 
 fn algorithms(values: &Values<'_>) -> AlgorithmSettings {

@@ -1,6 +1,6 @@
 //! Asks `ssh -G` how to reach the gateway.
 
-use super::gateway::{Gateway, Proxy};
+use super::gateway::{Gateway, Proxy, split_hop};
 use super::keywords::ssh_alone;
 use super::parse::parse;
 use super::tokens::Here;
@@ -11,6 +11,7 @@ use crate::sys::{self, hear_out};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -74,12 +75,39 @@ pub fn resolve(
     found.login.missing_identities = hear_remarks(&remarks, log);
     // Only a listening master counts: a stale socket file stays for ever.
     found.control_path = found.control_path.filter(|path| UnixStream::connect(path).is_ok());
-    if let Some(Proxy::Jump { config_file, .. }) = &mut found.proxy {
+    if let Some(Proxy::Jump { hosts, config_file }) = &mut found.proxy {
         let words = absolute(ssh_options);
         let file = words.windows(2).rfind(|pair| pair[0] == "-F");
         *config_file = file.map(|pair| pair[1].clone().into());
+        *hosts = with_hops_before(hosts, config_file.as_deref(), timeout);
     }
     Ok(found)
+}
+
+/// The hosts of ProxyJump, and before them those through which the first one is reached,
+/// as its own settings have it: ssh would start another ssh there, which nobody could tell
+/// to share no connection. Where ssh has an error in them, it will tell by itself.
+fn with_hops_before(hosts: &str, config_file: Option<&Path>, timeout: Duration) -> String {
+    const MAX_HOPS: usize = 8;
+    let mut all = hosts.to_owned();
+    for _ in 0..MAX_HOPS {
+        let (user, host, port) = split_hop(all.split(',').next().unwrap_or_default());
+        let mut options: Vec<OsString> = Vec::new();
+        for (option, value) in [("-l", user), ("-p", port)] {
+            options.extend(value.into_iter().flat_map(|value| [option.into(), value.into()]));
+        }
+        if let Some(file) = config_file {
+            options.extend(["-F".into(), file.into()]);
+        }
+        let answer = ask_ssh(host, &options, timeout).ok().flatten();
+        let (text, _) = answer.unwrap_or_default();
+        let before = text.lines().find_map(|line| line.strip_prefix("proxyjump "));
+        match before.filter(|hosts| *hosts != "none") {
+            Some(before) => all = format!("{before},{all}"),
+            None => break,
+        }
+    }
+    all
 }
 
 /// Whether a file's name that ssh has left raw has the token `%C`.

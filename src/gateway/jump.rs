@@ -5,7 +5,7 @@
 //! a master would stay behind, which no job has asked for. `-J` would start one that
 //! cannot be told so, so that of several hosts each is the ProxyCommand of the next.
 
-use crate::target::{split_port, split_user};
+use crate::config::split_hop;
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -18,10 +18,7 @@ pub fn words(hosts: &str, config_file: Option<&Path>, batch: bool, target: &str)
         Some((before, last)) => (Some(before), last),
         None => (None, hosts),
     };
-    let last = last.trim();
-    let last = last.strip_prefix("ssh://").unwrap_or(last).trim_end_matches('/');
-    let (user, host) = split_user(last);
-    let (host, port) = split_port(host);
+    let (user, host, port) = split_hop(last);
     let mut words: Vec<OsString> = vec!["ssh".into()];
     for (option, value) in [("-l", user), ("-p", port)] {
         words.extend(value.into_iter().flat_map(|value| [option.into(), value.into()]));

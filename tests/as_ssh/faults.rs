@@ -55,7 +55,7 @@ fn permanent_faults_are_tried_once() {
 #[test]
 fn hops_leave_no_master_behind() {
     let site = Site::new();
-    let hops = "Host one two\nHostName 127.0.0.1\nHost gw\nProxyJump one,two\nHost *\n\
+    let hops = "Host two gw\nHostName 127.0.0.1\nHost gw\nProxyJump two\nHost two\nProxyJump one\nHost *\n\
                 ControlMaster auto\nControlPath %d/mux-%n\nControlPersist 600\n";
     let hops = hops.replace("%d", &site.job.directory().path().display().to_string());
     let own = fs::read_to_string(site.gateway.config()).expect("ssh_config");

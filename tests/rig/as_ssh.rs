@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -11,7 +11,7 @@ use std::thread;
 use super::gateway::{give_to_account, keygen};
 use super::job::licfwd;
 use super::traffic::check_out;
-use super::{Gateway, Job, LicenseServer, Scratch, Service, free_port};
+use super::{Gateway, Job, LIMIT, LicenseServer, Scratch, Service, free_port, wait_until};
 
 /// What comes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub struct World {
     /// certificates, `id_alone` with its certificate that lies elsewhere, `id_other` not.
     /// `host_*` are the gateways'.
     pub files: Scratch,
-    _agent: Job,
+    _agent: Agent,
 }
 
 impl World {
@@ -130,7 +130,7 @@ impl World {
         for name in ["banner", "ca.pub", "host_ed25519-cert.pub"] {
             fs::set_permissions(files.file(name), Permissions::from_mode(0o644)).expect("chmod");
         }
-        let agent = agent(&files);
+        let agent = Agent::start(&files);
         let gateways = KINDS.map(|kind| gateway(&files, kind)).into();
         let server = LicenseServer::start(Service::CheckOut);
         World { gateways, server, files, _agent: agent }
@@ -267,16 +267,36 @@ fn sign(files: &Scratch, words: &[&str], name: &str) {
 }
 
 /// An agent with the RSA certificate and with the key of the certificate elsewhere.
-fn agent(files: &Scratch) -> Job {
-    let (job, socket) = (Job::new(), files.file("agent"));
-    drop(job.spawn(job.command("ssh-agent").arg("-D").arg("-a").arg(&socket)));
-    super::wait_until("the agent listens", super::LIMIT, || socket.exists());
-    for name in ["id_rsa_certified", "id_held"] {
-        let mut add = job.command("ssh-add");
-        add.arg("-q").arg(files.file(name)).env("SSH_AUTH_SOCK", &socket);
-        assert_eq!(job.run(&mut add).code, 0, "ssh-add {name}");
+struct Agent {
+    guardian: Child,
+}
+
+/// Nobody may look into an agent (`PR_SET_DUMPABLE`), so that a job of an ordinary user
+/// does not know it for its own: the end of the pipe is its end.
+const GUARDIAN: &str = r#"ssh-agent -D -a "$0" >/dev/null 2>&1 & read -r _; kill $!; wait"#;
+
+impl Agent {
+    fn start(files: &Scratch) -> Agent {
+        let (job, socket) = (Job::new(), files.file("agent"));
+        let mut guardian = job.command("sh");
+        guardian.args(["-c", GUARDIAN]).arg(&socket).stdin(Stdio::piped());
+        guardian.env_remove("LICFWD_RIG").current_dir("/");
+        let guardian = guardian.spawn().expect("run sh");
+        wait_until("the agent listens", LIMIT, || socket.exists());
+        for name in ["id_rsa_certified", "id_held"] {
+            let mut add = job.command("ssh-add");
+            add.arg("-q").arg(files.file(name)).env("SSH_AUTH_SOCK", &socket);
+            assert_eq!(job.run(&mut add).code, 0, "ssh-add {name}");
+        }
+        Agent { guardian }
     }
-    job
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        drop(self.guardian.stdin.take());
+        let _ = self.guardian.wait();
+    }
 }
 
 fn gateway(files: &Scratch, kind: Kind) -> Gateway {
