@@ -71,6 +71,21 @@ fn command_has_no_children() {
     }
 }
 
+/// Goal: a fault in the tunnel's process is not the command's: it is served again.
+#[test]
+fn a_fault_in_the_tunnel() {
+    let site = Site::new();
+    let made = site.job.run(site.job.command("mkfifo").arg("gate"));
+    assert_eq!(made.code, 0, "{made:?}");
+    let running = site.job.spawn(&mut call(&site, &[], &["sh", "-c", HOLD]));
+    let (port, tunnel) = (port(&running), site.job.daemon());
+    process::signal("SEGV", &[tunnel]);
+    GONE.wait_until("the command is served again", || check_out(port, "MATLAB").is_ok());
+    assert_eq!(site.job.daemon(), tunnel);
+    process::signal("KILL", &[running.pid()]);
+    tunnel_is_gone(&site);
+}
+
 /// Goal: the exit code is the command's once it has started, and before that licfwd's;
 /// nothing but the command writes to standard output.
 #[test]

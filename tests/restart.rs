@@ -1,13 +1,14 @@
 //! A fault in the process that serves is a gateway that is lost, not the tunnel's end.
 
+use crate::rig::flexnet::{self, FlexNet};
 use crate::rig::job::built;
 use crate::rig::traffic::{check_out, check_out_from, connect};
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Promise, Service, Tunnel, process, wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Promise, Service, Tunnel, free_pair, process, wait_until,
 };
 use std::fs;
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 
 /// How soon clients are served again.
 const RECOVERY: Promise = Promise::seconds(10);
@@ -65,6 +66,31 @@ fn after_a_fault_it_ends_with_its_job() {
     job.wait_until_empty();
     let log = fs::read_to_string(job.directory().file("log")).expect("its log");
     assert!(log.ends_with("ended: the job has ended\n"), "{log}");
+}
+
+/// Goal: a port that was opened for a vendor daemon stays bound and leads there, too, and
+/// the answers of the license manager are read as before.
+#[test]
+fn vendor_ports_stay() {
+    let (gateway, ports) = (Gateway::start(), free_pair());
+    let host = Ipv4Addr::new(127, 0, rand::random_range(1..=255), 10);
+    let _server = FlexNet::start(host, ports);
+    let target = format!("{host}:{}", ports.0);
+    let tunnel = Tunnel::of(Job::new(), |job| {
+        let mut command = job.licfwd(&gateway);
+        command.args(["gw", &target]);
+        command
+    });
+    let value = format!("{}@localhost", tunnel.port());
+    let (vendor, _) = flexnet::check_out(&value, "MATLAB").expect("a seat");
+    assert_ne!(vendor.port(), ports.1);
+    process::signal("SEGV", &[tunnel.pid()]);
+    RECOVERY.wait_until("served again", || {
+        TcpListener::bind(vendor).expect_err("the vendor daemon's port is still bound");
+        check_out(vendor.port(), "MATLAB").is_ok()
+    });
+    let (other, _) = flexnet::check_out(&value, "MATLAB").expect("a seat");
+    assert_ne!(other.port(), ports.1);
 }
 
 /// Goal: nobody else begins a tunnel anew by calling it so.
