@@ -23,20 +23,26 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    sys::close_inherited();
-    let ignored_signals = sys::reset_signals();
     // The two that licfwd starts by name, each to be had from it alone: what they do
     // to a directory, or to a group of processes, must happen to nobody else's.
     let name = std::env::args_os().next().unwrap_or_default();
     let helper = match name.to_str().unwrap_or_default() {
         sys::KEEPER => gateway::keep_ssh as fn() -> ExitCode,
         sys::RESOLVER => gateway::print_addresses,
-        _ => return run_askpass().unwrap_or_else(|| run_licfwd(&ignored_signals)),
+        _ => return run_askpass().unwrap_or_else(run_licfwd),
     };
+    let_go_of_the_caller();
     match sys::has_come_from_parent() {
         true => helper(),
         false => ExitCode::from(Code::Usage as u8),
     }
+}
+
+/// Holds on to no descriptor of the caller's, and begins with every signal as it is by
+/// default. Returns which the caller had ignored.
+fn let_go_of_the_caller() -> Vec<i32> {
+    sys::close_inherited();
+    sys::reset_signals()
 }
 
 /// The third, which ssh starts for licfwd. The name of a terminal comes last, because
@@ -45,20 +51,33 @@ fn run_askpass() -> Option<ExitCode> {
     let words = std::env::var(sys::ASKPASS).ok()?;
     let (caller, tty) = words.split_once(' ')?;
     let caller = caller.parse().ok()?;
-    sys::has_come_from(caller).then(|| auth::answer_ssh(caller, tty))
+    sys::has_come_from(caller).then(|| {
+        let_go_of_the_caller();
+        auth::answer_ssh(caller, tty)
+    })
 }
 
 /// licfwd proper: parses, starts, and says in one line why it fails.
-fn run_licfwd(ignored_signals: &[i32]) -> ExitCode {
+fn run_licfwd() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let request = cli::parse(&arguments);
+    let mut request = cli::parse(&arguments);
+    let ignored_signals = match &mut request {
+        // What the caller gave is the command's: nothing of it is touched before.
+        Ok(Request::Run(invocation)) if invocation.becomes_command() => {
+            match start::become_command(invocation) {
+                Some(code) => return code,
+                None => Vec::new(),
+            }
+        }
+        _ => let_go_of_the_caller(),
+    };
     let shell = evaluating_shell(&arguments, &request);
     be_ready_to_fail(shell);
     let result = request.and_then(|request| match request {
         Request::Help => start::print_text(&cli::help()),
         Request::Version => start::print_text(concat!("licfwd ", env!("CARGO_PKG_VERSION"), "\n")),
         Request::Generate(what) => start::print_text(&cli::generate(what)),
-        Request::Run(invocation) => start::run(&invocation, ignored_signals),
+        Request::Run(invocation) => start::run(&invocation, &ignored_signals),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -69,11 +88,13 @@ fn run_licfwd(ignored_signals: &[i32]) -> ExitCode {
     }
 }
 
-/// The shell that evaluates what stands on stdout: none with `-L` alone and `--check`.
+/// The shell that evaluates what stands on stdout: none with `-L` alone, `--check` and a
+/// command.
 fn evaluating_shell(arguments: &[OsString], request: &error::Result<Request>) -> Option<Shell> {
     match request {
         Ok(Request::Run(invocation)) if !invocation.announces() => None,
         Ok(Request::Generate(_)) => None,
+        Err(_) if cli::has_command(arguments) => None,
         Err(_) if arguments.iter().any(|argument| argument == "--check") => None,
         _ => Some(cli::shell_hint(arguments)),
     }

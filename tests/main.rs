@@ -7,6 +7,8 @@ mod announce;
 mod applications;
 mod bad_input;
 mod check;
+mod command;
+mod command_signals;
 mod crowd;
 mod dropin;
 mod exit_codes;

@@ -38,25 +38,28 @@ fn the_manual_is_clean() {
 }
 
 /// Goal: each shell loads its completions without a word and completes options
-/// and their values with them.
+/// and their values with them, and after `--` commands.
 #[test]
 fn completions_work() {
     let bash = "set -u; . ./licfwd.bash; c() { COMP_WORDS=(licfwd \"$@\"); COMP_CWORD=$#; _licfwd; \
-                echo \"${COMPREPLY[*]}\"; }; c --dead; c --shell f; c -F ssh_c";
+                echo \"${COMPREPLY[*]}\"; }; c --dead; c --shell f; c -F ssh_c; \
+                c gw h:1 -- mkfif; c gw h:1 -- cat licfwd.f; c -- --dead";
     // zsh completes on a terminal only.
     let zsh = "zmodload zsh/zpty; zpty z 'zsh -f -i'; \
                zpty -w z 'fpath=($PWD $fpath); autoload -Uz compinit; compinit -u -D; print re\"\"ady'; \
                zpty -r z out '*ready*'; \
                c() { zpty -w -n z $'\\x15'\"licfwd $1\"$'\\t'; zpty -r z out \"*$2*\" && print -- $2; }; \
-               c --dea --deadline; c --shell=f fish; c '-F ssh_c' ssh_config; zpty -d z";
+               c --dea --deadline; c --shell=f fish; c '-F ssh_c' ssh_config; \
+               c 'gw h:1 -- mkfif' mkfifo; c 'gw h:1 -- cat licfwd.f' licfwd.fish; zpty -d z";
     let fish = "source licfwd.fish; echo (complete -C 'licfwd --dead') (complete -C 'licfwd --shell f') \
-                (complete -C 'licfwd -F ssh_c')";
+                (complete -C 'licfwd -F ssh_c') \
+                (complete -C 'licfwd gw h:1 -- mkfif') (complete -C 'licfwd gw h:1 -- cat licfwd.f')";
     for (shell, script) in [("bash", bash), ("zsh", zsh), ("fish", fish)] {
         let Some(outcome) = judged(script, shell) else {
             skip!("{shell} is not installed");
         };
         assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""), "{shell}");
-        for word in ["--deadline", "fish", "ssh_config"] {
+        for word in ["--deadline", "fish", "ssh_config", "mkfifo", "licfwd.fish"] {
             assert!(outcome.stdout.contains(word), "{shell}: {outcome:?}");
         }
     }

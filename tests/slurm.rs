@@ -34,14 +34,19 @@ fn tunnel_lives_with_its_slurm_job() {
     }
     let cluster = Cluster::of(Slurm::start());
     let expired = cluster.submit("expired", &format!("{SCRIPT}sleep 600"));
-    // Less than a minute cannot be asked for, but set.
-    expired.prints("GRANTED");
-    let id = format!("JobId={}", expired.id);
-    cluster.run(&expired, &["scontrol", "update", &id, "EndTime=now+1"]);
+    let expired_command = cluster.submit("expired-command", &with_command("exec sleep 600"));
+    for expired in [&expired, &expired_command] {
+        // Less than a minute cannot be asked for, but set.
+        expired.prints("GRANTED");
+        let id = format!("JobId={}", expired.id);
+        cluster.run(expired, &["scontrol", "update", &id, "EndTime=now+1"]);
+    }
 
     nothing_is_left_of_a_job(&cluster);
     steps_have_tunnels_of_their_own(&cluster);
     license_lasts_until_the_job_is_killed(&cluster);
+    commands_have_tunnels(&cluster);
+    expired_command.ends_as("TIMEOUT", TIME_LIMIT);
     expired.ends_as("TIMEOUT", TIME_LIMIT);
 }
 
@@ -115,6 +120,58 @@ sleep 600 & wait"#,
     cluster.run(&saving, &["scancel", "--full", &saving.id]);
     saving.ends_as("CANCELLED", LIMIT);
     assert_eq!(saving.output(), "READY\nsaved 1\nsaved 2\nsaved 3\n");
+}
+
+/// A job script whose command checks a license out, and then does `rest`.
+fn with_command(rest: &str) -> String {
+    let work = SCRIPT.split_once("|| exit\n").expect("the call").1;
+    format!("#!/bin/bash\ncat >work <<'END'\n{work}{rest}\nEND\nexec $CALL -- bash ./work")
+}
+
+/// Goal: a job or a step whose command has a tunnel leaves nothing of it, whichever way it
+/// ends; with `srun licfwd` each task has one of its own, with `licfwd -- srun` all of
+/// this node's tasks have one.
+fn commands_have_tunnels(cluster: &Cluster) {
+    let cancelled = cluster.submit("cancelled-command", &with_command("sleep 600"));
+    let killed = cluster.submit("killed-command", &with_command("echo $$; exec sleep 600"));
+    let completed = cluster.submit("completed-command", &with_command("exit 0"));
+    let failed = cluster.submit("failed-command", &with_command("exit 7"));
+
+    completed.prints("GRANTED");
+    completed.ends_as("COMPLETED", LIMIT);
+    failed.prints("GRANTED");
+    failed.ends_as("FAILED", LIMIT);
+    cancelled.prints("GRANTED");
+    cluster.run(&cancelled, &["scancel", &cancelled.id]);
+    cancelled.ends_as("CANCELLED", LIMIT);
+    let script = || killed.output().lines().nth(1)?.parse().ok();
+    wait_until("the script tells its number", LIMIT, || script().is_some());
+    process::signal("KILL", &[script().expect("a number")]);
+    killed.ends_as("FAILED", LIMIT);
+
+    let work = SCRIPT.split_once("|| exit\n").expect("the call").1;
+    let script = format!(
+        r#"#!/bin/bash
+#SBATCH --ntasks=2
+cat >work <<'END'
+{work}
+echo "$1 $MLM_LICENSE_FILE"
+END
+srun $CALL -- bash ./work each || exit
+$CALL -- srun bash ./work all"#
+    );
+    let orders = cluster.submit("orders", &script);
+    orders.ends_as("COMPLETED", LIMIT);
+    let output = orders.output();
+    assert_eq!(output.matches("GRANTED").count(), 4, "{orders}");
+    let values = |word: &str| {
+        let mut values: Vec<&str> =
+            output.lines().filter_map(|line| line.strip_prefix(word)).collect();
+        assert_eq!(values.len(), 2, "{orders}");
+        values.dedup();
+        values.len()
+    };
+    assert_eq!((values("each "), values("all ")), (2, 1), "tunnels{orders}");
 }
 
 /// Goal: every rank of a job across nodes has its license through the one

@@ -180,6 +180,36 @@ fn interactive_shell() {
     wait_until("the tunnel follows its shell", LIMIT, nobody);
 }
 
+/// Goal: a command that is started once the password has been typed has the terminal,
+/// as it was; control-C at the question ends all.
+#[test]
+fn password_before_a_command() {
+    let site = ready!(asking(&WITH_PASSWORD));
+    let text = SCRIPT.replacen("eval $(", "", 1).replacen(
+        "$PORT)",
+        r#"$PORT -- sh -c 'echo "command: $MLM_LICENSE_FILE."; read -r _'"#,
+        1,
+    );
+    let mut pty = Pty::start(&site.job, &script(&site, &text));
+    pty.expect("'s password: ");
+    pty.press("half a pass\u{3}");
+    fails(130, pty, "");
+    assert_eq!(failed_logins(&site), 0);
+    site.job.wait_until_empty();
+
+    let mut pty = Pty::start(&site.job, &script(&site, &text));
+    pty.expect("'s password: ");
+    pty.enter(PASSWORD);
+    pty.expect("command: ");
+    check_out(port_of(&pty.expect(".")), "MATLAB").expect("a seat");
+    pty.enter("for the command");
+    pty.expect("value: .");
+    pty.enter("");
+    let outcome = pty.wait();
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    is_clean(&outcome);
+}
+
 /// Goal: what was typed is never sent twice: after the gateway's restart nobody
 /// tries it, and the ports stay bound.
 #[test]

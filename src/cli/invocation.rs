@@ -33,6 +33,8 @@ pub struct Invocation {
     pub targets: Vec<Target>,
     /// `-L`, in the order given.
     pub forwards: Vec<Forward>,
+    /// The command that stands behind `--`, with its arguments; empty: none.
+    pub command: Vec<OsString>,
     /// Whether only to try whether a tunnel would stand.
     pub check: bool,
     /// Whether to leave the caller once everything stands.
@@ -72,7 +74,12 @@ pub struct Invocation {
 impl Invocation {
     /// Whether a statement for the calling shell is written to stdout.
     pub fn announces(&self) -> bool {
-        !self.targets.is_empty() && !self.check
+        !self.targets.is_empty() && !self.check && self.command.is_empty()
+    }
+
+    /// Whether the process that was started becomes the command once a tunnel stands.
+    pub fn becomes_command(&self) -> bool {
+        !self.command.is_empty() && !self.check
     }
 }
 

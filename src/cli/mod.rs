@@ -1,12 +1,14 @@
 //! What was typed, and what help and manual say; pure.
 
 mod argument;
+mod command;
 mod invocation;
 mod manual;
 mod options;
 mod parse;
 mod value_format;
 
+pub use command::has_command;
 pub use invocation::{Invocation, Request, Shell, Watch};
 pub use manual::generate;
 pub use options::help;

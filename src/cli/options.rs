@@ -137,14 +137,14 @@ pub fn help() -> String {
     let mut text = String::from(
         "\
 usage: eval $(licfwd [options] [user@]gateway[,gateway...] target...)
-       licfwd [options] -L [bind_address:]port:host:hostport...
-              [user@]gateway[,gateway...] [target...]
+       licfwd [options] [user@]gateway[,...] target... -- command [argument...]
+       licfwd [options] -L SPEC... [user@]gateway[,...] [target...]
 
 target: [NAME=]host:port[+port...][,host:port[+port...]...]
   Prints 'export NAME=PORT@localhost' (NAME: MLM_LICENSE_FILE unless given) and
   forwards PORT to host:port through the gateway for as long as the job lives.
   A port after + keeps its number (FlexNet vendor daemon, RLM ISV server).
-  Commas join the servers of a triad. IPv6 addresses stand in brackets.
+  Commas join a triad; IPv6 stands in brackets. licfwd becomes the command.
 ",
     );
     for (kind, heading) in

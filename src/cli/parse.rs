@@ -1,6 +1,7 @@
 //! Turns argv into an invocation; owns every option's text; pure.
 
-use super::argument::{self, MAX_ARGUMENT_BYTES, check_length, decode, encode, plain, shown};
+use super::argument::{self, MAX_ARGUMENT_BYTES, check_length, decode, plain, shown};
+use super::command;
 use super::invocation::{Generated, Invocation, Request, Shell, Watch};
 use super::options::{self, Kind, OPTIONS, Opt, dashed};
 use super::value_format::Template;
@@ -26,13 +27,13 @@ const DEADLINE: Duration = Duration::from_secs(300);
 /// [`Code::Usage`], naming the argument and what was expected; never a line
 /// break or another control character in the message.
 pub fn parse(args: &[OsString]) -> Result<Request> {
-    let words: Vec<String> = args.iter().map(|arg| encode(arg)).collect();
+    let (words, command) = command::split(args);
     let arguments = Arguments::read(&words)?;
     if let Some(request) = arguments.for_itself(args.len())? {
         return Ok(request);
     }
     arguments.refuse(&words)?;
-    Ok(Request::Run(Box::new(arguments.invocation()?)))
+    Ok(Request::Run(Box::new(arguments.invocation(command)?)))
 }
 
 /// Whose syntax was asked for, as far as can be told from arguments that may not
@@ -92,8 +93,9 @@ impl Arguments {
         }
     }
 
-    fn invocation(&self) -> Result<Invocation> {
+    fn invocation(&self, command: Option<&[OsString]>) -> Result<Invocation> {
         let (gateway, gateways, targets) = self.operands()?;
+        let command = command.map_or(Ok(Vec::new()), |words| command::check(words, &self.0))?;
         let forwards = self.texts("L")?;
         let forwards = forwards.iter().map(|spec| target::parse_forward(spec));
         let forwards: Vec<Forward> = forwards.collect::<Result<_>>()?;
@@ -105,7 +107,7 @@ impl Arguments {
         Ok(Invocation {
             format: self.last("format", Template::parse)?.unwrap_or_default(),
             ssh_options: self.ssh_options()?,
-            background: self.background(!targets.is_empty())?,
+            background: self.background(!targets.is_empty() || !command.is_empty())?,
             check,
             compress: self.has("C"),
             // Who checks wants to hear at once; a job can wait.
@@ -125,6 +127,7 @@ impl Arguments {
             gateways,
             targets,
             forwards,
+            command,
         })
     }
 
@@ -350,7 +353,10 @@ fn target_like(word: &str) -> bool {
 
 fn no_target(word: &str) -> String {
     let (word, form) = (shown(word), target::TARGET_FORM);
-    format!("{word}: expected a target, {form}; licfwd runs no remote command, ssh does")
+    format!(
+        "{word}: expected a target, {form}; licfwd runs no remote command, ssh does; one of this \
+         node's stands after --"
+    )
 }
 
 fn parse_shell(name: &str) -> Parsed<Shell> {

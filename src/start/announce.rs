@@ -77,6 +77,22 @@ pub fn print_statement(shell: Shell, variables: &[(String, String)]) -> Result<(
     writable(write_whole(&statement(shell, variables)))
 }
 
+/// Hands `variables` over to the process that is to become the command, which reads
+/// standard output ([`settings`]).
+///
+/// # Errors
+/// [`Code::System`]: that process is gone.
+pub fn hand_over(variables: &[(String, String)]) -> Result<()> {
+    let lines = variables.iter().map(|(name, value)| format!("{name}={value}\n"));
+    let what = || "cannot tell the process that is to become the command".into();
+    write_whole(&lines.collect::<String>()).context(Code::System, what)
+}
+
+/// What [`hand_over`] has written.
+pub fn settings(lines: &str) -> Vec<(&str, &str)> {
+    lines.lines().filter_map(|line| line.split_once('=')).collect()
+}
+
 /// Asked before anything else is tried.
 ///
 /// # Errors

@@ -160,6 +160,7 @@ fn announce_and_serve(
         variables.extend(pid_variable.map(|name| (name, pid.to_string())));
         match invocation.announces() {
             true => announce::print_statement(invocation.shell, &variables),
+            false if invocation.becomes_command() => announce::hand_over(&variables),
             false => Ok(()),
         }
     };

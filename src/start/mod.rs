@@ -2,6 +2,7 @@
 
 mod announce;
 mod bring_up;
+mod command;
 mod daemon;
 mod other_nodes;
 mod probe;
@@ -9,3 +10,4 @@ mod tries;
 
 pub use announce::{failing_output, print_text, stderr_is_evaluated};
 pub use bring_up::run;
+pub use command::become_command;

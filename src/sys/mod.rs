@@ -17,6 +17,7 @@ mod safe_base;
 mod signal;
 mod socket;
 mod timer;
+mod worker;
 
 pub use fd::{
     NOCTTY_NONBLOCK, NOFOLLOW, PATH_ONLY, close_inherited, have_room, nameless_file, redirect,
@@ -44,3 +45,4 @@ pub use socket::{
     send_descriptor, set_backlog, set_keepalive, set_user_timeout, sock_diag, unacknowledged,
 };
 pub use timer::Timer;
+pub use worker::{become_program, split_off_worker};

@@ -2,7 +2,7 @@
 
 use super::errno::check;
 use super::fd::{own, syscall};
-use super::signal::{FAULTS, SIGINT, SIGKILL, deadly, signal};
+use super::signal::{FAULTS, SIG_IGN, SIGINT, SIGKILL, deadly, signal};
 use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint, c_void};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,7 +24,7 @@ unsafe extern "C" {
     fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize;
     safe fn fork() -> c_int;
     safe fn getsid(pid: c_int) -> c_int;
-    safe fn kill(pid: c_int, signal: c_int) -> c_int;
+    pub(super) safe fn kill(pid: c_int, signal: c_int) -> c_int;
     safe fn _exit(status: c_int) -> !;
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
@@ -105,14 +105,19 @@ extern "C" fn end_by_signal(number: c_int) {
     _exit(128 + number)
 }
 
-/// From now on each of [`deadly`]'s signals, and each of [`FAULTS`], writes
-/// `output(128 + n)` to standard output and ends the process with that status.
+/// From now on each of [`deadly`]'s signals that is not ignored, and each of
+/// [`FAULTS`], writes `output(128 + n)` to standard output and ends the process with
+/// that status.
 pub fn on_deadly_signal(output: impl Fn(i32) -> String) {
     let outputs = (0..=64).map(|number| output(128 + number).into_bytes());
     let _ = SIGNAL_OUTPUT.set(outputs.collect());
     for number in deadly().chain(FAULTS) {
         // SAFETY: the handler calls async-signal-safe functions only.
-        unsafe { signal(number, end_by_signal as *const () as usize) };
+        unsafe {
+            if signal(number, end_by_signal as *const () as usize) == SIG_IGN {
+                signal(number, SIG_IGN);
+            }
+        }
     }
 }
 

@@ -22,13 +22,14 @@ const SIGABRT: i32 = 6;
 pub(super) const SIGKILL: i32 = 9;
 const SIGUSR1: i32 = 10;
 const SIGUSR2: i32 = 12;
-const SIGPIPE: i32 = 13;
+pub(super) const SIGPIPE: i32 = 13;
 const SIGALRM: i32 = 14;
 /// Please end.
 pub const SIGTERM: i32 = 15;
+pub(super) const SIGCHLD: i32 = 17;
 const SIGTSTP: i32 = 20;
-const SIG_DFL: usize = 0;
-const SIG_IGN: usize = 1;
+pub(super) const SIG_DFL: usize = 0;
+pub(super) const SIG_IGN: usize = 1;
 const SIG_BLOCK: c_int = 0;
 const SIG_SETMASK: c_int = 2;
 
@@ -45,8 +46,13 @@ pub fn reset_signals() -> Vec<i32> {
     // or cannot be caught are refused with EINVAL.
     let ignored = others.filter(|number| unsafe { signal(*number, SIG_DFL) } == SIG_IGN);
     let ignored = ignored.collect();
-    mask(SIG_SETMASK, &set_of([]));
+    mask_nothing();
     ignored
+}
+
+/// Lets every signal through.
+pub(super) fn mask_nothing() {
+    mask(SIG_SETMASK, &set_of([]));
 }
 
 /// Whatever ends a program that knows nothing of it and can be caught: schedulers

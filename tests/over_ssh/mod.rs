@@ -3,6 +3,10 @@
 
 #![allow(clippy::duplicate_mod)]
 
+#[path = "../command.rs"]
+mod command;
+#[path = "../command_signals.rs"]
+mod command_signals;
 #[path = "../exit_codes.rs"]
 mod exit_codes;
 #[path = "../forward.rs"]

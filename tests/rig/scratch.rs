@@ -1,14 +1,15 @@
 //! Private directories, and a keeper that cleans up after a rig that was killed.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::process;
+use super::{LIMIT, process, wait_until};
 
 /// Waits for its standard input to close, which the kernel sees to however the
 /// rig ends, Ctrl-C and SIGKILL included. Then ends the gateways whose process
@@ -72,6 +73,28 @@ impl Scratch {
     pub fn read(&self, name: &str) -> String {
         let bytes = fs::read(self.file(name)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Makes a pipe with a name, unless it is there: who opens it waits until
+    /// [`Scratch::open_pipe`].
+    pub fn make_pipe(&self, name: &str) {
+        let path = self.file(name);
+        let made =
+            path.exists() || Command::new("mkfifo").arg(&path).status().is_ok_and(|s| s.success());
+        assert!(made, "mkfifo {name}");
+    }
+
+    /// Writes a line to whoever reads there, now or soon.
+    #[track_caller]
+    pub fn open_pipe(&self, name: &str) {
+        const NONBLOCK: i32 = 0o4000;
+        let mut pipe = None;
+        wait_until("somebody reads the pipe", LIMIT, || {
+            let mut open = fs::File::options();
+            pipe = open.write(true).custom_flags(NONBLOCK).open(self.file(name)).ok();
+            pipe.is_some()
+        });
+        pipe.expect("open").write_all(b"\n").expect("a pipe has room");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use super::job::{built, over_ssh};
 use super::{Gateway, Job, LicenseServer, Outcome, Service, Tunnel};
 
 /// A gateway, a license server behind it, and a job on this side.
@@ -89,6 +90,20 @@ impl Site {
     pub fn script(&self, shell: &str, text: &str) -> Command {
         let port = self.server.port();
         self.job.script(shell, text, &self.gateway, port)
+    }
+
+    /// The same, with `licfwd -F CONFIG` in `$LICFWD` and `licfwd -F CONFIG gw TARGET --`
+    /// in `$CALL`, for a command, and with a pipe `gate` that nobody opens by itself.
+    pub fn calling(&self, shell: &str, text: &str) -> Command {
+        self.job.directory().make_pipe("gate");
+        // Not by way of a shell, which would change the command's environment.
+        let via = if over_ssh() { " --via ssh" } else { "" };
+        let config = self.gateway.config();
+        let licfwd = format!("{}{via} -F {}", built().display(), config.display());
+        let mut command = self.script(shell, text);
+        command.env("CALL", format!("{licfwd} gw {} --", self.target()));
+        command.env("LICFWD", licfwd);
+        command
     }
 
     /// A tunnel in a job of its own.

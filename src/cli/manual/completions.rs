@@ -66,7 +66,20 @@ _licfwd_hosts() {{
 
 _licfwd() {{
   local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} words='' IFS=$'\n'
+  local i
   COMPREPLY=()
+  for ((i = 2; i < COMP_CWORD; i++)); do
+    # A command stands behind the first -- after an operand.
+    if [[ ${{COMP_WORDS[i]}} == -- && ${{COMP_WORDS[i - 1]}} != -* ]]; then
+      if ((COMP_CWORD == i + 1)); then
+        mapfile -t COMPREPLY < <(compgen -c -- "$cur")
+      else
+        compopt -o filenames 2>/dev/null
+        mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+      fi
+      return
+    fi
+  done
   case $prev in
 {cases}    *)
       case $cur in
@@ -107,14 +120,46 @@ pub fn zsh() -> String {
         }
     }
     format!(
-        "#compdef licfwd\n\n_arguments -s -S \\\n{specs}  '1:gateway:_ssh_hosts' '*:target: '\n"
+        r#"#compdef licfwd
+
+# A command stands behind the first -- after an operand.
+local i
+for ((i = 3; i < CURRENT; i++)); do
+  if [[ $words[i] == -- && $words[i-1] != -* ]]; then
+    shift $i words
+    ((CURRENT -= i))
+    _normal
+    return
+  fi
+done
+
+_arguments -s -S \
+{specs}  '1:gateway:_ssh_hosts' '*:target: '
+"#
     )
 }
 
 /// For `share/fish/vendor_completions.d/licfwd.fish`.
 pub fn fish() -> String {
     let mut text = String::from(
-        "# fish completion for licfwd\n\ncomplete -c licfwd -f -a '(__fish_print_hostnames)'\n",
+        r#"# fish completion for licfwd
+
+# A command stands behind the first -- after an operand.
+function __licfwd_command
+    set -l words (commandline -opc) (commandline -ct)
+    for i in (seq 3 (math (count $words) - 1))
+        set -l before $words[(math $i - 1)]
+        if test "$words[$i]" = --; and not string match -q -- '-*' $before
+            string escape -- $words[(math $i + 1)..-1] | string join ' '
+            return 0
+        end
+    end
+    return 1
+end
+
+complete -c licfwd -f -n 'not __licfwd_command >/dev/null' -a '(__fish_print_hostnames)'
+complete -c licfwd -n '__licfwd_command >/dev/null' -a '(complete -C (__licfwd_command))'
+"#,
     );
     for row in rows() {
         text += "complete -c licfwd";

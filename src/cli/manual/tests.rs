@@ -66,6 +66,7 @@ fn the_manual_is_filled_in() {
         "DESCRIPTION",
         "OPTIONS",
         "EXIT STATUS",
+        "A COMMAND INSTEAD OF EVAL",
         "LIFE OF THE TUNNEL",
         "LOGGING IN",
         "MANY JOBS AT ONCE",

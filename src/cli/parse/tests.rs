@@ -1,7 +1,8 @@
 //! What is accepted and refused on the command line, and how it is told.
 
 use super::*;
-use crate::cli::help;
+use crate::cli::argument::encode;
+use crate::cli::{has_command, help};
 use std::ffi::OsStr;
 use std::net::Ipv6Addr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -43,7 +44,7 @@ fn the_contracts_examples() {
         ("tri-gw A=lic1:1700 A=lic2:1700", "A=lic1:1700 A=lic2:1700"),
         ("tri-gw A=a:2+3,b:2+3,c:2+3", "A=a:2+3,b:2+3,c:2+3"),
         ("-- tri-gw a:9 R=b:5", "MLM_LICENSE_FILE=a:9 R=b:5"),
-        ("tri-gw a:9 -v -- R=b:5", "MLM_LICENSE_FILE=a:9 R=b:5"),
+        ("tri-gw -v -- a:9 R=b:5", "MLM_LICENSE_FILE=a:9 R=b:5"),
     ] {
         let given = run(line);
         let printed: Vec<String> = given.targets.iter().map(Target::to_string).collect();
@@ -54,6 +55,50 @@ fn the_contracts_examples() {
         assert_eq!(given.deadline, Duration::from_secs(300));
         assert_eq!((given.watch, given.shell), (Watch::Session, Shell::Sh));
         assert_eq!(given.format, Template::default());
+    }
+}
+
+#[test]
+fn a_command_stands_after_a_target() {
+    for (line, ours, command) in [
+        ("gw h:1 -- matlab -batch main", "gw h:1", "matlab -batch main"),
+        ("gw h:1 -- -f", "gw h:1", "-f"),
+        ("gw h:1 -- a -- b", "gw h:1", "a -- b"),
+        ("gw h:1 -- -- b", "gw h:1", "-- b"),
+        ("gw h:1 R=h:2 -v -- R=h:3", "gw h:1 R=h:2", "R=h:3"),
+        ("-- gw h:1 -- a", "gw h:1", "a"),
+        ("gw -- h:1 -- a -h", "gw h:1", "a -h"),
+        // The first is a file.
+        ("-E -- gw h:1 -- a", "gw h:1", "a"),
+        ("--pid-var P gw h:1 -- a --generate man", "gw h:1", "a --generate man"),
+        ("-L 1:h:1 gw -- a", "gw", "a"),
+        ("-L 1:h:1 -- gw -- a", "gw", "a"),
+        ("-L 1:h:1 gw h:1 -- a", "gw h:1", "a"),
+        ("gw h:1 --check -- a", "gw h:1", "a"),
+    ] {
+        let given = run(line);
+        let words = |words: &[OsString]| words.join(OsStr::new(" ")).into_string();
+        assert_eq!(words(&given.command).as_deref(), Ok(command), "{line}");
+        let targets =
+            given.targets.iter().map(|t| format!(" {t}").replace("MLM_LICENSE_FILE=", ""));
+        assert_eq!(given.gateway.clone() + &targets.collect::<String>(), ours, "{line}");
+        assert!(given.background && !given.announces(), "{line}");
+        assert_eq!(given.becomes_command(), !given.check, "{line}");
+    }
+    // Its words are whatever they are, and of any length.
+    let odd = ["gw", "h:1", "--", "", "a\n"].map(OsString::from);
+    let odd = [&odd[..], &[OsString::from_vec(vec![b'x', 0xff]), "y".repeat(5000).into()]].concat();
+    assert_eq!(run_words(&odd).command, odd[3..]);
+    for (line, is_there) in [
+        ("gw h:1 --bogus -- true", true),
+        ("gw h:0 -- true", true),
+        ("--bogus -- gw h:1", false),
+        ("--bogus -- gw h:1 -- true", true),
+        ("-vZ gw h:1 --", true),
+        ("gw h:1 -l", false),
+        ("--=x --", false),
+    ] {
+        assert_eq!(has_command(&words(line)), is_there, "{line}");
     }
 }
 
@@ -234,7 +279,18 @@ fn bad_lines() {
         ("gw ls -la h:1", "no remote command"),
         ("gw rsync --server h:1", "no remote command"),
         ("-L 1:h:1 gw exit", "no remote command"),
-        ("gw h:1 true", "no remote command"),
+        ("gw h:1 true", "one of this node's stands after --"),
+        ("gw h:1 --", "expected a command after --"),
+        ("gw h:1 --shell sh -- true", "--shell: no shell evaluates anything"),
+        ("gw -f h:1 -- true", "-f: the command runs in the foreground"),
+        ("--foreground -L 1:h:1 gw -- true", "--foreground: the command runs"),
+        ("gw h:1 --watch 5 -- true", "--watch: the tunnel lives as long as the command"),
+        ("--check --no-watch gw h:1 -- true", "--no-watch: the tunnel lives"),
+        ("gw true -- true", "no remote command"),
+        ("gw -- h:1 true", "no remote command"),
+        ("gw -- true", "no remote command"),
+        ("gw h:1 --frobnicate -- true", "unknown option \"--frobnicate\""),
+        ("gw h:1 -tries 5 -- true", "did you mean --tries"),
         ("gw h:0", "1 to 65535"),
         ("gw 27000@lic", "write lic:27000"),
         ("-L 1:h gw", "-L \"1:h\""),
