@@ -4,7 +4,7 @@ use super::login_error::LoginError;
 use crate::config::Gateway;
 use crate::error::Code;
 use crate::log::one_line;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a login came to.
 pub struct Refusal<'a> {
@@ -81,7 +81,7 @@ impl Refusal<'_> {
         let mut text = format!("{}: refused: ", self.step());
         text += &match self.tried {
             [] => self.no_key(),
-            tried => format!("tried {}", tried.join(", ")),
+            tried => format!("tried {}{}", tried.join(", "), self.copy_key()),
         };
         if !self.accepted.is_empty() {
             let accepted = self.accepted.join(" and ");
@@ -120,9 +120,35 @@ impl Refusal<'_> {
         if files.is_empty() || files.iter().any(|file| file.exists()) {
             return "no usable key".to_owned();
         }
-        let files: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
-        let files = files.join(", ");
-        format!("no usable key: none of these files exists on this node: {files}")
+        let directory = files[0].parent().unwrap_or(Path::new("."));
+        let ours = directory.join("id_licfwd");
+        let advice = match ours.exists() {
+            true => format!("{} is there: add -i {0}", ours.display()),
+            false => "how to make one: man licfwd, section KEYS".to_owned(),
+        };
+        let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+        let names = match names.as_slice() {
+            [all @ ..] if all.len() < 3 => all.join(", "),
+            all => format!("{} and {} other names", all[0], all.len() - 1),
+        };
+        format!("no usable key: none of these files exists on this node: {names}; {advice}")
+    }
+
+    /// What to do about a key file that the gateway does not take.
+    fn copy_key(&self) -> String {
+        let name = |tried: &String| {
+            Some(
+                tried.strip_prefix("key ")?.split(" (").next()?.trim_end_matches(".pub").to_owned(),
+            )
+        };
+        let Some(key) = self.tried.iter().find_map(name) else {
+            return String::new();
+        };
+        format!(
+            "; is it known there? ssh-copy-id -i {key}.pub {}; there only its owner may write to \
+             the home directory, ~/.ssh and ~/.ssh/authorized_keys (chmod go-w)",
+            self.gateway.name
+        )
     }
 
     fn flaws(&self) -> String {

@@ -19,5 +19,5 @@ pub use connect::print_addresses;
 pub use gateways::{Gateways, Turn};
 pub use member::Settings;
 pub use openssh::keep_ssh;
-pub use probe::{PortResult, probe};
+pub use probe::{PortResult, names_nobody, probe};
 pub use session::{Channel, End, HandOver, Opened, OwnSocket, Session};

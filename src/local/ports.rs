@@ -42,6 +42,8 @@ pub struct LocalPorts {
     pub servers: Vec<BoundServer>,
     /// What to announce.
     pub variables: Vec<Variable>,
+    /// What people should know of it, once it serves.
+    pub notes: Vec<String>,
 }
 
 /// Where the targets' ports are bound.
@@ -88,7 +90,7 @@ impl LocalPorts {
                 ));
             }
             let servers = target.servers.iter();
-            let group = servers.map(|server| bound.add(server, &place, &random, log));
+            let group = servers.map(|server| bound.add(server, &place, &random));
             let group = group.collect::<Result<Vec<usize>>>()?;
             match bound.variables.iter_mut().find(|v| v.name == *name) {
                 Some(variable) => variable.groups.push(group),
@@ -98,16 +100,10 @@ impl LocalPorts {
         Ok(bound)
     }
 
-    fn add(
-        &mut self,
-        server: &Server,
-        place: &Place,
-        random: &RandomPort,
-        log: &Log,
-    ) -> Result<usize> {
+    fn add(&mut self, server: &Server, place: &Place, random: &RandomPort) -> Result<usize> {
         let (host, bound) = match place {
             Place::Address(address) => bind_for_other_nodes(server, *address, random)?,
-            Place::ThisNode(name) => bind_for_this_node(server, name, random, log)?,
+            Place::ThisNode(name) => bind_for_this_node(server, name, random, &mut self.notes)?,
         };
         let first = self.listeners.len();
         let announced = bound[0].1;
@@ -165,7 +161,7 @@ fn bind_for_this_node(
     server: &Server,
     name: &str,
     random: &RandomPort,
-    log: &Log,
+    notes: &mut Vec<String>,
 ) -> Result<(String, ServerPorts)> {
     let mut ports = ServerPorts::new();
     bind_random(&mut ports, random, bind_loopback)?;
@@ -184,8 +180,8 @@ fn bind_for_this_node(
     let address = address.context(Code::NoPort, || {
         format!("cannot bind port {taken} for license server {server}: it is taken on localhost, and on {MAX_DRAWS} other loopback addresses")
     })?;
-    log.note(format_args!(
-        "port {taken} is taken on this node: license server {server} is at {address} here instead of localhost"
+    notes.push(format!(
+        "port {taken} is taken on this node: license server {server} is at {address} here instead of localhost; nothing has to be done"
     ));
     Ok((address.to_string(), ports))
 }

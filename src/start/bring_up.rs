@@ -2,7 +2,7 @@
 
 use super::tries::{self, Tries};
 use super::{announce, daemon, other_nodes};
-use crate::cli::{Invocation, Watch};
+use crate::cli::{Invocation, LogFile, Watch};
 use crate::config::{self, Gateway};
 use crate::error::{Code, Context, Error, Result};
 use crate::gateway::{Gateways, Session, Settings};
@@ -56,16 +56,26 @@ fn bring_up(invocation: &Invocation, ignored_signals: &[i32], log: &Arc<Log>) ->
     )?;
     if invocation.announces() {
         announce::check_stdout()?;
+        announce::tell_if_unevaluated(invocation.shell, log);
     }
-    if let Some(path) = &invocation.log {
+    log.about(format!(
+        "licfwd {} on {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        sys::node_name(),
+        invocation.job.as_deref().unwrap_or("no batch job")
+    ));
+    if let Some(LogFile { path, by_default }) = &invocation.log {
         // Before it is open, or it would be told of its own refusal.
         if (invocation.announces() || invocation.background) && announce::is_stdout(path) {
             let what = "is standard output, which the caller would read until the tunnel ends";
-            let what = format!("--log {}: {what}; name a file", path.display());
+            let what = format!("log {}: {what}; name a file", path.display());
             return Err(Error::new(Code::Usage, what));
         }
-        log.open_file(path)
-            .context(Code::Config, || format!("cannot open the log file {}", path.display()))?;
+        let what = || format!("cannot open the log file {}", path.display());
+        match log.open_file(path).context(Code::Config, what) {
+            Err(e) if *by_default => log.note(format_args!("LICFWD_LOG: {e}; going on without")),
+            opened => opened?,
+        }
     }
     let prepared = prepare(invocation, log)?;
     match invocation.check {
@@ -99,11 +109,28 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     tries.until_done(|| gateways.resolve_one(deadline, log))?;
     let bound = bind_ports(invocation, gateways.current(), log)?;
     log.step("identities read, local ports bound");
-    let session = tries::connect(&mut tries, &mut gateways, &bound, log)?;
+    let session = tries::connect(&mut tries, &mut gateways, &bound, log)
+        .map_err(|e| say_how_to_tell(e, gateways.current(), &bound))?;
     let asked = bound.servers.iter().filter(|_| invocation.probe);
     gateways.run(asked.map(|server| bound.listeners[server.listeners.start].to.clone()).collect());
     other_nodes::tell(invocation, log);
+    bound.notes.iter().for_each(|note| log.note(note));
+    announce::tell_what_surprises(invocation, log);
     Ok(Prepared { gateways, session, bound, access, watched_job })
+}
+
+/// libssh2 keeps to itself what the gateway says of a forward that fails; ssh does not.
+fn say_how_to_tell(error: Error, gateway: &Gateway, bound: &LocalPorts) -> Error {
+    let text = error.to_string();
+    let cannot_tell = |name: &&str| text.contains(&format!("{name} cannot be reached"));
+    let mut names = bound.servers.iter().map(|server| server.name.as_str());
+    match names.find(cannot_tell).filter(|_| text.contains("or its name is unknown there")) {
+        Some(to) => {
+            let way = format!("{text}; which of the two: ssh -W {to} {}", gateway.name);
+            Error::new(error.code, way)
+        }
+        None => error,
+    }
 }
 
 fn watched_job(invocation: &Invocation) -> Result<Job> {

@@ -112,7 +112,7 @@ fn messages_name_place_and_way_out() {
         ("", &old, &["global:2", "administrator of this machine"]),
         (&revoked, "", &["user:2", "@revoked"]),
         ("", &authority, &["global:2", "certificate authority"]),
-        ("", "", &["is unknown", "ssh-keyscan -p 2222 Gate", "'[gate]:2222'"]),
+        ("", "", &["is unknown", "StrictHostKeyChecking=ask -p 2222 Gate"]),
     ] {
         let error = verdict("", user, global, &ed25519(1)).expect_err("refused");
         let text = error.error.to_string();
