@@ -27,9 +27,8 @@ pub struct Refusal<'a> {
 }
 
 /// Homes are shared inside a cluster, so that a key made here opens the gateway.
-const KEY_FOR_THE_CLUSTER: &str = "; make a key for use inside the cluster: \
-    ssh-keygen -t ed25519 -N '' -f ~/.ssh/id_licfwd && \
-    cat ~/.ssh/id_licfwd.pub >> ~/.ssh/authorized_keys, then add -i ~/.ssh/id_licfwd";
+const KEY_FOR_THE_CLUSTER: &str =
+    "; make a key for use inside the cluster: man licfwd, section KEYS";
 
 impl Refusal<'_> {
     fn step(&self) -> String {
@@ -81,7 +80,7 @@ impl Refusal<'_> {
         let mut text = format!("{}: refused: ", self.step());
         text += &match self.tried {
             [] => self.no_key(),
-            tried => format!("tried {}{}", tried.join(", "), self.copy_key()),
+            tried => format!("tried {}", tried.join(", ")),
         };
         if !self.accepted.is_empty() {
             let accepted = self.accepted.join(" and ");
@@ -105,7 +104,7 @@ impl Refusal<'_> {
                 text += KEY_FOR_THE_CLUSTER;
             }
         }
-        text += &self.master();
+        text += &(self.copy_key() + &self.master());
         let code = match self.unreadable {
             true => Code::Config,
             false => Code::Refused,
@@ -236,7 +235,7 @@ mod tests {
             "unusable: key /c: encrypted; nobody is here",
             "cannot log in by hostbased or gssapi, ssh itself not without",
             "in its configuration; make a key",
-            "ssh-keygen -t ed25519 -N '' -f ~/.ssh/id_licfwd && cat",
+            "section KEYS; is it known there? ssh-copy-id -i /a.pub bob@gw; there only",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

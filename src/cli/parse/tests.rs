@@ -6,7 +6,6 @@ use crate::cli::{has_command, help};
 use std::ffi::OsStr;
 use std::net::Ipv6Addr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
 
 /// In an environment that says nothing.
 fn parse(args: &[OsString]) -> Result<Request> {
@@ -86,7 +85,7 @@ fn a_command_stands_after_a_target() {
         assert_eq!(words(&given.command).as_deref(), Ok(command), "{line}");
         let targets =
             given.targets.iter().map(|t| format!(" {t}").replace("MLM_LICENSE_FILE=", ""));
-        assert_eq!(given.gateway.clone() + &targets.collect::<String>(), ours, "{line}");
+        assert_eq!(given.gateways.join(",") + &targets.collect::<String>(), ours, "{line}");
         assert!(given.background && !given.announces(), "{line}");
         assert_eq!(given.becomes_command(), !given.check, "{line}");
     }
@@ -171,7 +170,7 @@ fn values_of_our_own() {
     assert!(given.allow_any_user && !given.probe);
     assert_eq!(given.format.render(5, "h"), "h:5");
     assert_eq!((given.shell, given.pid_var.as_deref()), (Shell::Fish, Some("LIC_PID")));
-    assert_eq!(given.log, Some("y".into()));
+    assert_eq!(given.log.map(|log| log.path), Some("y".into()));
     assert_eq!(given.verbosity, Verbosity::Quiet);
     assert_eq!(run("gw h:1 -qv").verbosity, Verbosity::Verbose);
     assert_eq!(run("gw h:1 -v -q").verbosity, Verbosity::Quiet);
@@ -398,7 +397,7 @@ fn only_file_names_may_be_any_bytes() {
         line.extend([option.into(), odd.clone()]);
         let given = run_words(&line);
         let file = given.ssh_options.last().cloned();
-        assert_eq!(file.or(given.log.map(PathBuf::into_os_string)), Some(odd.clone()));
+        assert_eq!(file.or(given.log.map(|log| log.path.into_os_string())), Some(odd.clone()));
     }
     let bad = OsStr::from_bytes(b"h\xff:1").to_owned();
     for option in ["-o", "-L", "-J", "--format", "--pid-var", "--allow", "--shell", "--watch"] {
