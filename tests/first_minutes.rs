@@ -12,9 +12,9 @@ fn short_forms() {
     for form in [
         "licfwd -F $CONFIG gw MLM_LICENSE_FILE=127.0.0.1:$PORT",
         "licfwd -F $CONFIG gw $PORT@127.0.0.1",
-        "MLM_LICENSE_FILE=$PORT@127.0.0.1 licfwd -F $CONFIG gw MLM_LICENSE_FILE",
+        "MLM_LICENSE_FILE=$PORT@0x7f000001 licfwd -F $CONFIG gw MLM_LICENSE_FILE",
         "LICFWD_GATEWAY=gw licfwd -F $CONFIG 127.0.0.1:$PORT",
-        "LICFWD_GATEWAY=gw,gw2 MLM_LICENSE_FILE=$PORT@127.0.0.1 licfwd -F $CONFIG MLM_LICENSE_FILE",
+        "LICFWD_GATEWAY=gw,gw2 MLM_LICENSE_FILE=$PORT@0x7f000001 licfwd -F $CONFIG MLM_LICENSE_FILE",
     ] {
         let job = Job::new();
         let outcome = job.run(&mut job.script("sh", form, &gateway, server.port()));
@@ -49,6 +49,12 @@ fn mistakes() {
              eval $(licfwd -F $CONFIG gw 127.0.0.1:$PORT)",
             0,
             "is replaced; for both servers",
+        ),
+        (
+            &["dash"],
+            "eval $(timeout 3 licfwd -F $CONFIG -L $HOME/socket:127.0.0.1:$PORT gw); true",
+            0,
+            "serves in the foreground",
         ),
     ] {
         for shell in shells {

@@ -31,7 +31,7 @@ fn the_recipes_key() {
     let home = home.trim_end_matches('/');
     // ssh knows the home directory from the system, whatever HOME says.
     let way = format!(
-        "HostName 127.0.0.1\\n  Port {}\\n  User {}\\n  UserKnownHostsFile {}",
+        "HostName 127.0.0.1\n  Port {}\n  User {}\n  UserKnownHostsFile {}",
         gateway.port(),
         gateway.user(),
         gateway.known_hosts().display()

@@ -127,7 +127,7 @@ impl Refusal<'_> {
         };
         let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
         let names = match names.as_slice() {
-            [all @ ..] if all.len() < 3 => all.join(", "),
+            all if all.len() < 3 => all.join(", "),
             all => format!("{} and {} other names", all[0], all.len() - 1),
         };
         format!("no usable key: none of these files exists on this node: {names}; {advice}")
@@ -144,7 +144,7 @@ impl Refusal<'_> {
             return String::new();
         };
         format!(
-            "; is it known there? ssh-copy-id -i {key}.pub {}; there only its owner may write to \
+            "; a key that the gateway is to know: ssh-copy-id -i {key}.pub {}; there only its owner may write to \
              the home directory, ~/.ssh and ~/.ssh/authorized_keys (chmod go-w)",
             self.gateway.name
         )
@@ -235,7 +235,7 @@ mod tests {
             "unusable: key /c: encrypted; nobody is here",
             "cannot log in by hostbased or gssapi, ssh itself not without",
             "in its configuration; make a key",
-            "section KEYS; is it known there? ssh-copy-id -i /a.pub bob@gw; there only",
+            "section KEYS; a key that the gateway is to know: ssh-copy-id -i /a.pub bob@gw; there only",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

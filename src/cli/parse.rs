@@ -218,11 +218,10 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// Who names the gateways, what they are, and the words that are targets.
+    /// Who names the gateways, these, and the words that are targets.
     fn gateway(&self) -> Result<(&'static str, String, &[String])> {
         let words = &self.0.free[..];
-        let by_default = environment::value(self.1, environment::GATEWAY);
-        match (words.split_first(), by_default) {
+        match (words.split_first(), environment::value(self.1, environment::GATEWAY)) {
             (Some((first, _)), Some(gateway)) if environment::is_target(first, self.1) => {
                 Ok((environment::GATEWAY, gateway, words))
             }

@@ -221,6 +221,7 @@ pub fn resolve(gateway: &Gateway, limits: Limits) -> Result<Vec<SocketAddr>> {
             let passing = passing.iter().any(|words| why.contains(words));
             let what = format!("cannot resolve {host}: {why}");
             if passing {
+                let what = format!("{what} (a misspelt name can look the same)");
                 return gateway_down(gateway, what);
             }
             let way_out = "check the name, or add it to ~/.ssh/config";
