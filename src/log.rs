@@ -38,6 +38,8 @@ pub struct Log {
     /// Whether stderr is there to be read. In the background it is /dev/null.
     stderr: bool,
     file: Mutex<Option<File>>,
+    /// The first line of a file that is opened.
+    about: Mutex<String>,
     /// When the last step ended, where steps are timed (`--check`).
     last_step: Option<Mutex<Instant>>,
 }
@@ -46,12 +48,17 @@ impl Log {
     /// A log to stderr, or to nowhere when `stderr` is false (because that is
     /// the pipe whose text the calling shell will evaluate).
     pub fn new(verbosity: Verbosity, stderr: bool) -> Log {
-        Log { verbosity, stderr, file: Mutex::new(None), last_step: None }
+        Log { verbosity, stderr, file: Mutex::new(None), about: Mutex::default(), last_step: None }
     }
 
     /// Also shows each [`step`](Log::step), with its time.
     pub fn timing_steps(self) -> Log {
         Log { last_step: Some(Mutex::new(Instant::now())), ..self }
+    }
+
+    /// What a file that is opened later begins with: who writes to it, and where.
+    pub fn about(&self, text: String) {
+        *lock(&self.about) = text;
     }
 
     /// Also appends events to `path`, created with mode 0600 where it is absent.
@@ -73,6 +80,10 @@ impl Log {
             return Err(io::Error::other("it belongs to somebody else"));
         }
         *lock(&self.file) = Some(file);
+        let about = lock(&self.about).clone();
+        if !about.is_empty() {
+            self.record(about);
+        }
         Ok(())
     }
 

@@ -63,7 +63,7 @@ fn run_askpass() -> Option<ExitCode> {
 /// licfwd proper: parses, starts, and says in one line why it fails.
 fn run_licfwd() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let mut request = cli::parse(&arguments);
+    let mut request = cli::parse(&arguments, &environment);
     let ignored_signals = match &mut request {
         // What the caller gave is the command's: nothing of it is touched before.
         Ok(Request::Run(invocation)) if invocation.becomes_command() => {
@@ -96,7 +96,7 @@ fn run_restarted() -> ExitCode {
     sys::reset_signals();
     let result = match tunnel::Restarted::take_over(std::env::args_os().skip(1)) {
         None => Err(start::nobody_s()),
-        Some(restarted) => match cli::parse(&restarted.restart.arguments) {
+        Some(restarted) => match cli::parse(&restarted.restart.arguments, &environment) {
             Ok(Request::Run(invocation)) => start::resume(&invocation, restarted),
             _ => Err(start::nobody_s()),
         },
@@ -110,13 +110,17 @@ fn run_restarted() -> ExitCode {
     }
 }
 
+fn environment(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
 /// The shell that evaluates what stands on stdout: none with `-L` alone, `--check` and a
 /// command.
 fn evaluating_shell(arguments: &[OsString], request: &error::Result<Request>) -> Option<Shell> {
     match request {
         Ok(Request::Run(invocation)) if !invocation.announces() => None,
         Ok(Request::Generate(_)) => None,
-        Err(_) if cli::has_command(arguments) => None,
+        Err(_) if cli::has_command(arguments, &environment) => None,
         Err(_) if arguments.iter().any(|argument| argument == "--check") => None,
         _ => Some(cli::shell_hint(arguments)),
     }

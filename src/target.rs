@@ -1,5 +1,11 @@
 //! Parses and prints targets and forwards; pure.
 
+mod spelling;
+mod variable;
+
+pub use spelling::no_port;
+pub use variable::{is_variable, leads_here, of_variable};
+
 use crate::error::{Code, Context, Result};
 use crate::sys;
 use std::fmt;
@@ -78,42 +84,43 @@ pub struct Forward {
 /// What went wrong inside one argument; the caller says which argument.
 pub type Parsed<T> = std::result::Result<T, String>;
 
-/// Reads `[NAME=]host:port[+port...][,host:port[+port...]...]`.
+/// Reads `[NAME=]host:port[+port...][,host:port[+port...]...]`. Where a server stands as
+/// `port@host` there may be several targets, of that one name, between colons, as in the
+/// variables of license managers.
 ///
 /// # Errors
 /// [`Code::Usage`], quoting the text and naming the expected form.
-pub fn parse_target(text: &str) -> Result<Target> {
-    target(text).context(Code::Usage, || format!("target {}", quoted(text)))
+pub fn parse_targets(text: &str) -> Result<Vec<Target>> {
+    let (name, servers) = text.split_once('=').unwrap_or((DEFAULT_NAME, text));
+    let prefix = &text[..text.len() - servers.len()];
+    targets(name, prefix, servers).context(Code::Usage, || format!("target {}", quoted(text)))
 }
 
-fn target(text: &str) -> Parsed<Target> {
-    let (name, servers) = text.split_once('=').unwrap_or((DEFAULT_NAME, text));
+fn targets(name: &str, prefix: &str, servers: &str) -> Parsed<Vec<Target>> {
     check_name(name)?;
-    let flexnet_list = |separator| -> Option<Vec<String>> {
-        let ours: Option<Vec<_>> = servers.split(separator).map(flexnet).collect();
-        ours.filter(|all| all.len() > 1)
+    let groups: Vec<&str> = match servers.contains('@') {
+        true => servers.split(':').collect(),
+        false => vec![servers],
     };
-    if let Some(triad) = flexnet_list(',') {
-        return Err(format!("write {name}={}", triad.join(",")));
-    }
-    if let Some(servers) = flexnet_list(':') {
-        let targets: Vec<String> = servers.iter().map(|s| format!("{name}={s}")).collect();
-        return Err(format!("write {}", targets.join(" ")));
-    }
-    Ok(Target {
-        name: name.to_owned(),
-        servers: servers.split(',').map(server).collect::<Parsed<_>>()?,
-    })
+    let target = |group: &&str| {
+        spelling::check(prefix, group)?;
+        let servers = group.split(',').map(server).collect::<Parsed<_>>()?;
+        Ok(Target { name: name.to_owned(), servers })
+    };
+    groups.iter().map(target).collect()
 }
 
 fn server(text: &str) -> Parsed<Server> {
+    if let Some(server) = spelling::flexnet(text) {
+        return Ok(server);
+    }
     let (host, ports) = match split_port(text) {
         (host, Some(ports)) if !ports.contains(':') => (host, ports),
         (_, None) if text.starts_with('[') => return Err("expected [address]:port".to_owned()),
         _ if text.contains(':') => {
             return Err("expected one colon; an IPv6 address stands in brackets".to_owned());
         }
-        _ => return Err(no_colon(text)),
+        _ => return Err(format!("expected {TARGET_FORM}")),
     };
     check_host(host)?;
     let mut numbers = Vec::new();
@@ -125,20 +132,6 @@ fn server(text: &str) -> Parsed<Server> {
         numbers.push(number);
     }
     Ok(Server { host: host.to_owned(), port: numbers.remove(0), kept: numbers })
-}
-
-/// License managers write `port@host`, and so do their users.
-fn no_colon(text: &str) -> String {
-    match flexnet(text) {
-        Some(ours) => format!("write {ours} (and its vendor daemon's port as {ours}+PORT)"),
-        None => format!("expected {TARGET_FORM}"),
-    }
-}
-
-/// `port@host`, as license managers write it, in our order.
-fn flexnet(text: &str) -> Option<String> {
-    let (number, host) = text.split_once('@')?;
-    (port(number).is_ok() && check_host(host).is_ok()).then(|| format!("{host}:{number}"))
 }
 
 /// Reads the argument of `-L` by the rules of ssh's `parse_forward`

@@ -28,6 +28,8 @@ fn the_log_tells_the_tunnels_life() {
     let text = tunnel.log();
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("of another job"));
+    // The process that was started writes it, before the one that serves is there.
+    assert!(lines.next().is_some_and(|line| line.contains(": licfwd 0.")), "{text}");
     let mut told = Vec::new();
     for line in lines {
         let mut words = line.splitn(3, ' ');

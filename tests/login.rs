@@ -193,7 +193,7 @@ fn refused_login_says_what_helps() {
         &format!("key {}", site.gateway.identity().display()),
         "publickey",
         "hostbased",
-        "ssh-keygen -t ed25519",
+        "section KEYS",
     ];
     site.fails(77, &["-i", &text(&other)], &words);
     assert_eq!(site.connections(), 1);

@@ -14,6 +14,12 @@ What to run when it does not work: licfwd --check GATEWAY LICENSE_SERVER:PORT
 More: man licfwd
 ]])
 
+-- The gateway of this site, or a list of them: jobs then call licfwd LICENSE_SERVER:PORT.
+local gateway = ""
+if gateway ~= "" then
+    setenv("LICFWD_GATEWAY", gateway)
+end
+
 prepend_path("PATH", pathJoin(root, "bin"))
 prepend_path("MANPATH", pathJoin(root, "share/man"))
 prepend_path("XDG_DATA_DIRS", pathJoin(root, "share"))

@@ -4,6 +4,9 @@ import os
 
 from spack.package import *
 
+# The gateway of this site, or a list of them: jobs then call licfwd LICENSE_SERVER:PORT.
+GATEWAY = ""
+
 
 class Licfwd(Package):
     """Forwards license servers into a batch job through an SSH gateway."""
@@ -21,6 +24,10 @@ class Licfwd(Package):
     def install(self, spec, prefix):
         install_tree("bin", prefix.bin)
         install_tree("share", prefix.share)
+
+    def setup_run_environment(self, env):
+        if GATEWAY:
+            env.set("LICFWD_GATEWAY", GATEWAY)
 
     @run_after("install")
     @on_package_attributes(run_tests=True)

@@ -246,13 +246,11 @@ impl KnownHosts<'_> {
             true => format!("{offered} is unknown: no known_hosts file is set"),
             false => format!("{offered} is unknown: it is not in {}{unreadable}", files.join(", ")),
         };
-        let file = files.first().map_or("~/.ssh/known_hosts", String::as_str);
         let Gateway { host, port, .. } = self.gateway;
+        let option = if *port == 22 { String::new() } else { format!("-p {port} ") };
         format!(
-            "{why}; compare the fingerprint with the gateway's administrator, then log in once by \
-             hand with ssh -o StrictHostKeyChecking=ask -p {port} {host}, or add a line for '{}' to {file} from \
-             the output of: ssh-keyscan -p {port} {host}",
-            self.name
+            "{why}; log in once by hand, comparing the fingerprint: \
+             ssh -o StrictHostKeyChecking=ask {option}{host}"
         )
     }
 }

@@ -4,6 +4,7 @@ use super::login_error::LoginError;
 use crate::config::Gateway;
 use crate::error::Code;
 use crate::log::one_line;
+use std::path::Path;
 
 /// What a login came to.
 pub struct Refusal<'a> {
@@ -27,9 +28,8 @@ pub struct Refusal<'a> {
 }
 
 /// Homes are shared inside a cluster, so that a key made here opens the gateway.
-const KEY_FOR_THE_CLUSTER: &str = "; make a key for use inside the cluster: \
-    ssh-keygen -t ed25519 -N '' -f ~/.ssh/id_licfwd && \
-    cat ~/.ssh/id_licfwd.pub >> ~/.ssh/authorized_keys, then add -i ~/.ssh/id_licfwd";
+const KEY_FOR_THE_CLUSTER: &str =
+    "; make a key for use inside the cluster: man licfwd, section KEYS";
 
 impl Refusal<'_> {
     fn step(&self) -> String {
@@ -114,7 +114,7 @@ impl Refusal<'_> {
                 text += KEY_FOR_THE_CLUSTER;
             }
         }
-        text += &self.gateway.master();
+        text += &(self.copy_key() + &self.gateway.master());
         let code = match self.unreadable {
             true => Code::Config,
             false => Code::Refused,
@@ -129,9 +129,35 @@ impl Refusal<'_> {
         if files.is_empty() || files.iter().any(|file| file.exists()) {
             return "no usable key".to_owned();
         }
-        let files: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
-        let files = files.join(", ");
-        format!("no usable key: none of these files exists on this node: {files}")
+        let directory = files[0].parent().unwrap_or(Path::new("."));
+        let ours = directory.join("id_licfwd");
+        let advice = match ours.exists() {
+            true => format!("{} is there: add -i {0}", ours.display()),
+            false => "how to make one: man licfwd, section KEYS".to_owned(),
+        };
+        let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+        let names = match names.as_slice() {
+            all if all.len() < 3 => all.join(", "),
+            all => format!("{} and {} other names", all[0], all.len() - 1),
+        };
+        format!("no usable key: none of these files exists on this node: {names}; {advice}")
+    }
+
+    /// What to do about a key file that the gateway does not take.
+    fn copy_key(&self) -> String {
+        let name = |tried: &String| {
+            Some(
+                tried.strip_prefix("key ")?.split(" (").next()?.trim_end_matches(".pub").to_owned(),
+            )
+        };
+        let Some(key) = self.tried.iter().find_map(name) else {
+            return String::new();
+        };
+        format!(
+            "; a key that the gateway is to know: ssh-copy-id -i {key}.pub {}; there only its owner may write to \
+             the home directory, ~/.ssh and ~/.ssh/authorized_keys (chmod go-w)",
+            self.gateway.name
+        )
     }
 
     fn flaws(&self) -> String {
@@ -211,7 +237,7 @@ mod tests {
             "unusable: key /c: encrypted; nobody is here",
             "cannot log in by hostbased or gssapi, ssh itself not without",
             "in its configuration; make a key",
-            "ssh-keygen -t ed25519 -N '' -f ~/.ssh/id_licfwd && cat",
+            "section KEYS; a key that the gateway is to know: ssh-copy-id -i /a.pub bob@gw; there only",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

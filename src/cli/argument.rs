@@ -8,6 +8,24 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 /// The longest argument taken, in bytes; only `--allow` may be longer.
 pub const MAX_ARGUMENT_BYTES: usize = 4096;
 
+/// Whether a word has what no program's name has.
+pub fn target_like(word: &str) -> bool {
+    word.contains([':', '=', '@', ',', '['])
+}
+
+/// What is wrong with a word in a target's place.
+pub fn no_target(word: &str) -> String {
+    let advice = match target::check_host(word) {
+        Ok(()) => format!("; a license server: {}", target::no_port("", word)),
+        Err(_) => String::new(),
+    };
+    let (word, form) = (shown(word), target::TARGET_FORM);
+    format!(
+        "{word}: expected a target, {form}{advice}; licfwd runs no remote command, ssh does; one of \
+         this node's stands after --"
+    )
+}
+
 /// Refuses an empty argument and one of more than `limit` bytes.
 pub fn check_length(value: &str, limit: usize) -> Parsed<()> {
     match value.len() {

@@ -1,25 +1,30 @@
 //! Where licfwd's words end and a command's begin; pure.
 
 use super::argument::encode;
+use super::environment::{Environment, GATEWAY, is_target};
 use super::options::{self, dashed};
 use crate::error::{Code, Error, Result};
 use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
 
 /// Whether they hold a command; also where they do not parse.
-pub fn has_command(args: &[OsString]) -> bool {
-    split(args).1.is_some()
+pub fn has_command(args: &[OsString], environment: Environment<'_>) -> bool {
+    split(args, environment).1.is_some()
 }
 
 /// The words that are licfwd's, encoded, and those of the command, if there is one: it
 /// stands behind the first `--` after a target or, with -L alone, after the gateway. One
 /// that comes before ends the options, as with ssh.
-pub fn split(args: &[OsString]) -> (Vec<String>, Option<&[OsString]>) {
+pub fn split<'a>(
+    args: &'a [OsString],
+    environment: Environment<'_>,
+) -> (Vec<String>, Option<&'a [OsString]>) {
     let mut words: Vec<String> = args.iter().map(|arg| encode(arg)).collect();
     let parser = options::parser();
     let begins_command = |at: &usize| {
         parse_known(&parser, &words[..*at]).is_some_and(|before| match before.free.len() {
-            1 => before.opt_present("L"),
+            0 => before.opt_present("L") && environment(GATEWAY).is_some(),
+            1 => before.opt_present("L") || is_target(&before.free[0], environment),
             operands => operands > 1,
         })
     };

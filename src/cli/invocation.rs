@@ -68,7 +68,11 @@ pub struct Invocation {
     /// The variable for the daemon's process id.
     pub pid_var: Option<String>,
     /// The log file.
-    pub log: Option<PathBuf>,
+    pub log: Option<LogFile>,
+    /// The batch job, as messages call it.
+    pub job: Option<String>,
+    /// Variables of the targets that lead to this node already, and their values.
+    pub replaced: Vec<(String, String)>,
     /// How much to tell.
     pub verbosity: Verbosity,
 }
@@ -83,6 +87,15 @@ impl Invocation {
     pub fn becomes_command(&self) -> bool {
         !self.command.is_empty() && !self.check
     }
+}
+
+/// Where the log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFile {
+    /// As typed, or as `LICFWD_LOG` comes to.
+    pub path: PathBuf,
+    /// Whether the user has not asked for it: no job fails for its sake.
+    pub by_default: bool,
 }
 
 /// What `--generate` makes of the option table.

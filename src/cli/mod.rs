@@ -2,6 +2,7 @@
 
 mod argument;
 mod command;
+mod environment;
 mod invocation;
 mod manual;
 mod options;
@@ -9,7 +10,7 @@ mod parse;
 mod value_format;
 
 pub use command::has_command;
-pub use invocation::{Invocation, Request, Shell, Watch};
+pub use invocation::{Invocation, LogFile, Request, Shell, Watch};
 pub use manual::generate;
 pub use options::help;
 pub use parse::{parse, shell_hint};

@@ -1,13 +1,17 @@
 //! Turns argv into an invocation; owns every option's text; pure.
 
-use super::argument::{self, MAX_ARGUMENT_BYTES, check_length, decode, plain, shown};
+use super::argument::{
+    self, MAX_ARGUMENT_BYTES, check_length, decode, no_target, plain, shown, target_like,
+};
 use super::command;
-use super::invocation::{Generated, Invocation, Request, Shell, Watch};
+use super::environment::{self, Environment};
+use super::invocation::{Generated, Invocation, LogFile, Request, Shell, Watch};
 use super::options::{self, Kind, OPTIONS, Opt, dashed};
 use super::value_format::Template;
 use crate::config::Via;
 use crate::error::{Code, Context, Error, Result};
 use crate::log::Verbosity;
+use crate::sys;
 use crate::target::{self, Forward, Parsed, Target};
 use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
@@ -21,14 +25,14 @@ const FORM: &str = "licfwd [options] [user@]gateway target...";
 /// The limit for everything before the announcement, unless given.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Reads the arguments after the program's name.
+/// Reads the arguments after the program's name, and what `environment` adds to them.
 ///
 /// # Errors
 /// [`Code::Usage`], naming the argument and what was expected; never a line
 /// break or another control character in the message.
-pub fn parse(args: &[OsString]) -> Result<Request> {
-    let (words, command) = command::split(args);
-    let arguments = Arguments::read(&words)?;
+pub fn parse(args: &[OsString], environment: Environment<'_>) -> Result<Request> {
+    let (words, command) = command::split(args, environment);
+    let arguments = Arguments::read(&words, environment)?;
     if let Some(request) = arguments.for_itself(args.len())? {
         return Ok(request);
     }
@@ -57,12 +61,13 @@ pub fn shell_hint(args: &[OsString]) -> Shell {
 }
 
 /// What getopts made of the arguments, and typed access to it.
-struct Arguments(Matches);
+struct Arguments<'a>(Matches, Environment<'a>);
 
-impl Arguments {
-    fn read(words: &[String]) -> Result<Arguments> {
+impl<'a> Arguments<'a> {
+    fn read(words: &[String], environment: Environment<'a>) -> Result<Arguments<'a>> {
         let parser = options::parser();
-        parser.parse(words).map(Arguments).map_err(|fail| {
+        let arguments = parser.parse(words).map(|matches| Arguments(matches, environment));
+        arguments.map_err(|fail| {
             usage(match fail {
                 Fail::UnrecognizedOption(name) => unknown(&parser, words, &name),
                 Fail::ArgumentMissing(name) => {
@@ -101,7 +106,7 @@ impl Arguments {
         let forwards: Vec<Forward> = forwards.collect::<Result<_>>()?;
         let check = self.has("check");
         if targets.is_empty() && forwards.is_empty() && !check {
-            return Err(nothing_to_forward(gateway));
+            return Err(self.nothing_to_forward(&gateway));
         }
         let (listen, allow) = self.access()?;
         Ok(Invocation {
@@ -123,7 +128,9 @@ impl Arguments {
             allow_any_user: self.has("allow-any-user"),
             shell: self.last("shell", parse_shell)?.unwrap_or_default(),
             pid_var: self.pid_var(&targets)?,
-            log: self.values("log")?.pop().map(|file| decode(&file).into()),
+            log: self.log()?,
+            job: environment::job(self.1).map(|(scheduler, id)| format!("{scheduler} job {id}")),
+            replaced: environment::replaced(&targets, self.1),
             verbosity: self.verbosity(),
             gateways,
             targets,
@@ -202,21 +209,76 @@ impl Arguments {
         }
     }
 
-    /// The first operand as it stands and as the gateways that it names; the targets.
-    fn operands(&self) -> Result<(&str, Vec<String>, Vec<Target>)> {
-        let Some((gateway, words)) = self.0.free.split_first() else {
-            return Err(usage(format!("no gateway: {FORM} (see licfwd --help)")));
-        };
-        let gateways = argument::gateways(gateway)
-            .context(Code::Usage, || format!("gateway {}", shown(gateway)))?;
-        let targets = words.iter().map(|word| parse_target(word, gateway));
-        let targets: Vec<Target> = targets.collect::<Result<_>>()?;
+    /// The gateways as they stand and one by one; the targets.
+    fn operands(&self) -> Result<(String, Vec<String>, Vec<Target>)> {
+        let (what, gateway, words) = self.gateway()?;
+        let gateways = argument::gateways(&gateway)
+            .context(Code::Usage, || format!("{what} {}", shown(&gateway)))?;
+        let first = &self.0.free.first().map_or("", String::as_str);
+        let targets = words.iter().map(|word| self.targets(word, first));
+        let targets: Vec<Vec<Target>> = targets.collect::<Result<_>>()?;
         match gateways.iter().find_map(|name| port_in(name)) {
             Some(number) if !targets.is_empty() => {
-                Err(usage(format!("gateway {}: a port is given with -p {number}", shown(gateway))))
+                Err(usage(format!("{what} {}: a port is given with -p {number}", shown(&gateway))))
             }
-            _ => Ok((gateway, gateways, targets)),
+            _ => Ok((gateway, gateways, targets.concat())),
         }
+    }
+
+    /// Who names the gateways, these, and the words that are targets.
+    fn gateway(&self) -> Result<(&'static str, String, &[String])> {
+        let words = &self.0.free[..];
+        match (words.split_first(), environment::value(self.1, environment::GATEWAY)) {
+            (Some((first, _)), Some(gateway)) if environment::is_target(first, self.1) => {
+                Ok((environment::GATEWAY, gateway, words))
+            }
+            (None, Some(gateway)) => Ok((environment::GATEWAY, gateway, words)),
+            (Some((first, rest)), _) => Ok(("gateway", first.clone(), rest)),
+            (None, None) => Err(usage(format!("no gateway: {FORM} (see licfwd --help)"))),
+        }
+    }
+
+    /// One operand after the gateway, which may stand in the wrong place.
+    fn targets(&self, word: &str, first: &str) -> Result<Vec<Target>> {
+        check_length(word, MAX_ARGUMENT_BYTES)
+            .and_then(|()| plain(word))
+            .context(Code::Usage, || format!("target {}", shown(word)))?;
+        if target_like(word) {
+            target::parse_targets(word)
+        } else if target::parse_targets(first).is_ok() {
+            let first = shown(first);
+            Err(usage(format!("{first} stands before the gateway: {FORM}")))
+        } else if target::is_variable(word) {
+            environment::targets(word, self.1)
+        } else {
+            Err(usage(no_target(word)))
+        }
+    }
+
+    fn log(&self) -> Result<Option<LogFile>> {
+        let given = self.values("log")?.pop().map(|file| decode(&file).into());
+        Ok(match given {
+            Some(path) => Some(LogFile { path, by_default: false }),
+            None => environment::log(self.1, &sys::node_name())?
+                .map(|path| LogFile { path, by_default: true }),
+        })
+    }
+
+    fn nothing_to_forward(&self, gateway: &str) -> Error {
+        usage(match target::parse_targets(gateway) {
+            Ok(_) => format!(
+                "no gateway before target {}: {FORM}, or set {}",
+                shown(gateway),
+                environment::GATEWAY
+            ),
+            Err(_) if target::is_variable(gateway) => {
+                format!(
+                    "nothing to forward: {} is not set, nor is it a target: {FORM}",
+                    shown(gateway)
+                )
+            }
+            Err(_) => format!("nothing to forward: {FORM}, or -L SPEC (see licfwd --help)"),
+        })
     }
 
     fn ssh_options(&self) -> Result<Vec<OsString>> {
@@ -315,28 +377,6 @@ fn usage(message: impl Into<String>) -> Error {
     Error::new(Code::Usage, message)
 }
 
-fn nothing_to_forward(gateway: &str) -> Error {
-    usage(match target::parse_target(gateway) {
-        Ok(_) => format!("no gateway before target {}: {FORM}", shown(gateway)),
-        Err(_) => format!("nothing to forward: {FORM}, or -L SPEC (see licfwd --help)"),
-    })
-}
-
-/// One operand after the gateway, which may stand in the wrong place.
-fn parse_target(word: &str, gateway: &str) -> Result<Target> {
-    check_length(word, MAX_ARGUMENT_BYTES)
-        .and_then(|()| plain(word))
-        .context(Code::Usage, || format!("target {}", shown(word)))?;
-    if target_like(word) {
-        target::parse_target(word)
-    } else if target::parse_target(gateway).is_ok() {
-        let gateway = shown(gateway);
-        Err(usage(format!("{gateway} stands before the gateway: {FORM}")))
-    } else {
-        Err(usage(no_target(word)))
-    }
-}
-
 /// What looks like the port in `host:port`.
 fn port_in(gateway: &str) -> Option<&str> {
     let (_, number) = gateway.split_once(':')?;
@@ -350,18 +390,6 @@ fn parse_listen(value: &str) -> Parsed<IpAddr> {
         Ok(ip) if ip.is_ipv6() || inside == value => Ok(ip.to_canonical()),
         _ => Err("expected an address of this machine".to_owned()),
     }
-}
-
-fn target_like(word: &str) -> bool {
-    word.contains([':', '=', '@', ',', '['])
-}
-
-fn no_target(word: &str) -> String {
-    let (word, form) = (shown(word), target::TARGET_FORM);
-    format!(
-        "{word}: expected a target, {form}; licfwd runs no remote command, ssh does; one of this \
-         node's stands after --"
-    )
 }
 
 fn parse_shell(name: &str) -> Parsed<Shell> {

@@ -170,6 +170,7 @@ pub fn resolve(gateway: &Gateway, limits: Limits) -> Result<Vec<SocketAddr>> {
         Err(_) => sys::look_up(&[host], *port, limits.next_step_to_greeting()).map_err(|e| {
             let what = format!("cannot resolve {}", cause(&e));
             if e.kind() == ErrorKind::TimedOut {
+                let what = format!("{what} (a misspelt name can look the same)");
                 return gateway_down(gateway, what);
             }
             let way_out = "check the name, or add it to ~/.ssh/config";

@@ -21,5 +21,5 @@ pub use crate::sys::print_addresses;
 pub use gateways::{Gateways, Turn};
 pub use member::Settings;
 pub use openssh::keep_ssh;
-pub use probe::{PortResult, probe};
+pub use probe::{PortResult, names_nobody, probe};
 pub use session::{CarriedBy, Channel, End, HandOver, Opened, OwnSocket, Session};

@@ -28,6 +28,13 @@ pub enum Answer {
     Scarce(String),
 }
 
+/// Whether the gateway's resolver says for good that there is no such host: glibc's,
+/// musl's and BSD's words, which sshd passes on and ssh alone shows.
+pub fn names_nobody(why: &str) -> bool {
+    let words = ["Name or service not known", "Name does not resolve", "nodename nor servname"];
+    words.iter().any(|word| why.contains(word))
+}
+
 /// That a port answers, or why not.
 pub type PortResult = std::result::Result<(), String>;
 

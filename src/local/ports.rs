@@ -74,6 +74,8 @@ pub struct LocalPorts {
     pub variables: Vec<Variable>,
     /// Draws further ports.
     pub random: RandomPort,
+    /// What people should know of it, once it serves.
+    pub notes: Vec<String>,
 }
 
 /// Where the targets' ports are bound.
@@ -149,7 +151,7 @@ impl LocalPorts {
                 ));
             }
             let servers = target.servers.iter();
-            let group = servers.map(|server| self.add(server, place, log));
+            let group = servers.map(|server| self.add(server, place));
             let group = group.collect::<Result<Vec<usize>>>()?;
             match self.variables.iter_mut().find(|v| v.name == *name) {
                 Some(variable) => variable.groups.push(group),
@@ -159,10 +161,12 @@ impl LocalPorts {
         Ok(())
     }
 
-    fn add(&mut self, server: &Server, place: &mut Place, log: &Log) -> Result<usize> {
+    fn add(&mut self, server: &Server, place: &mut Place) -> Result<usize> {
         let (host, at, bound) = match place {
             Place::Address(address) => bind_for_other_nodes(server, *address, &self.random)?,
-            Place::ThisNode(name) => bind_for_this_node(server, name, &self.random, log)?,
+            Place::ThisNode(name) => {
+                bind_for_this_node(server, name, &self.random, &mut self.notes)?
+            }
             Place::Bound(listeners) => take_bound(server, listeners)?,
         };
         let first = self.listeners.len();
@@ -222,7 +226,7 @@ fn bind_for_this_node(
     server: &Server,
     name: &str,
     random: &RandomPort,
-    log: &Log,
+    notes: &mut Vec<String>,
 ) -> Result<(String, Addresses, ServerPorts)> {
     let mut ports = vec![bind_random(Addresses::Loopback, random)?];
     let Err((taken, _)) = bind_all(&mut ports, &server.kept, Addresses::Loopback) else {
@@ -240,8 +244,8 @@ fn bind_for_this_node(
     let address = address.context(Code::NoPort, || {
         format!("cannot bind port {taken} for license server {server}: it is taken on localhost, and on {MAX_DRAWS} other loopback addresses")
     })?;
-    log.note(format_args!(
-        "port {taken} is taken on this node: license server {server} is at {address} here instead of localhost"
+    notes.push(format!(
+        "port {taken} is taken on this node: license server {server} is at {address} here instead of localhost; nothing has to be done"
     ));
     Ok((address.to_string(), Addresses::One(address.into()), ports))
 }

@@ -135,14 +135,52 @@ fn write_whole(text: &str) -> io::Result<()> {
     File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(text.as_bytes())
 }
 
-/// Whether standard error is the same pipe or file as standard output (`2>&1`):
-/// whatever is said there would be evaluated.
+/// One note where a person or a file, and no shell, gets the statement.
+pub fn tell_if_unevaluated(shell: Shell, log: &Log) {
+    let stdout = io::stdout();
+    let what = match file_behind(stdout.as_fd()) {
+        _ if stdout.is_terminal() => "the terminal",
+        Ok(out) if out.is_file() => "a file",
+        _ => return,
+    };
+    let form = match shell {
+        Shell::Sh => "eval $(licfwd ...)",
+        Shell::Csh => "eval `licfwd --shell csh ...`",
+        Shell::Fish => "eval (licfwd --shell fish ...)",
+    };
+    log.note(format_args!(
+        "standard output is {what}, and no shell evaluates the line that is printed there; \
+         write {form}"
+    ));
+}
+
+/// What may look like success or like a fault and is neither, once the tunnel stands.
+pub fn tell_what_surprises(invocation: &Invocation, log: &Log) {
+    let is_pipe = file_behind(io::stdout().as_fd()).is_ok_and(|out| out.file_type().is_fifo());
+    let foreground = !invocation.background && !invocation.check;
+    if is_pipe && foreground && !invocation.announces() && !invocation.becomes_command() {
+        log.note(
+            "-L serves in the foreground, and this process ends with the tunnel; where a script \
+             is to go on: licfwd -f -L ... || exit, without eval, because nothing is printed",
+        );
+    }
+    for (name, value) in &invocation.replaced {
+        log.note(format_args!(
+            "{name}={value}, which leads to this node already, is replaced; for both servers \
+             one call: licfwd GATEWAY {name}=first:PORT {name}=second:PORT"
+        ));
+    }
+}
+
+/// Whether standard error is the same pipe as standard output (`2>&1`): whatever is
+/// said there would be evaluated. A file nobody evaluates; there people look for it.
 pub fn stderr_is_evaluated() -> bool {
     let (Ok(out), Ok(err)) = (file_behind(io::stdout().as_fd()), file_behind(io::stderr().as_fd()))
     else {
         return false;
     };
-    !out.file_type().is_char_device() && (out.dev(), out.ino()) == (err.dev(), err.ino())
+    let is_stream = out.file_type().is_fifo() || out.file_type().is_socket();
+    is_stream && (out.dev(), out.ino()) == (err.dev(), err.ino())
 }
 
 /// Whether that file is the one in which the caller waits for the end of standard

@@ -2,7 +2,7 @@
 
 use super::tries::{self, Tries};
 use super::{announce, daemon, other_nodes};
-use crate::cli::{Invocation, Watch};
+use crate::cli::{Invocation, LogFile, Watch};
 use crate::config::{self, Gateway};
 use crate::error::{Code, Context, Error, Result};
 use crate::gateway::{Gateways, Session, Settings};
@@ -58,14 +58,21 @@ fn bring_up(invocation: &Invocation, ignored_signals: &[i32], log: &Arc<Log>) ->
     )?;
     if invocation.announces() {
         announce::check_stdout()?;
+        announce::tell_if_unevaluated(invocation.shell, log);
     }
-    if let Some(path) = &invocation.log
+    log.about(format!(
+        "licfwd {} on {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        sys::node_name(),
+        invocation.job.as_deref().unwrap_or("no batch job")
+    ));
+    if let Some(LogFile { path, .. }) = &invocation.log
         && (invocation.announces() || invocation.background)
         && announce::is_stdout(path)
     {
         // Before it is open, or it would be told of its own refusal.
         let what = "is standard output, which the caller would read until the tunnel ends";
-        let what = format!("--log {}: {what}; name a file", path.display());
+        let what = format!("log {}: {what}; name a file", path.display());
         return Err(Error::new(Code::Usage, what));
     }
     open_log(invocation, log)?;
@@ -77,11 +84,15 @@ fn bring_up(invocation: &Invocation, ignored_signals: &[i32], log: &Arc<Log>) ->
 }
 
 pub(super) fn open_log(invocation: &Invocation, log: &Log) -> Result<()> {
-    let Some(path) = &invocation.log else {
+    let Some(LogFile { path, by_default }) = &invocation.log else {
         return Ok(());
     };
     let what = || format!("cannot open the log file {}", path.display());
-    log.open_file(path).context(Code::Config, what)
+    match log.open_file(path).context(Code::Config, what) {
+        Err(e) if *by_default => log.note(format_args!("LICFWD_LOG: {e}; going on without")),
+        opened => opened?,
+    }
+    Ok(())
 }
 
 /// All that a tunnel needs, and it works. The session with the gateway belongs to
@@ -112,12 +123,29 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     let limits = gateways.limits(gateways.again(), deadline);
     let bound = bind_ports(invocation, gateways.current(), limits, log)?;
     log.step("identities read, local ports bound");
-    let session = tries::connect(&mut tries, &mut gateways, &bound, log)?;
+    let session = tries::connect(&mut tries, &mut gateways, &bound, log)
+        .map_err(|e| say_how_to_tell(e, gateways.current(), &bound))?;
     gateways.run(probes(invocation));
     other_nodes::tell(invocation, log);
+    bound.notes.iter().for_each(|note| log.note(note));
+    announce::tell_what_surprises(invocation, log);
     // Where it has none any more, names of files mean nothing.
     let directory = std::env::current_dir().unwrap_or_else(|_| "/".into());
     Ok(Prepared { gateways, session, bound, access, watched_job, directory })
+}
+
+/// libssh2 keeps to itself what the gateway says of a forward that fails; ssh does not.
+fn say_how_to_tell(error: Error, gateway: &Gateway, bound: &LocalPorts) -> Error {
+    let text = error.to_string();
+    let cannot_tell = |name: &&str| text.contains(&format!("{name} cannot be reached"));
+    let mut names = bound.servers.iter().map(|server| server.name.as_str());
+    match names.find(cannot_tell).filter(|_| text.contains("or its name is unknown there")) {
+        Some(to) => {
+            let way = format!("{text}; which of the two: ssh -W {to} {}", gateway.name);
+            Error::new(error.code, way)
+        }
+        None => error,
+    }
 }
 
 fn watched_job(invocation: &Invocation) -> Result<Job> {

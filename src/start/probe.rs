@@ -50,7 +50,8 @@ impl ProbeResults<'_> {
     /// its first port does.
     ///
     /// # Errors
-    /// [`Code::ServerDown`], naming the servers of the first variable without.
+    /// [`Code::ServerDown`], naming the servers of the first variable without;
+    /// [`Code::Config`] where the gateway knows none of their names.
     pub fn check(&self) -> Result<()> {
         for variable in &self.bound.variables {
             let refusal = |i: &usize| {
@@ -62,7 +63,10 @@ impl ProbeResults<'_> {
             let refusals: Option<Vec<String>> = servers.map(refusal).collect();
             if let Some(refusals) = refusals {
                 let what = format!("license server {}", refusals.join(", "));
-                return Err(Error::new(Code::ServerDown, what));
+                return Err(match refusals.iter().all(|why| gateway::names_nobody(why)) {
+                    true => Error::new(Code::Config, format!("{what}; is the name misspelt?")),
+                    false => Error::new(Code::ServerDown, what),
+                });
             }
         }
         Ok(())

@@ -3,6 +3,10 @@
 use super::*;
 use std::process::{Command, Stdio};
 
+fn parse_target(text: &str) -> Result<Target> {
+    parse_targets(text).map(|mut targets| targets.remove(0))
+}
+
 /// Checks that the message is one short line that quotes nothing raw.
 fn refused(text: &str, message: &str) {
     assert!(message.len() < 500, "{text:?}: {message}");
@@ -59,8 +63,8 @@ fn kept_ports_stand_apart() {
 fn bad_targets() {
     for (text, why) in [
         ("", "expected [NAME="),
-        ("lic", "expected [NAME="),
-        ("27000@lic", "write lic:27000"),
+        ("lic", "lic has no port: lic:27000, for example"),
+        ("27000@lic+1", "write lic:27000+1"),
         ("host:", "port \"\": expected"),
         (":1", "no host"),
         ("h:0", "1 to 65535"),
@@ -77,6 +81,12 @@ fn bad_targets() {
         (",h:1", "expected [NAME="),
         ("::1:5", "brackets"),
         ("a:b:5", "brackets"),
+        ("a:1,2", "write a:1+2"),
+        ("A=a:1:2", "write A=a:1+2"),
+        ("1:a:2", "write a:2, or -L 1:a:2"),
+        ("1:2", "licserver:1+2, for example"),
+        ("@a", "27000 to 27009"),
+        ("a:1+VENDOR", "stands for a number"),
         ("[::1:5", "expected [address]:port"),
         ("[::1]", "expected [address]:port"),
         ("[::1]5", "expected [address]:port"),

@@ -104,7 +104,7 @@ fn messages_name_place_and_way_out() {
     for (user, global, parts) in [
         (old.as_str(), "", changed.as_slice()),
         ("", &old, &["global:2", "administrator of this machine"]),
-        ("", "", &["is unknown", "ssh-keyscan -p 2222 Gate", "'[gate]:2222'"]),
+        ("", "", &["is unknown", "StrictHostKeyChecking=ask -p 2222 Gate"]),
     ] {
         let error = verdict("", user, global, &ed25519(1)).expect_err("refused");
         let text = error.error.to_string();

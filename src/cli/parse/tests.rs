@@ -6,7 +6,11 @@ use crate::cli::{has_command, help};
 use std::ffi::OsStr;
 use std::net::Ipv6Addr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+
+/// In an environment that says nothing.
+fn parse(args: &[OsString]) -> Result<Request> {
+    super::parse(args, &|_| None)
+}
 
 fn words(line: &str) -> Vec<OsString> {
     line.split_whitespace().map(OsString::from).collect()
@@ -98,7 +102,7 @@ fn a_command_stands_after_a_target() {
         ("gw h:1 -l", false),
         ("--=x --", false),
     ] {
-        assert_eq!(has_command(&words(line)), is_there, "{line}");
+        assert_eq!(has_command(&words(line), &|_| None), is_there, "{line}");
     }
 }
 
@@ -166,7 +170,7 @@ fn values_of_our_own() {
     assert!(given.allow_any_user && !given.probe);
     assert_eq!(given.format.render(5, "h"), "h:5");
     assert_eq!((given.shell, given.pid_var.as_deref()), (Shell::Fish, Some("LIC_PID")));
-    assert_eq!(given.log, Some("y".into()));
+    assert_eq!(given.log.map(|log| log.path), Some("y".into()));
     assert_eq!(given.verbosity, Verbosity::Quiet);
     assert_eq!(run("gw h:1 -qv").verbosity, Verbosity::Verbose);
     assert_eq!(run("gw h:1 -v -q").verbosity, Verbosity::Quiet);
@@ -292,7 +296,7 @@ fn bad_lines() {
         ("gw h:1 --frobnicate -- true", "unknown option \"--frobnicate\""),
         ("gw h:1 -tries 5 -- true", "did you mean --tries"),
         ("gw h:0", "1 to 65535"),
-        ("gw 27000@lic", "write lic:27000"),
+        ("gw 27000:27001", "licserver:27000+27001, for example"),
         ("-L 1:h gw", "-L \"1:h\""),
         ("-L", "-L: expected SPEC"),
         ("gw h:1 --tries", "--tries: expected N"),
@@ -393,7 +397,7 @@ fn only_file_names_may_be_any_bytes() {
         line.extend([option.into(), odd.clone()]);
         let given = run_words(&line);
         let file = given.ssh_options.last().cloned();
-        assert_eq!(file.or(given.log.map(PathBuf::into_os_string)), Some(odd.clone()));
+        assert_eq!(file.or(given.log.map(|log| log.path.into_os_string())), Some(odd.clone()));
     }
     let bad = OsStr::from_bytes(b"h\xff:1").to_owned();
     for option in ["-o", "-L", "-J", "--format", "--pid-var", "--allow", "--shell", "--watch"] {
@@ -445,5 +449,57 @@ fn nothing_panics_and_every_message_is_printable() {
         if parse(&line).is_err() {
             refusal(&line);
         }
+    }
+}
+
+/// Goal: what the environment says stands for the long form, and is told where it cannot.
+#[test]
+fn the_environment_stands_for_words() {
+    let environment = |name: &str| {
+        let value = match name {
+            "LICFWD_GATEWAY" => "l1,l2",
+            "LICFWD_LOG" => "/logs/%j-%h",
+            "SLURM_JOB_ID" => "4711",
+            "ONE" => "27000@a",
+            "LIST" => "1@a:2@b",
+            "TRIAD" => "1@a,1@b,1@c",
+            "FILE" => "/opt/license.lic",
+            "HERE" => "4242@localhost",
+            _ => return None,
+        };
+        Some(value.into())
+    };
+    let run = |line: &str| match super::parse(&words(line), &environment) {
+        Ok(Request::Run(invocation)) => *invocation,
+        other => panic!("{line}: {other:?}"),
+    };
+    for (short, long) in [
+        ("a:1", "l1,l2 a:1"),
+        ("27000@a", "l1,l2 a:27000"),
+        ("A=27000@a B=b:1", "l1,l2 A=a:27000 B=b:1"),
+        ("A=1@a:2@b", "l1,l2 A=a:1 A=b:2"),
+        ("ONE", "l1,l2 ONE=a:27000"),
+        ("gw LIST", "gw LIST=a:1 LIST=b:2"),
+        ("gw TRIAD", "gw TRIAD=a:1,b:1,c:1"),
+        ("-f -L 1:a:1", "-f -L 1:a:1 l1,l2"),
+        ("ONE -- x", "l1,l2 ONE=a:27000 -- x"),
+    ] {
+        let (short, long) = (run(short), run(long));
+        assert_eq!((&short.gateways, &short.targets), (&long.gateways, &long.targets));
+        assert_eq!(short.command, long.command);
+    }
+    let log = run("a:1").log.expect("a log");
+    assert!(log.by_default && log.path.starts_with("/logs"), "{log:?}");
+    assert!(log.path.display().to_string().contains("/4711-"), "{log:?}");
+    assert_eq!(run("HERE=a:1").replaced, [("HERE".to_owned(), "4242@localhost".to_owned())]);
+    for (line, why) in [
+        ("gw FILE", "is a file name"),
+        ("gw UNSET", "is not set here; load"),
+        ("gw HERE", "leads to this node"),
+        ("a:1 gw", "stands before the gateway"),
+        ("gw licserver", "licserver has no port: licserver:27000"),
+    ] {
+        let error = super::parse(&words(line), &environment).expect_err(line);
+        assert!(error.code == Code::Usage && error.to_string().contains(why), "{line}: {error}");
     }
 }
