@@ -45,7 +45,7 @@ fn two_jobs_share_a_vendor_port() {
     assert!(first.ends_with("@localhost"), "{first}");
     let address = servers.moved(&second);
     let note = format!(
-        "licfwd: port {} is taken on this node: license server {} is at {address} here instead of localhost\n",
+        "licfwd: port {} is taken on this node: license server {} is at {address} here instead of localhost; nothing has to be done\n",
         servers.ports.1,
         servers.name(0),
     );
