@@ -222,9 +222,10 @@ fn descriptors_are_not_the_tunnels() {
         skip!("flock is not installed");
     }
     site.job.directory().make_pipe("nine");
+    site.job.directory().make_pipe("last");
     let text = format!(
         "cat nine & (exec 9>nine 8>lock; flock 8; exec $CALL sh -c 'echo written >&9; {HOLD}')
-         wait; echo the reader has seen the end; read -r _ <gate"
+         wait; echo the reader has seen the end; read -r _ <last"
     );
     let running = site.job.spawn(&mut site.calling("sh", &text));
     wait_until("written", LIMIT, || running.stdout().lines().count() == 2);
@@ -248,7 +249,7 @@ fn descriptors_are_not_the_tunnels() {
     assert_eq!(lock(), 0, "nobody has the lock");
     assert!(ours.iter().all(|pid| process::alive(*pid)) && ours.contains(&daemon));
     process::signal("CONT", &ours);
-    site.job.directory().open_pipe("gate");
+    site.job.directory().open_pipe("last");
     running.wait(LIMIT);
     tunnel_is_gone(&site);
 }

@@ -64,7 +64,13 @@ impl LicenseServer {
 
     /// The same on a given address.
     pub fn at(service: Service, address: SocketAddr) -> LicenseServer {
-        let listener = TcpListener::bind(address).expect("bind the license server");
+        let mut listener = None;
+        // Between fork and exec a child of another test may hold the one before.
+        wait_until(&format!("the license server listens at {address}"), LIMIT, || {
+            listener = TcpListener::bind(address).ok();
+            listener.is_some()
+        });
+        let listener = listener.expect("a listener");
         let directory = Scratch::new();
         let log = File::create(directory.file("log")).expect("the license server's log");
         let shared = Arc::new(Shared {
