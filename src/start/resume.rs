@@ -58,7 +58,9 @@ pub fn resume(invocation: &Invocation, restarted: Restarted) -> Result<()> {
         }
     };
     std::env::set_current_dir("/").context(Code::System, || "cannot go to /".into())?;
-    gateways.run(probes(invocation));
+    // One alone is the one that the tunnel has gone through.
+    let probes = if gateways.count() > 1 { probes(invocation) } else { Vec::new() };
+    gateways.run(probes);
     let reconnect = Reconnect::new(gateways).after_failures(restart.faults);
     let verbatim = invocation.verbatim;
     let parts =
