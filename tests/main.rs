@@ -34,6 +34,7 @@ mod other_nodes;
 mod over_ssh;
 mod owner;
 mod packaging;
+mod portable;
 mod private_dir;
 mod proxy;
 mod readme;

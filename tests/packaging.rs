@@ -50,6 +50,11 @@ fn has(job: &Job, program: &str) -> bool {
     sh(job, &format!("command -v {program}")).code == 0
 }
 
+/// How the name of an archive for this machine ends.
+fn ours() -> String {
+    format!("-{}-linux.tar.gz", std::env::consts::ARCH)
+}
+
 /// Every file below a directory, relative to it.
 fn files(directory: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
@@ -131,7 +136,7 @@ fn packed_twice_alike() {
         "\"$SCRIPTS\"/packaging/pack licfwd one; sleep 1; \"$SCRIPTS\"/packaging/pack licfwd two; diff -r one two >&2",
     );
     let archive = outcome.stdout.lines().next().expect("the archive");
-    assert!(archive.ends_with("-x86_64-linux.tar.gz"), "{outcome:?}");
+    assert!(archive.ends_with(&ours()), "{outcome:?}");
     succeeds(&job, "cd one; sha256sum -c *.sha256; tar -xzf *.tar.gz; licfwd-*/install ~/.local");
     let out = job.directory().file("one");
     for file in files(&out) {
@@ -143,6 +148,52 @@ fn packed_twice_alike() {
     for part in ["openssl-src", "libssh2-sys libssh2/COPYING", "libz-sys src/zlib/LICENSE"] {
         assert!(notices.contains(part), "{part}");
     }
+}
+
+/// Goal: an archive for another processor is told from ours by its binary alone, the
+/// recipes know both, and it is not installed here.
+#[test]
+fn another_processor() {
+    let job = desk();
+    if !has(&job, "python3") || sh(&job, "cargo --version").code != 0 {
+        skip!("python3 or cargo cannot be run here");
+    }
+    let (other, number) = match std::env::consts::ARCH {
+        "x86_64" => ("aarch64", r"\267"),
+        _ => ("x86_64", r"\076"),
+    };
+    // As much of an ELF file as says for which processor it is.
+    succeeds(&job, &format!(r"printf '\177ELF\002\001%012d{number}\000' 0 >other"));
+    succeeds(
+        &job,
+        "\"$SCRIPTS\"/packaging/pack licfwd out; \"$SCRIPTS\"/packaging/pack other out licfwd",
+    );
+    let out = job.directory().file("out");
+    let recipes =
+        files(&out).into_iter().filter(|file| [".eb", ".py"].iter().any(|end| file.ends_with(end)));
+    for recipe in recipes {
+        let text = fs::read_to_string(out.join(&recipe)).expect("a recipe");
+        for processor in [std::env::consts::ARCH, other] {
+            let sum =
+                succeeds(&job, &format!("cut -d' ' -f1 out/*-{processor}-linux.tar.gz.sha256"));
+            let line = |line: &&str| line.contains(processor) && line.contains(sum.line());
+            assert_eq!(text.lines().filter(line).count(), 1, "{recipe}: {text}");
+        }
+        assert!(
+            !["@SHA256@", "@PROCESSOR@", "@VERSION@"].iter().any(|name| text.contains(name)),
+            "{recipe}"
+        );
+    }
+    succeeds(
+        &job,
+        &format!("mkdir it; tar -xzf out/*-{other}-linux.tar.gz -C it --strip-components=1"),
+    );
+    let refused = sh(&job, "it/install ~/.local");
+    assert_eq!(refused.code, 1, "{refused:?}");
+    for word in [format!("for {other}"), format!("take licfwd-*{}", ours())] {
+        assert!(refused.stderr.contains(&word), "{word}: {refused:?}");
+    }
+    assert!(!job.directory().file(".local").exists());
 }
 
 /// Goal: each recipe is sound as far as its language can tell.
@@ -175,10 +226,11 @@ fn debian_package() {
         skip!("dpkg-deb is not installed");
     }
     succeeds(&job, "\"$SCRIPTS\"/packaging/stage licfwd tree");
-    let build = "\"$SCRIPTS\"/packaging/build-deb tree 1.2.3 .; dpkg-deb --info *.deb; dpkg-deb --contents *.deb";
+    let build = "\"$SCRIPTS\"/packaging/build-deb tree 1.2.3 . aarch64; dpkg-deb --info *.deb; dpkg-deb --contents *.deb";
     let told = succeeds(&job, build).stdout;
     for word in [
         "Version: 1.2.3",
+        "Architecture: arm64",
         "Recommends: openssh-client",
         "-rwxr-xr-x root/root",
         "./usr/bin/licfwd",

@@ -1,6 +1,7 @@
-"""Spack recipe of licfwd: keep it in packages/licfwd of a repository, the archive beside it."""
+"""Spack recipe of licfwd: keep it in packages/licfwd of a repository, the archives beside it."""
 
 import os
+import platform
 
 from spack.package import *
 
@@ -8,18 +9,26 @@ from spack.package import *
 GATEWAY = ""
 
 
+# Each processor has an archive of its own.
+SUMS = {
+    "@PROCESSOR@": "@SHA256@",
+}
+PROCESSOR = platform.machine()
+
+
 class Licfwd(Package):
     """Forwards license servers into a batch job through an SSH gateway."""
 
     homepage = "https://example.org/licfwd"
-    url = f"file://{os.path.dirname(__file__)}/licfwd-@VERSION@-x86_64-linux.tar.gz"
+    url = f"file://{os.path.dirname(__file__)}/licfwd-@VERSION@-{PROCESSOR}-linux.tar.gz"
 
     license("MIT OR Apache-2.0")
 
-    version("@VERSION@", sha256="@SHA256@")
+    if PROCESSOR in SUMS:
+        version("@VERSION@", sha256=SUMS[PROCESSOR])
 
-    requires("platform=linux", msg="the archive holds a binary for Linux")
-    requires("target=x86_64:", msg="the archive holds a binary for x86-64")
+    requires("platform=linux", msg="the archives hold binaries for Linux")
+    requires(f"target={PROCESSOR}:", msg="the archive of this machine's processor holds a binary for that alone")
 
     def install(self, spec, prefix):
         install_tree("bin", prefix.bin)

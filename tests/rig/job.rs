@@ -331,8 +331,12 @@ pub fn licfwd() -> PathBuf {
     directory.file("licfwd")
 }
 
-/// As cargo built it for these tests.
+/// As cargo built it for these tests, or what stands in for that: an archive's
+/// (`scripts/packaging/prove`).
 pub fn built() -> PathBuf {
+    if let Some(other) = std::env::var_os("LICFWD_TEST_BINARY") {
+        return other.into();
+    }
     let built = option_env!("CARGO_BIN_EXE_licfwd");
     PathBuf::from(built.expect("only integration tests know where licfwd is"))
 }

@@ -20,6 +20,7 @@ pub mod kerberos;
 pub mod license_server;
 pub mod network;
 pub mod nodes;
+pub mod old_kernel;
 pub mod open;
 pub mod other_user;
 pub mod overlay;
