@@ -93,11 +93,12 @@ fn run_licfwd() -> ExitCode {
 
 /// A tunnel that a fault has ended, in the same process; its ports are descriptors.
 fn run_restarted() -> ExitCode {
-    sys::reset_signals();
+    let ignored_signals = sys::reset_signals();
+    be_ready_to_fail(None);
     let result = match tunnel::Restarted::take_over(std::env::args_os().skip(1)) {
         None => Err(start::nobody_s()),
         Some(restarted) => match cli::parse(&restarted.restart.arguments, &environment) {
-            Ok(Request::Run(invocation)) => start::resume(&invocation, restarted),
+            Ok(Request::Run(invocation)) => start::resume(&invocation, restarted, &ignored_signals),
             _ => Err(start::nobody_s()),
         },
     };

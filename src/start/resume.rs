@@ -20,7 +20,11 @@ const PAUSE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// What keeps a tunnel from serving at all.
-pub fn resume(invocation: &Invocation, restarted: Restarted) -> Result<()> {
+pub fn resume(
+    invocation: &Invocation,
+    restarted: Restarted,
+    ignored_signals: &[i32],
+) -> Result<()> {
     // What else runs this program looks for that.
     let _ = fs::write("/proc/self/comm", "licfwd");
     let Restarted { restart, mut job, listeners } = restarted;
@@ -39,15 +43,16 @@ pub fn resume(invocation: &Invocation, restarted: Restarted) -> Result<()> {
     sys::share_one_heap();
     sys::raise_descriptor_limit();
     let bound = LocalPorts::adopt(&invocation.forwards, &invocation.targets, listeners, &log)?;
-    let signals = ending_signals(invocation.background, &[]);
+    let signals = ending_signals(invocation.background, ignored_signals);
     let signals =
         sys::serve_signals(&signals).context(Code::System, || "cannot receive signals".into())?;
-    let mut gateways = gateways(invocation);
-    let access = loop {
+    let (access, mut gateways) = loop {
+        // Afresh each time: one that could not be read has no further turn.
+        let mut gateways = gateways(invocation);
         let deadline = Deadline::after(invocation.deadline);
         let access = Access::new(invocation.allow_any_user, &invocation.allow, deadline.left());
         let error = match access.and_then(|it| gateways.resolve_one(deadline, &log).map(|()| it)) {
-            Ok(access) => break access,
+            Ok(access) => break (access, gateways),
             Err(e) => e,
         };
         log.event(format_args!("{error}; trying again in {} s", PAUSE.as_secs()));

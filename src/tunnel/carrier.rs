@@ -368,9 +368,11 @@ impl Carrier {
                     let down = relay.down_is_due() && relay.carry_down(buffer)?;
                     let up = relay.up_is_due() && relay.carry_up(false, buffer)?;
                     self.held_until = earlier(self.held_until, relay.held_until());
-                    let heard = relay.first_answer().map(|heard| Report::Heard(slot, heard));
-                    reports.extend(heard);
-                    (up || down, relay.is_over())
+                    let (heard, over) = (relay.first_answer(), relay.is_over());
+                    // Another client may have the slot of one that is over, by then.
+                    let heard = heard.filter(|_| !over);
+                    reports.extend(heard.map(|heard| Report::Heard(slot, heard)));
+                    (up || down, over)
                 }
                 Served::HandedOver(client) => (false, client.is_over()),
             };

@@ -116,7 +116,9 @@ impl Reconnect {
         if self.is_idle() {
             self.further = false;
             lock(&self.gateways).begin_round();
-            let wait = if self.several { Duration::ZERO } else { self.backoff() };
+            // A tunnel that begins anew after faults has failures to wait for.
+            let at_once = self.several && self.failures == 0;
+            let wait = if at_once { Duration::ZERO } else { self.backoff() };
             self.phase = Phase::Until(Instant::now() + wait);
         }
     }

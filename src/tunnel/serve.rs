@@ -94,7 +94,6 @@ impl Tunnel {
         let token = |listener, socket| Token::Listener(listener, socket).pack();
         let log = Arc::clone(&parts.log);
         let vendor_ports = VendorPorts::new(&mut parts.bound, parts.verbatim, Arc::clone(&log));
-        parts.restart.plan(&parts.bound.listeners, &parts.job);
         let shutdown = Shutdown::new(parts.job, parts.signals)?;
         let watchdog = Watchdog::start(shutdown.urgent(), &log)?;
         let mut tunnel = Tunnel {
@@ -144,6 +143,8 @@ impl Tunnel {
     /// 4. Each session has its turn: everything that has come for whichever client
     ///    is carried until nothing is left that no event would tell.
     pub fn serve(mut self) -> String {
+        // Not before it is announced: until then a fault is the start's.
+        self.restart.plan(self.acceptor.listeners(), self.shutdown.job());
         let mut events = [Event::NONE; 256];
         loop {
             let ready = match self.epoll.wait(&mut events, self.due()) {
