@@ -5,4 +5,4 @@
 # A Slurm job whose tasks have a tunnel each, on whichever node they run: licfwd becomes the command behind --.
 # Change the gateway, the server and the command.
 
-srun licfwd tri-gw MLM_LICENSE_FILE=licserver:27000+27001 -- matlab -batch main
+srun licfwd tri-gw MLM_LICENSE_FILE=licserver:27000 -- matlab -batch main
