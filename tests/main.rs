@@ -46,6 +46,7 @@ mod rig_works;
 mod scarce;
 mod shells;
 mod silence;
+mod slow_line;
 mod slurm;
 mod stuck;
 mod terminal;

@@ -144,6 +144,11 @@ pub trait Channel {
     /// Writes some of the bytes. After `WouldBlock` the next call must offer
     /// the same bytes.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Whether what is written waits for a slow gateway, so that after each packet
+    /// somebody else should have a turn, who may have less to say.
+    fn is_congested(&self) -> bool {
+        false
+    }
     /// Tells the license server that no more will come.
     fn send_eof(&mut self) -> io::Result<()>;
     /// Whether the license server's side is gone altogether, both ways.

@@ -102,6 +102,17 @@ pub fn set_user_timeout(socket: impl AsFd, limit: Duration) -> io::Result<()> {
     set_option(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms)
 }
 
+/// The socket takes no more while it holds so many bytes that the network has not
+/// been given yet (TCP_NOTSENT_LOWAT, tcp(7)); what is on the way does not count, so it
+/// costs no throughput.
+///
+/// # Errors
+/// ENOPROTOOPT: not a TCP socket, or Linux before 3.12.
+pub fn set_unsent_limit(socket: impl AsFd, bytes: c_int) -> io::Result<()> {
+    const TCP_NOTSENT_LOWAT: c_int = 25;
+    set_option(socket, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes)
+}
+
 /// Lets the kernel ask whether the other end is still there: after `idle`
 /// without a word, then every `interval` (tcp(7)). Whole seconds; costs no
 /// wake-up of ours.

@@ -44,6 +44,10 @@ pub struct Carrier {
     free: Vec<usize>,
     /// Channels whose client has gone; the gateway has not agreed yet.
     closing: Vec<Box<dyn Channel>>,
+    /// In which slot the next sweep begins.
+    first: usize,
+    /// In the last sweep a packet had to wait for the gateway.
+    congested: bool,
     opening: Option<Opening>,
     /// The gateway has sent something since the last turn.
     spoken: bool,
@@ -70,6 +74,8 @@ impl Carrier {
             slots: Vec::new(),
             free: Vec::new(),
             closing: Vec::new(),
+            first: 0,
+            congested: false,
             opening: None,
             spoken: false,
             unfinished: false,
@@ -220,7 +226,8 @@ impl Carrier {
             self.session.read_arrived()?;
             let answered = self.take_answer(epoll, &mut reports)?;
             self.unfinished = self.sweep(epoll, buffer, &mut reports)? || answered;
-            if !self.unfinished {
+            // What waits for the gateway lets new events come first.
+            if !self.unfinished || self.congested {
                 break;
             }
         }
@@ -351,7 +358,10 @@ impl Carrier {
         self.slots[slot] = Some(seat);
     }
 
-    /// Looks at every client once. Returns whether anything was done.
+    /// Looks at every client once. Where packets have to wait for the gateway, one
+    /// leaves, and the next sweep begins behind whose it was: a client with little to
+    /// say comes before the second packet of those with much. Returns whether
+    /// anything was done, or put off.
     fn sweep(
         &mut self,
         epoll: &Epoll,
@@ -359,14 +369,21 @@ impl Carrier {
         reports: &mut Vec<Report>,
     ) -> io::Result<bool> {
         let mut acted = false;
-        for slot in 0..self.slots.len() {
+        let (count, first) = (self.slots.len(), self.first);
+        self.congested = false;
+        for slot in (0..count).map(|n| (first + n) % count) {
             let Some(seat) = &mut self.slots[slot] else {
                 continue;
             };
             let (moved, over) = match &mut seat.served {
                 Served::Relayed(relay) => {
                     let down = relay.down_is_due() && relay.carry_down(buffer)?;
-                    let up = relay.up_is_due() && relay.carry_up(false, buffer)?;
+                    let due = relay.up_is_due();
+                    let up = due && !self.congested && relay.carry_up(false, buffer)?;
+                    acted |= due && self.congested;
+                    if up && relay.remote.is_congested() {
+                        (self.congested, self.first) = (true, slot + 1);
+                    }
                     self.held_until = earlier(self.held_until, relay.held_until());
                     let (heard, over) = (relay.first_answer(), relay.is_over());
                     // Another client may have the slot of one that is over, by then.

@@ -159,6 +159,9 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
     pub fn carry_up(&mut self, mut readable: bool, buffer: &mut [u8]) -> io::Result<bool> {
         let mut moved = false;
         for _ in 0..BUFFERS_PER_TURN {
+            if moved && self.remote.is_congested() {
+                break;
+            }
             match self.up.flow {
                 _ if !self.up.held.is_empty() => {
                     let mut held = mem::take(&mut self.up.held);
@@ -204,6 +207,9 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
                 Ok(count) => sent += count,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) => return Err(e),
+            }
+            if self.remote.is_congested() {
+                break;
             }
         }
         self.bytes_up += sent as u64;

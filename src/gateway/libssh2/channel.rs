@@ -82,6 +82,10 @@ impl Channel for Libssh2Channel {
         self.finish(|channel| channel.write(bytes).map_err(|e| to_ssh2(&e)))
     }
 
+    fn is_congested(&self) -> bool {
+        self.driver.is_congested()
+    }
+
     fn send_eof(&mut self) -> io::Result<()> {
         self.finish(ssh2::Channel::send_eof)
     }

@@ -15,6 +15,7 @@ use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ pub struct Driver {
     /// How long a packet may take to leave until a daemon says otherwise.
     packet_limit: Duration,
     daemon: OnceLock<Daemon>,
+    /// The last packet had to wait for room in the socket.
+    congested: AtomicBool,
 }
 
 /// What the daemon adds.
@@ -51,7 +54,8 @@ impl Driver {
         helper_stderr: Option<Arc<HelperStderr>>,
         packet_limit: Duration,
     ) -> Driver {
-        Driver { session, socket, helper_stderr, packet_limit, daemon: OnceLock::new() }
+        let (daemon, congested) = (OnceLock::new(), AtomicBool::new(false));
+        Driver { session, socket, helper_stderr, packet_limit, daemon, congested }
     }
 
     /// From now on for a daemon.
@@ -75,7 +79,10 @@ impl Driver {
         let mut since = None;
         let error = loop {
             match call() {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    self.congested.store(since.is_some(), Ordering::Relaxed);
+                    return Ok(value);
+                }
                 Err(e) if e.code() != EAGAIN => break self.lost(&e),
                 Err(_) if !self.packet_in_flight() => return Err(ErrorKind::WouldBlock.into()),
                 Err(_) => {}
@@ -91,6 +98,12 @@ impl Driver {
         let _open = self.replace_by_dead_end();
         let _ = call();
         Err(error)
+    }
+
+    /// Whether the last packet had to wait for room: the gateway takes them more slowly
+    /// than they come.
+    pub fn is_congested(&self) -> bool {
+        self.congested.load(Ordering::Relaxed)
     }
 
     /// Whether half a packet waits to be sent.
