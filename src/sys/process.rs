@@ -4,7 +4,7 @@ use super::errno::check;
 use super::fd::{own, syscall};
 use super::signal::{FAULTS, SIG_IGN, SIGINT, SIGKILL, deadly, signal};
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_long, c_uint, c_void};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -236,12 +236,17 @@ pub fn trim_memory() {
     }
 }
 
-/// What this process has in memory, in bytes (`VmRSS` of proc_pid_status(5)).
+/// What this process has in memory, in bytes (`resident` of proc_pid_statm(5)); 0 where
+/// it cannot be known. Three system calls: a client's message waits for them.
 pub fn resident_memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    kilobytes.and_then(|kb| kb.parse().ok()).unwrap_or(0) * 1024
+    unsafe extern "C" {
+        safe fn getpagesize() -> c_int;
+    }
+    let mut buffer = [0; 128];
+    let read = std::fs::File::open("/proc/self/statm").and_then(|mut it| it.read(&mut buffer));
+    let text = String::from_utf8_lossy(&buffer[..read.unwrap_or(0)]);
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0) * getpagesize().unsigned_abs() as u64
 }
 
 /// Keeps glibc from giving the reconnecting thread a heap of its own, from

@@ -100,7 +100,10 @@ impl Watchdog {
     pub fn turn_ends(&self, clients: usize, idle: bool) {
         self.turns.fetch_add(1, Ordering::Relaxed);
         self.clients.store(clients, Ordering::Relaxed);
-        if idle && self.armed.swap(false, Ordering::SeqCst) {
+        if !idle {
+            return;
+        }
+        if self.armed.swap(false, Ordering::SeqCst) {
             self.timer.set(None);
         }
         let mut looked = lock(&self.looked);

@@ -5,6 +5,8 @@
 //! meanwhile meets all of them alike.
 
 mod crowd;
+pub mod floor;
+mod gateways;
 mod table;
 mod tunnel;
 
@@ -60,6 +62,8 @@ pub fn run(licfwd: &Path, quick: bool) -> io::Result<()> {
         eprintln!("an idle minute");
         bench.idle(&mut table)?;
         crowd::start_together(licfwd, &mut table)?;
+        eprintln!("several gateways");
+        gateways::run(&mut table)?;
     }
     print!("{}", table.print());
     Ok(())
@@ -78,6 +82,10 @@ impl Bench {
         for _ in 0..self.plan.starts {
             let tunnel = self.start(peer)?;
             table.add(Row::ColdStart, peer, milliseconds(tunnel.ready));
+            if peer == Peer::Licfwd {
+                let floor = floor::measure(&self.site, self.echo.port())?;
+                table.add(Row::Floor, peer, milliseconds(floor));
+            }
         }
         let tunnel = self.start(peer)?;
         table.add(Row::ColdStart, peer, milliseconds(tunnel.ready));
@@ -92,6 +100,7 @@ impl Bench {
             table.add(beside, peer, percentile(&trips, 0.5).unwrap_or(f64::NAN));
             if clients == 900 {
                 table.add(Row::Crowd, peer, tunnel.pss()?);
+                table.add(Row::CrowdOwn, peer, tunnel.uss()?);
             }
             drop(crowd);
             self.nobody_left(&self.echo)?;
@@ -109,6 +118,7 @@ impl Bench {
 
     fn few(&self, peer: Peer, tunnel: &Tunnel, table: &mut Table) -> io::Result<()> {
         table.add(Row::Idle, peer, tunnel.pss()?);
+        table.add(Row::IdleOwn, peer, tunnel.uss()?);
         let firsts = (0..self.plan.pings / 10)
             .map(|_| first_byte(tunnel.port))
             .collect::<io::Result<Vec<f64>>>()?;

@@ -22,6 +22,7 @@ fn main() -> io::Result<()> {
     match words.as_slice() {
         ["gateway"] => serve(),
         ["checkout", server, feature] => check(server, feature),
+        ["floor", gateway, user, key, server] => bench::floor::ask([gateway, user, key, server]),
         ["bench", licfwd] => bench::run(Path::new(licfwd), false),
         ["bench", "--quick", licfwd] => bench::run(Path::new(licfwd), true),
         _ => Err(io::Error::other(USAGE)),

@@ -9,6 +9,7 @@ use super::tunnel::{PEERS, Peer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Row {
     ColdStart,
+    Floor,
     Median,
     Tail,
     Median100,
@@ -19,6 +20,8 @@ pub enum Row {
     Idle,
     One,
     Crowd,
+    IdleOwn,
+    CrowdOwn,
     Switches,
     CpuUp,
     CpuDown,
@@ -28,12 +31,16 @@ pub enum Row {
     DownFour,
     Successes,
     Last,
+    OneGateway,
+    TwoDead,
+    Move,
 }
 
 impl Row {
     fn text(self) -> (&'static str, usize) {
         match self {
             Row::ColdStart => ("cold start until the port answers, ms", 0),
+            Row::Floor => ("the same by a client on libssh2 that does nothing else, ms", 0),
             Row::Median => ("round trip of 147 bytes, p50, us", 0),
             Row::Tail => ("round trip of 147 bytes, p99, us", 0),
             Row::Median100 => ("the same beside 100 idle clients, p50, us", 0),
@@ -44,6 +51,8 @@ impl Row {
             Row::Idle => ("memory (PSS) idle, kB", 0),
             Row::One => ("memory (PSS) with 1 client, kB", 0),
             Row::Crowd => ("memory (PSS) with 900 clients, kB", 0),
+            Row::IdleOwn => ("memory of its own (USS) idle, kB", 0),
+            Row::CrowdOwn => ("memory of its own (USS) with 900 clients, kB", 0),
             Row::Switches => ("context switches in an idle minute", 0),
             Row::CpuUp => ("CPU seconds per GB up", 2),
             Row::CpuDown => ("CPU seconds per GB down", 2),
@@ -53,6 +62,9 @@ impl Row {
             Row::DownFour => ("Gbit/s down, 4 clients", 2),
             Row::Successes => ("200 starts together: successes", 0),
             Row::Last => ("200 starts together: until the last, s", 1),
+            Row::OneGateway => ("start, one gateway, ms", 0),
+            Row::TwoDead => ("start, two of three gateways dead, ms", 0),
+            Row::Move => ("the serving gateway is killed: until the next client is served, ms", 0),
         }
     }
 }

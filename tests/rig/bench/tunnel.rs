@@ -184,6 +184,15 @@ impl Tunnel {
         self.sum(|pid| number_after(&fs::read_to_string(format!("{pid}/smaps_rollup"))?, "Pss:"))
     }
 
+    /// Memory that nobody shares, in kB: what would be free without it.
+    pub fn uss(&self) -> io::Result<f64> {
+        self.sum(|pid| {
+            let text = fs::read_to_string(format!("{pid}/smaps_rollup"))?;
+            let clean = number_after(&text, "Private_Clean:")?;
+            Ok(clean + number_after(&text, "Private_Dirty:")?)
+        })
+    }
+
     /// CPU time used so far, in seconds.
     pub fn cpu(&self) -> io::Result<f64> {
         let nanoseconds = self.sum(|pid| {

@@ -1,0 +1,46 @@
+//! The least a start can cost: a client on libssh2 that reads no configuration, binds no
+//! port, and asks one license server one question.
+
+use std::io::{self, Error, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::tunnel::Site;
+
+/// The way, as a program of its own: gateway's port, user, key, license server's port.
+pub fn ask([gateway, user, key, server]: [&str; 4]) -> io::Result<()> {
+    let port = |text: &str| text.parse().map_err(|_| Error::other(format!("no port: {text}")));
+    let socket = TcpStream::connect(("127.0.0.1", port(gateway)?))?;
+    socket.set_nodelay(true)?;
+    let mut session = ssh2::Session::new()?;
+    session.set_tcp_stream(socket);
+    session.handshake()?;
+    session.userauth_pubkey_file(user, None, Path::new(key), None)?;
+    let mut channel = session.channel_direct_tcpip("127.0.0.1", port(server)?, None)?;
+    channel.write_all(b"x")?;
+    channel.read_exact(&mut [0])?;
+    println!("answered");
+    Ok(())
+}
+
+/// From the start of that program until it has got the answer.
+pub fn measure(site: &Site, server: u16) -> io::Result<Duration> {
+    let begin = Instant::now();
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["floor", &site.gateway.port().to_string(), site.gateway.user()])
+        .arg(site.gateway.identity())
+        .arg(server.to_string())
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    let mut answer = String::new();
+    if let Some(stdout) = &mut child.stdout {
+        stdout.read_to_string(&mut answer)?;
+    }
+    let took = begin.elapsed();
+    match (child.wait()?.success(), &*answer) {
+        (true, "answered\n") => Ok(took),
+        _ => Err(Error::other(format!("the client that does nothing else: {answer:?}"))),
+    }
+}
