@@ -224,7 +224,7 @@ impl Carrier {
             }
             self.close_channels()?;
             self.session.read_arrived()?;
-            let answered = self.take_answer(epoll, &mut reports)?;
+            let answered = self.take_answer(epoll, buffer, &mut reports)?;
             self.unfinished = self.sweep(epoll, buffer, &mut reports)? || answered;
             // What waits for the gateway lets new events come first.
             if !self.unfinished || self.congested {
@@ -316,7 +316,12 @@ impl Carrier {
 
     /// Goes on with the client that is being connected, or with the question
     /// for life. Returns whether an answer has come.
-    fn take_answer(&mut self, epoll: &Epoll, reports: &mut Vec<Report>) -> io::Result<bool> {
+    fn take_answer(
+        &mut self,
+        epoll: &Epoll,
+        buffer: &mut [u8],
+        reports: &mut Vec<Report>,
+    ) -> io::Result<bool> {
         let asked = !self.session.is_free();
         let client = self.opening.as_ref();
         let client = client.map(|opening| opening.waiting.client.as_fd());
@@ -337,6 +342,8 @@ impl Carrier {
                 if reads {
                     relay.read_first_answer();
                 }
+                // Nearly every client speaks first, and has done so by now.
+                self.carried |= relay.carry_up(true, buffer)?;
                 Served::Relayed(relay)
             }
             Opened::HandedOver(channel) => {
