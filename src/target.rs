@@ -1,8 +1,10 @@
 //! Parses and prints targets and forwards; pure.
 
+mod forward;
 mod spelling;
 mod variable;
 
+pub use forward::{Forward, ForwardSide, parse_forward};
 pub use spelling::no_port;
 pub use variable::{is_variable, leads_here, of_variable};
 
@@ -10,17 +12,12 @@ use crate::error::{Code, Context, Result};
 use crate::sys;
 use std::fmt;
 use std::net::Ipv6Addr;
-use std::path::PathBuf;
 
 /// The variable that a target without `NAME=` sets.
 pub const DEFAULT_NAME: &str = "MLM_LICENSE_FILE";
 
 /// A target's form, for messages.
 pub const TARGET_FORM: &str = "[NAME=]host:port[+port...][,host:port...]";
-
-/// How `-L` is written, for messages.
-pub const FORWARD_FORM: &str =
-    "[bind_address:]port:host:hostport, or a socket's path on either side";
 
 /// One license server, as the gateway reaches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,21 +40,6 @@ pub struct Target {
     pub servers: Vec<Server>,
 }
 
-/// Where a forward listens on this side.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ForwardSide {
-    /// A port; without `bind` on loopback. `bind` is `*` (every address), or a
-    /// name or address without brackets.
-    Tcp {
-        /// The address to bind.
-        bind: Option<String>,
-        /// The fixed local port.
-        port: u16,
-    },
-    /// A Unix socket, as typed.
-    Unix(PathBuf),
-}
-
 /// Where a forward leads, as the gateway reaches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -70,15 +52,6 @@ pub enum Destination {
     },
     /// A Unix socket's path on the gateway.
     Unix(String),
-}
-
-/// One `-L`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forward {
-    /// This side.
-    pub listen: ForwardSide,
-    /// The gateway's side.
-    pub to: Destination,
 }
 
 /// What went wrong inside one argument; the caller says which argument.
@@ -132,115 +105,6 @@ fn server(text: &str) -> Parsed<Server> {
         numbers.push(number);
     }
     Ok(Server { host: host.to_owned(), port: numbers.remove(0), kept: numbers })
-}
-
-/// Reads the argument of `-L` by the rules of ssh's `parse_forward`
-/// (readconf.c): fields end at colons, brackets take a field literally, a
-/// backslash takes one character literally, and a field with a slash is a path.
-/// Unlike ssh, neither `${VAR}` nor `%` tokens are expanded.
-///
-/// # Errors
-/// [`Code::Usage`], quoting the text and naming the expected form.
-pub fn parse_forward(text: &str) -> Result<Forward> {
-    forward(text).context(Code::Usage, || format!("-L {}", quoted(text)))
-}
-
-fn forward(text: &str) -> Parsed<Forward> {
-    let (listen, to) = match fields(text)?.as_slice() {
-        [path, to] if path.is_path && to.is_path => (local_path(path)?, remote_path(to)?),
-        [number, to] if to.is_path => (local_port(None, number)?, remote_path(to)?),
-        [path, host, number] if path.is_path => (local_path(path)?, remote(host, number)?),
-        [bind, number, to] if to.is_path => (local_port(Some(bind), number)?, remote_path(to)?),
-        [local, host, number] => (local_port(None, local)?, remote(host, number)?),
-        [bind, local, host, number] => (local_port(Some(bind), local)?, remote(host, number)?),
-        _ => return Err(format!("expected {FORWARD_FORM}")),
-    };
-    Ok(Forward { listen, to })
-}
-
-/// What stands between two colons of a forward.
-#[derive(Default)]
-struct Field {
-    text: String,
-    is_path: bool,
-}
-
-fn fields(text: &str) -> Parsed<Vec<Field>> {
-    let mut fields = Vec::new();
-    let mut rest = text.trim_ascii_start();
-    // A colon at the very end closes the last field and opens none, as in ssh.
-    while !rest.is_empty() {
-        let field;
-        (field, rest) = match rest.strip_prefix('[') {
-            Some(inside) => bracketed_field(inside)?,
-            None => plain_field(rest)?,
-        };
-        fields.push(field);
-    }
-    Ok(fields)
-}
-
-fn bracketed_field(inside: &str) -> Parsed<(Field, &str)> {
-    let (text, rest) = inside.split_once(']').ok_or("[ without ]")?;
-    let field = Field { text: text.to_owned(), is_path: text.contains('/') };
-    match rest.strip_prefix(':') {
-        None if !rest.is_empty() => Err("expected a colon after ]".to_owned()),
-        after => Ok((field, after.unwrap_or_default())),
-    }
-}
-
-fn plain_field(rest: &str) -> Parsed<(Field, &str)> {
-    let mut field = Field::default();
-    let mut chars = rest.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            ':' => return Ok((field, &rest[at + 1..])),
-            '\\' => field.text.push(chars.next().ok_or("nothing after \\")?.1),
-            c => {
-                field.is_path |= c == '/';
-                field.text.push(c);
-            }
-        }
-    }
-    Ok((field, ""))
-}
-
-fn local_port(bind: Option<&Field>, number: &Field) -> Parsed<ForwardSide> {
-    let bind = match bind.map(|field| field.text.as_str()) {
-        Some("" | "*") => Some("*".to_owned()),
-        Some(address) => check_host(address).map(|()| Some(address.to_owned()))?,
-        None => None,
-    };
-    let port = port_or_service(&number.text)?;
-    Ok(ForwardSide::Tcp { bind, port })
-}
-
-fn local_path(field: &Field) -> Parsed<ForwardSide> {
-    Ok(ForwardSide::Unix(socket_path(&field.text)?.into()))
-}
-
-fn remote(host: &Field, number: &Field) -> Parsed<Destination> {
-    check_host(&host.text)?;
-    let (host, port) = (host.text.clone(), port_or_service(&number.text)?);
-    Ok(Destination::Tcp { host, port })
-}
-
-fn remote_path(field: &Field) -> Parsed<Destination> {
-    Ok(Destination::Unix(socket_path(&field.text)?))
-}
-
-/// `sun_path` holds 108 bytes, the closing zero included. ssh expands `${VAR}`
-/// and `%` tokens; a file of that literal name is not what anybody meant.
-fn socket_path(path: &str) -> Parsed<String> {
-    if path.len() >= 108 {
-        Err("a socket's path has 107 bytes at most".to_owned())
-    } else if path.chars().any(char::is_control) {
-        Err("control character in a socket's path".to_owned())
-    } else if path.contains('%') || path.contains("${") {
-        Err("% and ${ in a socket's path are not expanded here; write it out".to_owned())
-    } else {
-        Ok(path.to_owned())
-    }
 }
 
 /// Reads a port, 1 to 65535 in decimal digits.
@@ -401,30 +265,12 @@ impl fmt::Display for Target {
     }
 }
 
-impl fmt::Display for ForwardSide {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ForwardSide::Tcp { bind, port } => match bind {
-                Some(bind) => f.write_str(&host_port(bind, *port)),
-                None => write!(f, "{port}"),
-            },
-            ForwardSide::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Destination::Tcp { host, port } => f.write_str(&host_port(host, *port)),
             Destination::Unix(path) => f.write_str(path),
         }
-    }
-}
-
-impl fmt::Display for Forward {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.listen, self.to)
     }
 }
 
