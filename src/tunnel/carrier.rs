@@ -6,8 +6,8 @@ use super::relay::Relay;
 use super::seat::{Seat, Served};
 use super::token::Token;
 use crate::config::Silence;
-use crate::gateway::{CarriedBy, Channel, End, Opened, Session};
-use crate::local::{Client, Local, Waiting};
+use crate::gateway::{CarriedBy, Channel, Opened, Session};
+use crate::local::{Client, Waiting};
 use crate::sys::{self, Epoll, Event, Interest};
 use crate::target::Destination;
 use std::io::{self, ErrorKind};
@@ -155,32 +155,7 @@ impl Carrier {
         let Some(Some(seat)) = self.slots.get_mut(slot) else {
             return Ok(());
         };
-        match (&mut seat.served, token) {
-            (Served::Relayed(relay), Token::Client(..)) => {
-                if event.writable() {
-                    relay.carry_down(buffer)?;
-                }
-                if event.readable() {
-                    relay.carry_up(true, buffer)?;
-                }
-            }
-            (Served::Relayed(relay), Token::End(..)) => {
-                if let Some(End::Refused) = relay.remote.own_socket().and_then(|it| it.end()) {
-                    relay.local.break_off();
-                    relay.abandon();
-                }
-                relay.carry_down(buffer)?;
-            }
-            (Served::Relayed(relay), _) => {
-                if let Some(socket) = relay.remote.own_socket() {
-                    socket.is_ready(event);
-                }
-                relay.carry_down(buffer)?;
-                relay.carry_up(false, buffer)?;
-            }
-            (Served::HandedOver(client), Token::Client(..)) => client.client_is_ready(buffer),
-            (Served::HandedOver(client), _) => client.channel_is_ready(),
-        }
+        seat.is_ready(token, event, buffer)?;
         // Writing to a channel reads the socket first: others may have got data.
         self.unfinished = true;
         self.carried = true;

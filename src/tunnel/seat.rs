@@ -3,9 +3,9 @@
 use super::handed_over::HandedOver;
 use super::relay::Relay;
 use super::token::Token;
-use crate::gateway::{self, Channel};
-use crate::local::Client;
-use crate::sys::{Epoll, Interest};
+use crate::gateway::{self, Channel, End};
+use crate::local::{Client, Local};
+use crate::sys::{Epoll, Event, Interest};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -41,6 +41,41 @@ impl Seat {
             Served::Relayed(relay) => &relay.local,
             Served::HandedOver(handed_over) => &handed_over.client,
         }
+    }
+
+    /// Carries what can be carried where the client's socket is ready, or its channel's
+    /// own, as `token` says.
+    ///
+    /// # Errors
+    /// The session is lost.
+    pub fn is_ready(&mut self, token: Token, event: &Event, buffer: &mut [u8]) -> io::Result<()> {
+        match (&mut self.served, token) {
+            (Served::Relayed(relay), Token::Client(..)) => {
+                if event.writable() {
+                    relay.carry_down(buffer)?;
+                }
+                if event.readable() {
+                    relay.carry_up(true, buffer)?;
+                }
+            }
+            (Served::Relayed(relay), Token::End(..)) => {
+                if let Some(End::Refused) = relay.remote.own_socket().and_then(|it| it.end()) {
+                    relay.local.break_off();
+                    relay.abandon();
+                }
+                relay.carry_down(buffer)?;
+            }
+            (Served::Relayed(relay), _) => {
+                if let Some(socket) = relay.remote.own_socket() {
+                    socket.is_ready(event);
+                }
+                relay.carry_down(buffer)?;
+                relay.carry_up(false, buffer)?;
+            }
+            (Served::HandedOver(client), Token::Client(..)) => client.client_is_ready(buffer),
+            (Served::HandedOver(client), _) => client.channel_is_ready(),
+        }
+        Ok(())
     }
 
     /// Tells epoll what this client waits for. A socket with nothing to wait for
