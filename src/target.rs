@@ -3,12 +3,14 @@
 mod forward;
 mod spelling;
 mod variable;
+mod web;
 
 pub use forward::{Forward, ForwardSide, parse_forward};
 pub use spelling::no_port;
 pub use variable::{is_variable, leads_here, of_variable};
+pub use web::WebHosts;
 
-use crate::error::{Code, Context, Result};
+use crate::error::{Code, Context, Error, Result};
 use crate::sys;
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -36,8 +38,27 @@ pub struct Server {
 pub struct Target {
     /// The variable to export.
     pub name: String,
-    /// In the order given; more than one is a redundant group (a triad).
-    pub servers: Vec<Server>,
+    /// What stands behind it.
+    pub behind: Behind,
+}
+
+/// What stands behind a variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// License servers in the order given; more than one is a redundant group (a triad).
+    Licenses(Vec<Server>),
+    /// Web servers, for clients that speak to a proxy.
+    Web(WebHosts),
+}
+
+impl Target {
+    /// The license servers; of web servers none.
+    pub fn servers(&self) -> &[Server] {
+        match &self.behind {
+            Behind::Licenses(servers) => servers,
+            Behind::Web(_) => &[],
+        }
+    }
 }
 
 /// Where a forward leads, as the gateway reaches it.
@@ -52,21 +73,51 @@ pub enum Destination {
     },
     /// A Unix socket's path on the gateway.
     Unix(String),
+    /// Whichever of these a client names: no gateway is ever asked for this.
+    Web(WebHosts),
 }
 
 /// What went wrong inside one argument; the caller says which argument.
 pub type Parsed<T> = std::result::Result<T, String>;
 
-/// Reads `[NAME=]host:port[+port...][,host:port[+port...]...]`. Where a server stands as
-/// `port@host` there may be several targets, of that one name, between colons, as in the
-/// variables of license managers.
+/// Reads `[NAME=]host:port[+port...][,host:port[+port...]...]`, or
+/// `[NAME=]https://host[:port][,...]`. Where a server stands as `port@host` there may be
+/// several targets, of that one name, between colons, as in the variables of license
+/// managers.
 ///
 /// # Errors
 /// [`Code::Usage`], quoting the text and naming the expected form.
 pub fn parse_targets(text: &str) -> Result<Vec<Target>> {
-    let (name, servers) = text.split_once('=').unwrap_or((DEFAULT_NAME, text));
-    let prefix = &text[..text.len() - servers.len()];
-    targets(name, prefix, servers).context(Code::Usage, || format!("target {}", quoted(text)))
+    let parsed = match web::split(text) {
+        Some((name, hosts)) => web_target(name.unwrap_or(web::DEFAULT_NAME), hosts),
+        None => {
+            let (name, servers) = text.split_once('=').unwrap_or((DEFAULT_NAME, text));
+            targets(name, &text[..text.len() - servers.len()], servers)
+        }
+    };
+    parsed.context(Code::Usage, || format!("target {}", quoted(text)))
+}
+
+fn web_target(name: &str, hosts: &str) -> Parsed<Vec<Target>> {
+    check_name(name)?;
+    let behind = Behind::Web(WebHosts::parse(hosts)?);
+    Ok(vec![Target { name: name.to_owned(), behind }])
+}
+
+/// Whether the targets of one call can stand beside each other.
+///
+/// # Errors
+/// [`Code::Usage`]: a variable cannot name two proxies.
+pub fn check_together(targets: &[Target]) -> Result<()> {
+    let is_web = |target: &&Target| matches!(target.behind, Behind::Web(_));
+    let twice = |web: &&Target| targets.iter().filter(|it| it.name == web.name).count() > 1;
+    match targets.iter().filter(is_web).find(twice) {
+        Some(Target { name, .. }) => Err(Error::new(
+            Code::Usage,
+            format!("{name} stands there twice: one proxy for all, {name}=https://first,second"),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn targets(name: &str, prefix: &str, servers: &str) -> Parsed<Vec<Target>> {
@@ -78,7 +129,7 @@ fn targets(name: &str, prefix: &str, servers: &str) -> Parsed<Vec<Target>> {
     let target = |group: &&str| {
         spelling::check(prefix, group)?;
         let servers = group.split(',').map(server).collect::<Parsed<_>>()?;
-        Ok(Target { name: name.to_owned(), servers })
+        Ok(Target { name: name.to_owned(), behind: Behind::Licenses(servers) })
     };
     groups.iter().map(target).collect()
 }
@@ -255,7 +306,10 @@ impl fmt::Display for Server {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
-        for (i, server) in self.servers.iter().enumerate() {
+        if let Behind::Web(hosts) = &self.behind {
+            write!(f, "={hosts}")?;
+        }
+        for (i, server) in self.servers().iter().enumerate() {
             write!(f, "{}{server}", if i == 0 { '=' } else { ',' })?;
             for port in &server.kept {
                 write!(f, "+{port}")?;
@@ -270,6 +324,7 @@ impl fmt::Display for Destination {
         match self {
             Destination::Tcp { host, port } => f.write_str(&host_port(host, *port)),
             Destination::Unix(path) => f.write_str(path),
+            Destination::Web(hosts) => hosts.fmt(f),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One session with the gateway, and the clients that it carries.
 
+use super::connect_head::GRANTED;
 use super::first_answer::Heard;
 use super::handed_over::HandedOver;
 use super::relay::Relay;
@@ -11,6 +12,7 @@ use crate::local::{Client, Waiting};
 use crate::sys::{self, Epoll, Event, Interest};
 use crate::target::Destination;
 use std::io::{self, ErrorKind};
+use std::mem;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -258,7 +260,7 @@ impl Carrier {
     /// Waits on the session's socket, or no longer.
     fn listen(&mut self, epoll: &Epoll) -> io::Result<()> {
         let listens = self.session.listens();
-        if listens != std::mem::replace(&mut self.listening, listens) {
+        if listens != mem::replace(&mut self.listening, listens) {
             let (socket, token) = (self.session.socket(), Token::Session(self.number).pack());
             match listens {
                 true => epoll.add(socket, token, Interest::READ)?,
@@ -304,6 +306,9 @@ impl Carrier {
                 let mut relay = Relay::new(waiting.client, channel);
                 if reads {
                     relay.read_first_answer();
+                }
+                if let Some(early) = relay.local.asked.as_mut().map(mem::take) {
+                    relay.reply_when_open(GRANTED, early);
                 }
                 Served::Relayed(relay)
             }
@@ -366,17 +371,22 @@ impl Carrier {
     /// that is just being started keeps it open a moment longer: then an event may
     /// find the next client in the slot, who is asked in vain whether he is ready.
     fn retire(&mut self, slot: usize, reports: &mut Vec<Report>) {
-        if let Some(seat) = self.slots[slot].take() {
+        if let Some(mut seat) = self.slots[slot].take() {
+            let refused = seat.is_refused();
+            // Where it fails, the session's socket tells so.
+            let mut why = || self.session.why_refused().unwrap_or_else(|e| e.to_string());
+            let mut no = |client| {
+                let now = Instant::now();
+                Report::Refused(Waiting { client, since: now }, now, why())
+            };
             reports.push(match seat.served {
+                Served::Relayed(relay) if refused => no(relay.local),
                 Served::Relayed(relay) => {
                     self.closing.push(relay.remote);
                     let bytes = (relay.bytes_up, relay.bytes_down);
                     Report::Ended(relay.local.who, Some(bytes))
                 }
-                Served::HandedOver(it) if it.is_refused() => {
-                    let waiting = Waiting { client: it.client, since: Instant::now() };
-                    Report::Refused(waiting, Instant::now(), "ssh says why".into())
-                }
+                Served::HandedOver(it) if refused => no(it.client),
                 Served::HandedOver(it) => Report::Ended(it.client.who, None),
             });
             self.free.push(slot);

@@ -4,7 +4,7 @@ use super::handed_over::HandedOver;
 use super::relay::Relay;
 use super::token::Token;
 use crate::gateway::{self, Channel, End};
-use crate::local::{Client, Local};
+use crate::local::Client;
 use crate::sys::{Epoll, Event, Interest};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -60,9 +60,9 @@ impl Seat {
             }
             (Served::Relayed(relay), Token::End(..)) => {
                 if let Some(End::Refused) = relay.remote.own_socket().and_then(|it| it.end()) {
-                    relay.local.break_off();
                     relay.abandon();
                 }
+                relay.reply_if_open();
                 relay.carry_down(buffer)?;
             }
             (Served::Relayed(relay), _) => {
@@ -76,6 +76,17 @@ impl Seat {
             (Served::HandedOver(client), _) => client.channel_is_ready(),
         }
         Ok(())
+    }
+
+    /// Whether there is no channel for it after all.
+    pub fn is_refused(&mut self) -> bool {
+        match &mut self.served {
+            Served::Relayed(relay) => {
+                let socket = relay.remote.own_socket();
+                socket.is_some_and(|it| it.end() == Some(End::Refused))
+            }
+            Served::HandedOver(handed_over) => handed_over.is_refused(),
+        }
     }
 
     /// Tells epoll what this client waits for. A socket with nothing to wait for

@@ -24,6 +24,7 @@ use crate::gateway::{CarriedBy, Opened, Session};
 use crate::log::Log;
 use crate::sys::{self, Epoll, Helper, errno};
 use crate::target::Destination;
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -44,6 +45,9 @@ const RESERVED: u64 = 16;
 const OWN_PER_CLIENT: u64 = 3;
 const OWN_RESERVED: u64 = 24;
 
+/// How long ssh's words on a channel that was not opened wait for its client.
+const OPEN_FAILURES_ARE_KEPT: Duration = Duration::from_secs(1);
+
 /// A logged-in ssh, its sockets, and who keeps it.
 pub struct OpensshSession {
     output: Output,
@@ -53,6 +57,8 @@ pub struct OpensshSession {
     serving: bool,
     /// What a client waits for.
     asked: Option<Asked>,
+    /// Why channels were not opened, and when ssh said so; whoever waited for one asks next.
+    open_failures: VecDeque<(Instant, String)>,
     /// Held by every channel of a client that ssh has, too: so it counts them.
     sentinel: Arc<Sentinel>,
     /// How many descriptors each process may have.
@@ -87,6 +93,7 @@ impl OpensshSession {
             forwards,
             serving: false,
             asked: None,
+            open_failures: VecDeque::new(),
             sentinel: Arc::new(sentinel),
             descriptors: sys::raise_descriptor_limit(),
             log: Arc::clone(log),
@@ -95,9 +102,18 @@ impl OpensshSession {
         }
     }
 
+    fn note_open_failures(&mut self) {
+        let now = Instant::now();
+        // Of a client that had gone by then nobody asks.
+        self.open_failures.retain(|(since, _)| since.elapsed() < OPEN_FAILURES_ARE_KEPT);
+        let new = self.output.open_failures().into_iter();
+        self.open_failures.extend(new.map(|why| (now, why)));
+    }
+
     fn connect(&self, asked: &Asked, client: BorrowedFd<'_>) -> io::Result<Opened> {
         // Its own socket would say yes whatever the license server says.
-        let forward = self.forwards.iter().position(|known| self.serving && *known == asked.to);
+        let may = self.serving && asked.by == CarriedBy::Anybody;
+        let forward = self.forwards.iter().position(|known| may && *known == asked.to);
         let (ssh, sentinel) = (&self.dir.socket(), &self.sentinel);
         match (forward, &asked.to) {
             (None, Destination::Tcp { host, port }) => match asked.by {
@@ -112,7 +128,7 @@ impl OpensshSession {
                     Ok(Opened::Channel(Box::new(RelayedClient::new(ours, client))))
                 }
             },
-            (None, Destination::Unix(_)) => Err(ErrorKind::NotFound.into()),
+            (None, Destination::Unix(_) | Destination::Web(_)) => Err(ErrorKind::NotFound.into()),
             (Some(n), _) => {
                 let socket = sys::connect_own(&self.dir.file(&n.to_string()))?;
                 Ok(Opened::Channel(Box::new(ForwardSocket::new(socket))))
@@ -140,7 +156,10 @@ impl Session for OpensshSession {
 
     fn has_spoken(&mut self) -> io::Result<()> {
         match self.output.read_on() {
-            Ok(Some(said)) => self.log.detail(format_args!("ssh: {said}")),
+            Ok(Some(said)) => {
+                self.note_open_failures();
+                self.log.detail(format_args!("ssh: {said}"))
+            }
             Ok(None) => {}
             Err(_) => {
                 let why = format!("ssh: {}", self.output.why_it_ended());
@@ -203,9 +222,12 @@ impl Session for OpensshSession {
     }
 
     fn why_refused(&mut self) -> io::Result<String> {
-        // Where ssh has ended altogether, it may tell so a little later.
-        let _ = self.output.read();
-        let why = self.output.take_open_failure();
+        // It is said before the channel is closed. Where ssh has ended altogether, it may
+        // tell so a little later.
+        if self.has_spoken().is_err() {
+            self.note_open_failures();
+        }
+        let why = self.open_failures.pop_front().map(|(_, why)| why);
         why.ok_or_else(|| io::Error::other(self.output.why_it_ended()))
     }
 
