@@ -49,3 +49,4 @@ mod silence;
 mod slurm;
 mod stuck;
 mod terminal;
+mod web;

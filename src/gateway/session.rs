@@ -57,7 +57,7 @@ pub trait Session: Send {
     fn opened(&mut self, client: Option<BorrowedFd<'_>>) -> io::Result<Option<Opened>>;
 
     /// Why a client has been refused whose channel was there before the gateway's answer,
-    /// in the gateway's words; once for each of them, in their order.
+    /// in the gateway's words; to be asked once for each of them, as soon as that is known.
     ///
     /// # Errors
     /// The session is lost.

@@ -157,7 +157,11 @@ impl Carrier {
         let Some(Some(seat)) = self.slots.get_mut(slot) else {
             return Ok(());
         };
-        seat.is_ready(token, event, buffer)?;
+        if seat.is_ready(token, event, buffer)? {
+            // Where nothing is said, the session's socket tells why.
+            let why = self.session.why_refused();
+            seat.refused = Some(why.unwrap_or_else(|e| e.to_string()));
+        }
         // Writing to a channel reads the socket first: others may have got data.
         self.unfinished = true;
         self.carried = true;
@@ -371,23 +375,20 @@ impl Carrier {
     /// that is just being started keeps it open a moment longer: then an event may
     /// find the next client in the slot, who is asked in vain whether he is ready.
     fn retire(&mut self, slot: usize, reports: &mut Vec<Report>) {
-        if let Some(mut seat) = self.slots[slot].take() {
-            let refused = seat.is_refused();
-            // Where it fails, the session's socket tells so.
-            let mut why = || self.session.why_refused().unwrap_or_else(|e| e.to_string());
-            let mut no = |client| {
+        if let Some(seat) = self.slots[slot].take() {
+            let refused = |client, why| {
                 let now = Instant::now();
-                Report::Refused(Waiting { client, since: now }, now, why())
+                Report::Refused(Waiting { client, since: now }, now, why)
             };
-            reports.push(match seat.served {
-                Served::Relayed(relay) if refused => no(relay.local),
-                Served::Relayed(relay) => {
+            reports.push(match (seat.served, seat.refused) {
+                (Served::Relayed(relay), Some(why)) => refused(relay.local, why),
+                (Served::HandedOver(it), Some(why)) => refused(it.client, why),
+                (Served::Relayed(relay), None) => {
                     self.closing.push(relay.remote);
                     let bytes = (relay.bytes_up, relay.bytes_down);
                     Report::Ended(relay.local.who, Some(bytes))
                 }
-                Served::HandedOver(it) if refused => no(it.client),
-                Served::HandedOver(it) => Report::Ended(it.client.who, None),
+                (Served::HandedOver(it), None) => Report::Ended(it.client.who, None),
             });
             self.free.push(slot);
         }

@@ -21,6 +21,8 @@ pub enum Served {
 pub struct Seat {
     /// How it is served.
     pub served: Served,
+    /// Why there is no channel for it after all, where that is so.
+    pub refused: Option<String>,
     /// What epoll knows of the client's socket; `None`: it is not there.
     watched: Option<Interest>,
     /// The same of the channel's own descriptor, where it has one.
@@ -32,7 +34,7 @@ pub struct Seat {
 impl Seat {
     /// epoll knows nothing of it yet.
     pub fn new(served: Served) -> Seat {
-        Seat { served, watched: None, channel_watched: None, end_watched: None }
+        Seat { served, refused: None, watched: None, channel_watched: None, end_watched: None }
     }
 
     /// The client.
@@ -44,11 +46,12 @@ impl Seat {
     }
 
     /// Carries what can be carried where the client's socket is ready, or its channel's
-    /// own, as `token` says.
+    /// own, as `token` says. Returns whether it turns out that there is no channel for it.
     ///
     /// # Errors
     /// The session is lost.
-    pub fn is_ready(&mut self, token: Token, event: &Event, buffer: &mut [u8]) -> io::Result<()> {
+    pub fn is_ready(&mut self, token: Token, event: &Event, buffer: &mut [u8]) -> io::Result<bool> {
+        let mut refused = false;
         match (&mut self.served, token) {
             (Served::Relayed(relay), Token::Client(..)) => {
                 if event.writable() {
@@ -59,7 +62,9 @@ impl Seat {
                 }
             }
             (Served::Relayed(relay), Token::End(..)) => {
-                if let Some(End::Refused) = relay.remote.own_socket().and_then(|it| it.end()) {
+                let end = relay.remote.own_socket().and_then(|it| it.end());
+                refused = end == Some(End::Refused);
+                if refused {
                     relay.abandon();
                 }
                 relay.reply_if_open();
@@ -73,20 +78,12 @@ impl Seat {
                 relay.carry_up(false, buffer)?;
             }
             (Served::HandedOver(client), Token::Client(..)) => client.client_is_ready(buffer),
-            (Served::HandedOver(client), _) => client.channel_is_ready(),
-        }
-        Ok(())
-    }
-
-    /// Whether there is no channel for it after all.
-    pub fn is_refused(&mut self) -> bool {
-        match &mut self.served {
-            Served::Relayed(relay) => {
-                let socket = relay.remote.own_socket();
-                socket.is_some_and(|it| it.end() == Some(End::Refused))
+            (Served::HandedOver(client), _) => {
+                client.channel_is_ready();
+                refused = client.is_refused();
             }
-            Served::HandedOver(handed_over) => handed_over.is_refused(),
         }
+        Ok(refused)
     }
 
     /// Tells epoll what this client waits for. A socket with nothing to wait for

@@ -16,6 +16,7 @@
 use super::control_dir::ControlDir;
 use super::forward_socket::ForwardSocket;
 use super::mux::{HandedClient, Sentinel};
+use super::open_failures::OpenFailures;
 use super::output::Output;
 use super::relayed::RelayedClient;
 use crate::error::cause;
@@ -24,7 +25,6 @@ use crate::gateway::{CarriedBy, Opened, Session};
 use crate::log::Log;
 use crate::sys::{self, Epoll, Helper, errno};
 use crate::target::Destination;
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -45,9 +45,6 @@ const RESERVED: u64 = 16;
 const OWN_PER_CLIENT: u64 = 3;
 const OWN_RESERVED: u64 = 24;
 
-/// How long ssh's words on a channel that was not opened wait for its client.
-const OPEN_FAILURES_ARE_KEPT: Duration = Duration::from_secs(1);
-
 /// A logged-in ssh, its sockets, and who keeps it.
 pub struct OpensshSession {
     output: Output,
@@ -57,8 +54,7 @@ pub struct OpensshSession {
     serving: bool,
     /// What a client waits for.
     asked: Option<Asked>,
-    /// Why channels were not opened, and when ssh said so; whoever waited for one asks next.
-    open_failures: VecDeque<(Instant, String)>,
+    open_failures: OpenFailures,
     /// Held by every channel of a client that ssh has, too: so it counts them.
     sentinel: Arc<Sentinel>,
     /// How many descriptors each process may have.
@@ -93,21 +89,13 @@ impl OpensshSession {
             forwards,
             serving: false,
             asked: None,
-            open_failures: VecDeque::new(),
+            open_failures: OpenFailures::default(),
             sentinel: Arc::new(sentinel),
             descriptors: sys::raise_descriptor_limit(),
             log: Arc::clone(log),
             _keeper: keeper,
             dir,
         }
-    }
-
-    fn note_open_failures(&mut self) {
-        let now = Instant::now();
-        // Of a client that had gone by then nobody asks.
-        self.open_failures.retain(|(since, _)| since.elapsed() < OPEN_FAILURES_ARE_KEPT);
-        let new = self.output.open_failures().into_iter();
-        self.open_failures.extend(new.map(|why| (now, why)));
     }
 
     fn connect(&self, asked: &Asked, client: BorrowedFd<'_>) -> io::Result<Opened> {
@@ -157,7 +145,7 @@ impl Session for OpensshSession {
     fn has_spoken(&mut self) -> io::Result<()> {
         match self.output.read_on() {
             Ok(Some(said)) => {
-                self.note_open_failures();
+                self.open_failures.add(self.output.open_failures());
                 self.log.detail(format_args!("ssh: {said}"))
             }
             Ok(None) => {}
@@ -224,11 +212,17 @@ impl Session for OpensshSession {
     fn why_refused(&mut self) -> io::Result<String> {
         // It is said before the channel is closed. Where ssh has ended altogether, it may
         // tell so a little later.
-        if self.has_spoken().is_err() {
-            self.note_open_failures();
+        if !self.serving {
+            // What has been read since the question, by whoever waited for the answer.
+            let _ = self.output.read();
+            self.open_failures.add(self.output.open_failures());
+        } else {
+            self.has_spoken()?;
         }
-        let why = self.open_failures.pop_front().map(|(_, why)| why);
-        why.ok_or_else(|| io::Error::other(self.output.why_it_ended()))
+        match self.open_failures.tell() {
+            Some(why) => Ok(why),
+            None => Err(io::Error::other(self.output.why_it_ended())),
+        }
     }
 
     fn due(&self) -> Option<Duration> {
