@@ -8,7 +8,7 @@ use crate::rig::pypi::python_with;
 use crate::rig::traffic::{CLOSED, End, Pattern, connect, exchange_over, read_line, receive, send};
 use crate::rig::web::{DEAD, NAME, OTHER, WebServer, connect_through, head, read_head};
 use crate::rig::{
-    FLOOD, Gateway, Job, LIMIT, LicenseServer, Promise, Service, Sites, Tunnel, long, process,
+    FLOOD, Gateway, Job, LIMIT, LicenseServer, Promise, Service, Sites, Tunnel, has, long, process,
     skip, wait_until,
 };
 use std::io::{self, Read, Write};
@@ -27,6 +27,9 @@ impl Web {
     /// # Errors
     /// Why this machine cannot have it.
     fn new() -> Result<(Web, Gateway), String> {
+        if let Some(missing) = ["openssl", "python3", "curl"].into_iter().find(|it| !has(it)) {
+            return Err(format!("not installed: {missing}"));
+        }
         let job = Job::new();
         let server = WebServer::start(&job);
         let gateway = server.gateway(&[])?;
@@ -144,8 +147,8 @@ fn java() {
     if over_ssh() && !long() {
         return;
     }
-    if !["java", "javac", "keytool"].into_iter().all(crate::rig::has) {
-        skip!("not installed: java");
+    if !["java", "javac", "keytool"].into_iter().all(has) {
+        skip!("no Java here");
     }
     let (web, _gateway) = match Web::new() {
         Ok(web) => web,
