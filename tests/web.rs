@@ -12,6 +12,7 @@ use crate::rig::{
     skip, wait_until,
 };
 use std::io::{self, Read, Write};
+use std::net::TcpListener;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -104,9 +105,8 @@ fn curl() {
         curl
     });
     let port = web.server.port();
-    for (host, why) in [(OTHER, "is none of this proxy's hosts"), (DEAD, "cannot be reached")] {
-        web.tunnel.wait_for_log(&format!("{host}:{port} {why}"), 1);
-    }
+    web.tunnel.wait_for_log(&format!("refused a client: {OTHER}:{port} is none of"), 1);
+    web.tunnel.wait_for_log(&format!("502: {DEAD}:{port} cannot be reached"), 1);
 }
 
 /// Goal: the same for Python's urllib, which has no other program's library.
@@ -451,6 +451,19 @@ fn how_it_is_called() {
     assert!(outcome.line().starts_with("http://localhost:"), "{outcome:?}");
     let outcome = call(&["--shell", "csh", &format!("https://{here}")]);
     assert!(outcome.line().starts_with("setenv https_proxy http://localhost:"), "{outcome:?}");
+
+    if TcpListener::bind("[::1]:0").is_ok() {
+        for shell in crate::rig::installed(&["bash", "zsh"]) {
+            let call = r#"eval $("$@") && eval "$("$@")" && echo "$https_proxy""#;
+            let mut command = job.command(shell);
+            command.args(["-c", call, shell]).arg(crate::rig::job::licfwd());
+            command.arg("-F").arg(gateway.config()).args(["--listen", "::1", "gw"]);
+            let outcome = job.run(command.arg(format!("https://{here}")));
+            assert!(outcome.stdout.starts_with("http://[::1]:"), "{shell}: {outcome:?}");
+        }
+        let outcome = call(&["--listen", "::1", "--shell", "csh", &format!("https://{here}")]);
+        assert!(outcome.line().starts_with("setenv https_proxy 'http://[::1]:"), "{outcome:?}");
+    }
 
     for (words, why) in [
         (&[&*format!("https://{here}+443")][..], "no + here"),

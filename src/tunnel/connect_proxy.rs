@@ -17,7 +17,7 @@ use crate::local::{Client, Local, Waiting};
 use crate::log::Log;
 use crate::sys::{Epoll, Interest};
 use crate::target::{Destination, host_port};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,10 +27,15 @@ const MAX_ASKING: Duration = Duration::from_secs(10);
 /// How long one that leaves may go on speaking.
 const MAX_LEAVING: Duration = Duration::from_secs(2);
 
+/// Hosts that the log names, at most.
+const MAX_FORBIDDEN_REMEMBERED: usize = 100;
+
 /// Those of them that are not connected, each with its number.
 pub struct ConnectProxy {
     guests: HashMap<usize, Guest>,
     last: usize,
+    /// Of hosts that no target has, what the log has.
+    forbidden: HashSet<String>,
     log: Arc<Log>,
 }
 
@@ -62,7 +67,7 @@ enum Heard {
 impl ConnectProxy {
     /// Without anybody.
     pub fn new(log: Arc<Log>) -> ConnectProxy {
-        ConnectProxy { guests: HashMap::new(), last: 0, log }
+        ConnectProxy { guests: HashMap::new(), last: 0, forbidden: HashSet::new(), log }
     }
 
     /// How many there are.
@@ -115,7 +120,17 @@ impl ConnectProxy {
 
     /// Tells a client that it gets no stream, and why. epoll must not know it.
     pub fn turn_away(&mut self, mut client: Client, status: Status, why: &str, epoll: &Epoll) {
-        self.log.detail(format_args!("client {}: {}: {why}", client.who, status as u16));
+        // Most software shows the number alone.
+        let is_news = status == Status::Forbidden
+            && self.forbidden.len() < MAX_FORBIDDEN_REMEMBERED
+            && self.forbidden.insert(why.to_owned());
+        match is_news {
+            true => self.log.event(format_args!("refused a client: {why}")),
+            false => {
+                let (who, number) = (&client.who, status as u16);
+                self.log.detail(format_args!("client {who}: {number}: {why}"));
+            }
+        }
         // Its socket is empty: it has room for that.
         if client.write(&connect_head::refusal(status, why)).is_ok() {
             client.end_of_output();
