@@ -1,26 +1,25 @@
 //! Parses and prints targets and forwards; pure.
 
+mod forward;
 mod spelling;
 mod variable;
+mod web;
 
+pub use forward::{Forward, ForwardSide, parse_forward};
 pub use spelling::no_port;
 pub use variable::{is_variable, leads_here, of_variable};
+pub use web::WebHosts;
 
-use crate::error::{Code, Context, Result};
+use crate::error::{Code, Context, Error, Result};
 use crate::sys;
 use std::fmt;
 use std::net::Ipv6Addr;
-use std::path::PathBuf;
 
 /// The variable that a target without `NAME=` sets.
 pub const DEFAULT_NAME: &str = "MLM_LICENSE_FILE";
 
 /// A target's form, for messages.
 pub const TARGET_FORM: &str = "[NAME=]host:port[+port...][,host:port...]";
-
-/// How `-L` is written, for messages.
-pub const FORWARD_FORM: &str =
-    "[bind_address:]port:host:hostport, or a socket's path on either side";
 
 /// One license server, as the gateway reaches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,23 +38,27 @@ pub struct Server {
 pub struct Target {
     /// The variable to export.
     pub name: String,
-    /// In the order given; more than one is a redundant group (a triad).
-    pub servers: Vec<Server>,
+    /// What stands behind it.
+    pub behind: Behind,
 }
 
-/// Where a forward listens on this side.
+/// What stands behind a variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ForwardSide {
-    /// A port; without `bind` on loopback. `bind` is `*` (every address), or a
-    /// name or address without brackets.
-    Tcp {
-        /// The address to bind.
-        bind: Option<String>,
-        /// The fixed local port.
-        port: u16,
-    },
-    /// A Unix socket, as typed.
-    Unix(PathBuf),
+pub enum Behind {
+    /// License servers in the order given; more than one is a redundant group (a triad).
+    Licenses(Vec<Server>),
+    /// Web servers, for clients that speak to a proxy.
+    Web(WebHosts),
+}
+
+impl Target {
+    /// The license servers; of web servers none.
+    pub fn servers(&self) -> &[Server] {
+        match &self.behind {
+            Behind::Licenses(servers) => servers,
+            Behind::Web(_) => &[],
+        }
+    }
 }
 
 /// Where a forward leads, as the gateway reaches it.
@@ -70,30 +73,51 @@ pub enum Destination {
     },
     /// A Unix socket's path on the gateway.
     Unix(String),
-}
-
-/// One `-L`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forward {
-    /// This side.
-    pub listen: ForwardSide,
-    /// The gateway's side.
-    pub to: Destination,
+    /// Whichever of these a client names: no gateway is ever asked for this.
+    Web(WebHosts),
 }
 
 /// What went wrong inside one argument; the caller says which argument.
 pub type Parsed<T> = std::result::Result<T, String>;
 
-/// Reads `[NAME=]host:port[+port...][,host:port[+port...]...]`. Where a server stands as
-/// `port@host` there may be several targets, of that one name, between colons, as in the
-/// variables of license managers.
+/// Reads `[NAME=]host:port[+port...][,host:port[+port...]...]`, or
+/// `[NAME=]https://host[:port][,...]`. Where a server stands as `port@host` there may be
+/// several targets, of that one name, between colons, as in the variables of license
+/// managers.
 ///
 /// # Errors
 /// [`Code::Usage`], quoting the text and naming the expected form.
 pub fn parse_targets(text: &str) -> Result<Vec<Target>> {
-    let (name, servers) = text.split_once('=').unwrap_or((DEFAULT_NAME, text));
-    let prefix = &text[..text.len() - servers.len()];
-    targets(name, prefix, servers).context(Code::Usage, || format!("target {}", quoted(text)))
+    let parsed = match web::split(text) {
+        Some((name, hosts)) => web_target(name.unwrap_or(web::DEFAULT_NAME), hosts),
+        None => {
+            let (name, servers) = text.split_once('=').unwrap_or((DEFAULT_NAME, text));
+            targets(name, &text[..text.len() - servers.len()], servers)
+        }
+    };
+    parsed.context(Code::Usage, || format!("target {}", quoted(text)))
+}
+
+fn web_target(name: &str, hosts: &str) -> Parsed<Vec<Target>> {
+    check_name(name)?;
+    let behind = Behind::Web(WebHosts::parse(hosts)?);
+    Ok(vec![Target { name: name.to_owned(), behind }])
+}
+
+/// Whether the targets of one call can stand beside each other.
+///
+/// # Errors
+/// [`Code::Usage`]: a variable cannot name two proxies.
+pub fn check_together(targets: &[Target]) -> Result<()> {
+    let is_web = |target: &&Target| matches!(target.behind, Behind::Web(_));
+    let twice = |web: &&Target| targets.iter().filter(|it| it.name == web.name).count() > 1;
+    match targets.iter().filter(is_web).find(twice) {
+        Some(Target { name, .. }) => Err(Error::new(
+            Code::Usage,
+            format!("{name} stands there twice: one proxy for all, {name}=https://first,second"),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn targets(name: &str, prefix: &str, servers: &str) -> Parsed<Vec<Target>> {
@@ -105,7 +129,7 @@ fn targets(name: &str, prefix: &str, servers: &str) -> Parsed<Vec<Target>> {
     let target = |group: &&str| {
         spelling::check(prefix, group)?;
         let servers = group.split(',').map(server).collect::<Parsed<_>>()?;
-        Ok(Target { name: name.to_owned(), servers })
+        Ok(Target { name: name.to_owned(), behind: Behind::Licenses(servers) })
     };
     groups.iter().map(target).collect()
 }
@@ -132,115 +156,6 @@ fn server(text: &str) -> Parsed<Server> {
         numbers.push(number);
     }
     Ok(Server { host: host.to_owned(), port: numbers.remove(0), kept: numbers })
-}
-
-/// Reads the argument of `-L` by the rules of ssh's `parse_forward`
-/// (readconf.c): fields end at colons, brackets take a field literally, a
-/// backslash takes one character literally, and a field with a slash is a path.
-/// Unlike ssh, neither `${VAR}` nor `%` tokens are expanded.
-///
-/// # Errors
-/// [`Code::Usage`], quoting the text and naming the expected form.
-pub fn parse_forward(text: &str) -> Result<Forward> {
-    forward(text).context(Code::Usage, || format!("-L {}", quoted(text)))
-}
-
-fn forward(text: &str) -> Parsed<Forward> {
-    let (listen, to) = match fields(text)?.as_slice() {
-        [path, to] if path.is_path && to.is_path => (local_path(path)?, remote_path(to)?),
-        [number, to] if to.is_path => (local_port(None, number)?, remote_path(to)?),
-        [path, host, number] if path.is_path => (local_path(path)?, remote(host, number)?),
-        [bind, number, to] if to.is_path => (local_port(Some(bind), number)?, remote_path(to)?),
-        [local, host, number] => (local_port(None, local)?, remote(host, number)?),
-        [bind, local, host, number] => (local_port(Some(bind), local)?, remote(host, number)?),
-        _ => return Err(format!("expected {FORWARD_FORM}")),
-    };
-    Ok(Forward { listen, to })
-}
-
-/// What stands between two colons of a forward.
-#[derive(Default)]
-struct Field {
-    text: String,
-    is_path: bool,
-}
-
-fn fields(text: &str) -> Parsed<Vec<Field>> {
-    let mut fields = Vec::new();
-    let mut rest = text.trim_ascii_start();
-    // A colon at the very end closes the last field and opens none, as in ssh.
-    while !rest.is_empty() {
-        let field;
-        (field, rest) = match rest.strip_prefix('[') {
-            Some(inside) => bracketed_field(inside)?,
-            None => plain_field(rest)?,
-        };
-        fields.push(field);
-    }
-    Ok(fields)
-}
-
-fn bracketed_field(inside: &str) -> Parsed<(Field, &str)> {
-    let (text, rest) = inside.split_once(']').ok_or("[ without ]")?;
-    let field = Field { text: text.to_owned(), is_path: text.contains('/') };
-    match rest.strip_prefix(':') {
-        None if !rest.is_empty() => Err("expected a colon after ]".to_owned()),
-        after => Ok((field, after.unwrap_or_default())),
-    }
-}
-
-fn plain_field(rest: &str) -> Parsed<(Field, &str)> {
-    let mut field = Field::default();
-    let mut chars = rest.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            ':' => return Ok((field, &rest[at + 1..])),
-            '\\' => field.text.push(chars.next().ok_or("nothing after \\")?.1),
-            c => {
-                field.is_path |= c == '/';
-                field.text.push(c);
-            }
-        }
-    }
-    Ok((field, ""))
-}
-
-fn local_port(bind: Option<&Field>, number: &Field) -> Parsed<ForwardSide> {
-    let bind = match bind.map(|field| field.text.as_str()) {
-        Some("" | "*") => Some("*".to_owned()),
-        Some(address) => check_host(address).map(|()| Some(address.to_owned()))?,
-        None => None,
-    };
-    let port = port_or_service(&number.text)?;
-    Ok(ForwardSide::Tcp { bind, port })
-}
-
-fn local_path(field: &Field) -> Parsed<ForwardSide> {
-    Ok(ForwardSide::Unix(socket_path(&field.text)?.into()))
-}
-
-fn remote(host: &Field, number: &Field) -> Parsed<Destination> {
-    check_host(&host.text)?;
-    let (host, port) = (host.text.clone(), port_or_service(&number.text)?);
-    Ok(Destination::Tcp { host, port })
-}
-
-fn remote_path(field: &Field) -> Parsed<Destination> {
-    Ok(Destination::Unix(socket_path(&field.text)?))
-}
-
-/// `sun_path` holds 108 bytes, the closing zero included. ssh expands `${VAR}`
-/// and `%` tokens; a file of that literal name is not what anybody meant.
-fn socket_path(path: &str) -> Parsed<String> {
-    if path.len() >= 108 {
-        Err("a socket's path has 107 bytes at most".to_owned())
-    } else if path.chars().any(char::is_control) {
-        Err("control character in a socket's path".to_owned())
-    } else if path.contains('%') || path.contains("${") {
-        Err("% and ${ in a socket's path are not expanded here; write it out".to_owned())
-    } else {
-        Ok(path.to_owned())
-    }
 }
 
 /// Reads a port, 1 to 65535 in decimal digits.
@@ -391,7 +306,10 @@ impl fmt::Display for Server {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
-        for (i, server) in self.servers.iter().enumerate() {
+        if let Behind::Web(hosts) = &self.behind {
+            write!(f, "={hosts}")?;
+        }
+        for (i, server) in self.servers().iter().enumerate() {
             write!(f, "{}{server}", if i == 0 { '=' } else { ',' })?;
             for port in &server.kept {
                 write!(f, "+{port}")?;
@@ -401,30 +319,13 @@ impl fmt::Display for Target {
     }
 }
 
-impl fmt::Display for ForwardSide {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ForwardSide::Tcp { bind, port } => match bind {
-                Some(bind) => f.write_str(&host_port(bind, *port)),
-                None => write!(f, "{port}"),
-            },
-            ForwardSide::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Destination::Tcp { host, port } => f.write_str(&host_port(host, *port)),
             Destination::Unix(path) => f.write_str(path),
+            Destination::Web(hosts) => hosts.fmt(f),
         }
-    }
-}
-
-impl fmt::Display for Forward {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.listen, self.to)
     }
 }
 

@@ -50,3 +50,4 @@ mod slow_line;
 mod slurm;
 mod stuck;
 mod terminal;
+mod web;

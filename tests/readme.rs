@@ -18,6 +18,7 @@ set -- "${@/#tri-gw/gw}"
 set -- "${@/#l1,l2,*/gw,gw}"
 for word; do
   if [[ $word =~ ^([A-Z_]+=)?lic[a-z0-9]*:[0-9+]+$ ]]; then word=${BASH_REMATCH[1]}127.0.0.1:$PORT; fi
+  if [[ $word =~ ^https://[a-z.]+$ ]]; then word=https://127.0.0.1:$PORT; fi
   words+=("$word")
 done
 exec "$LICFWD" -F "$CONFIG" "${words[@]}"

@@ -61,8 +61,8 @@ pub struct Invocation {
     pub allow: Vec<String>,
     /// Whether every user of this node is served.
     pub allow_any_user: bool,
-    /// The value of the variables.
-    pub format: Template,
+    /// The value of the variables, where given.
+    pub format: Option<Template>,
     /// Whose syntax is printed.
     pub shell: Shell,
     /// The variable for the daemon's process id.
@@ -78,6 +78,16 @@ pub struct Invocation {
 }
 
 impl Invocation {
+    /// What a variable is set to for one port of this node, behind which license servers
+    /// stand, or web servers.
+    pub fn value(&self, web: bool, port: u16, host: &str) -> String {
+        match &self.format {
+            Some(format) => format.render(port, host),
+            None if web => Template::of_proxy().render(port, host),
+            None => Template::default().render(port, host),
+        }
+    }
+
     /// Whether a statement for the calling shell is written to stdout.
     pub fn announces(&self) -> bool {
         !self.targets.is_empty() && !self.check && self.command.is_empty()

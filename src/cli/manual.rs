@@ -29,7 +29,7 @@ const MORE: &[(&str, &str)] = &[
     ("listen", "Needs --allow unless ADDR is a loopback address. See OTHER NODES OF THE JOB."),
     ("allow", "Names and addresses, separated by commas, blanks or newlines. This node is served in any case, you alone there; any user of an allowed host gets in."),
     ("allow-any-user", "Where a container hides who the users are (exit code 71), nothing else works."),
-    ("format", "{port} and {host} aside, it may hold letters, digits and @:.,/_-+%=."),
+    ("format", "{port} and {host} aside, it may hold letters, digits and @:.,/_-+%=. Where web servers stand behind the variable: http://{host}:{port} unless given."),
     ("shell", "sh serves bash, dash, ksh and zsh as well, csh serves tcsh."),
     ("log", "Start, each reconnection, refused users, end; with -v each client. A file that cannot be opened is exit code 78."),
     ("generate", "One of man, complete-bash, complete-zsh and complete-fish; nothing else is done."),

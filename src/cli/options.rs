@@ -92,7 +92,7 @@ pub const OPTIONS: &[Opt] = {
         opt(Accepted, "k", "", "", "no GSSAPI credentials: they are never forwarded"),
         opt(Accepted, "K", "", "", "GSSAPI is not used"),
         opt(Accepted, "y", "", "", "see --log"),
-        opt(Refused, "D", "", "PORT", "licfwd is no SOCKS proxy; name each server as a target, or use ssh -D"),
+        opt(Refused, "D", "", "PORT", "licfwd is no SOCKS proxy; name each server as a target, web servers as https://HOST (an HTTP proxy), or use ssh -D"),
         opt(Refused, "R", "", "SPEC", "forwards lead from here to the gateway's side only; use ssh -R"),
         opt(Refused, "W", "", "HOST:PORT", "stdin and stdout are not forwarded; use ssh -W, or -L with a fixed port"),
         opt(Refused, "g", "", "", "say who may connect: --listen ADDR --allow HOST, or -L with a bind address"),
@@ -144,7 +144,7 @@ usage: eval $(licfwd [options] [user@]gateway[,gateway...] target...)
 target: [NAME=]host:port[+port...][,host:port[+port...]...]
   Prints 'export NAME=PORT@localhost' (MLM_LICENSE_FILE unless given) or becomes
   the command; PORT leads to host:port for as long as the job lives. One after +
-  keeps its number (RLM). Commas join a triad, brackets hold IPv6.
+  keeps its number (RLM). Commas join a triad; https://HOST is a proxy to HOST.
 ",
     );
     for (kind, heading) in

@@ -110,7 +110,7 @@ impl<'a> Arguments<'a> {
         }
         let (listen, allow) = self.access()?;
         Ok(Invocation {
-            format: self.last("format", Template::parse)?.unwrap_or_default(),
+            format: self.last("format", Template::parse)?,
             ssh_options: self.ssh_options()?,
             background: self.background(!targets.is_empty() || !command.is_empty())?,
             check,
@@ -217,11 +217,13 @@ impl<'a> Arguments<'a> {
         let first = &self.0.free.first().map_or("", String::as_str);
         let targets = words.iter().map(|word| self.targets(word, first));
         let targets: Vec<Vec<Target>> = targets.collect::<Result<_>>()?;
+        let targets = targets.concat();
+        target::check_together(&targets)?;
         match gateways.iter().find_map(|name| port_in(name)) {
             Some(number) if !targets.is_empty() => {
                 Err(usage(format!("{what} {}: a port is given with -p {number}", shown(&gateway))))
             }
-            _ => Ok((gateway, gateways, targets.concat())),
+            _ => Ok((gateway, gateways, targets)),
         }
     }
 

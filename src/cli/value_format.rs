@@ -2,7 +2,8 @@
 
 use crate::target::Parsed;
 
-/// The value of the variable, `{port}@{host}` unless `--format` says otherwise.
+/// The value of the variable, `{port}@{host}` unless `--format` says otherwise; where web
+/// servers stand behind it, `http://{host}:{port}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(String);
 
@@ -13,6 +14,11 @@ impl Default for Template {
 }
 
 impl Template {
+    /// As software wants its proxy.
+    pub fn of_proxy() -> Template {
+        Template("http://{host}:{port}".to_owned())
+    }
+
     /// Reads `{port}`, `{host}`, letters, digits and `@ : . , / _ - + % =`: the
     /// value stands unquoted in a statement that a shell evaluates.
     ///

@@ -56,8 +56,8 @@ pub trait Session: Send {
     /// The session is lost.
     fn opened(&mut self, client: Option<BorrowedFd<'_>>) -> io::Result<Option<Opened>>;
 
-    /// Why a client that was handed over has been refused, once, in the gateway's
-    /// words.
+    /// Why a client has been refused whose channel was there before the gateway's answer,
+    /// in the gateway's words; to be asked once for each of them, as soon as that is known.
     ///
     /// # Errors
     /// The session is lost.
@@ -132,6 +132,10 @@ pub enum Opened {
 /// Every error but `WouldBlock` means that the session is lost. A call that
 /// answered `WouldBlock` has left nothing half done.
 pub trait Channel {
+    /// Whether the license server has taken the connection, as far as was heard.
+    fn is_open(&self) -> bool {
+        true
+    }
     /// Bytes that [`Channel::read`] will return without asking the network; at
     /// least one where it is not known how many.
     fn available(&self) -> usize;

@@ -101,11 +101,10 @@ fn telling_lines(words: &str) -> impl Iterator<Item = &str> {
     lines.filter(|line| line.contains(char::is_alphanumeric) && !line.contains('\u{1}'))
 }
 
-/// Why the last stream that was asked for was not opened.
-pub fn why_not_open(words: &str) -> Option<&str> {
-    let line = words.lines().rfind(|line| line.contains(": open failed: "))?;
-    let (_, why) = line.split_once(": open failed: ")?;
-    Some(why.strip_prefix("connect failed: ").unwrap_or(why).trim())
+/// Why streams that were asked for were not opened, in their order.
+pub fn why_not_open(words: &str) -> impl Iterator<Item = &str> {
+    let refused = words.lines().filter_map(|line| Some(line.split_once(": open failed: ")?.1));
+    refused.map(|why| why.strip_prefix("connect failed: ").unwrap_or(why).trim())
 }
 
 #[cfg(test)]
@@ -204,9 +203,8 @@ mod tests {
     fn a_refused_stream_says_why() {
         let words = "x\nchannel 2: open failed: administratively prohibited: open failed\n\
                      channel 3: open failed: connect failed: Connection refused\r\n";
-        assert_eq!(why_not_open(words), Some("Connection refused"));
-        assert_eq!(why_not_open("Warning: x"), None);
-        let first = words.lines().nth(1).unwrap();
-        assert!(why_not_open(first).unwrap().contains("prohibited"));
+        let why: Vec<&str> = why_not_open(words).collect();
+        assert_eq!(why, ["administratively prohibited: open failed", "Connection refused"]);
+        assert_eq!(why_not_open("Warning: x").count(), 0);
     }
 }

@@ -127,7 +127,8 @@ impl Acceptor {
             match admission {
                 Admission::Welcome => {
                     let (to, _presence) = (from.to.clone(), from.usage.enter());
-                    let client = Client { socket, ends, who, listener, to, _presence };
+                    let asked = None;
+                    let client = Client { socket, ends, who, listener, to, asked, _presence };
                     accepted.push(Waiting { client, since: Instant::now() })
                 }
                 Admission::Gone => self.tell_gone(&who),

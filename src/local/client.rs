@@ -35,8 +35,12 @@ pub struct Client {
     pub who: String,
     /// Which listener it came through, as an index.
     pub listener: usize,
-    /// Where that led when it came.
+    /// Where that led when it came; where it led to web servers, which of them it has
+    /// asked for, once it has.
     pub to: Destination,
+    /// What it has said behind its request for a web server, until that is passed on;
+    /// `None`: it has asked for none.
+    pub asked: Option<Vec<u8>>,
     /// Counts it among that listener's clients.
     pub _presence: Presence,
 }

@@ -12,5 +12,5 @@ pub use accept::Acceptor;
 pub use client::{Client, Local, Waiting};
 pub use listener::{Listener, make_way};
 pub use owner::Access;
-pub use ports::{Addresses, LocalPorts};
+pub use ports::{Addresses, BoundServer, LocalPorts};
 pub use random_port::RandomPort;

@@ -7,15 +7,17 @@ use crate::error::{Code, Context, Error, Result};
 use crate::log::Log;
 use crate::retry::Limits;
 use crate::sys::node_name;
-use crate::target::{Destination, Forward, Server, Target};
+use crate::target::{Behind, Destination, Forward, Server, Target, WebHosts};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr};
 
-/// A license server with all its ports bound.
+/// A license server, or a target's web servers, with all ports bound.
 #[derive(Debug)]
 pub struct BoundServer {
-    /// `host:port` as the gateway knows it.
+    /// As messages call it: `host:port` as the gateway knows it.
     pub name: String,
+    /// Whether it is web servers.
+    pub is_web: bool,
     /// The host to announce to the software.
     pub host: String,
     /// The port to announce.
@@ -68,7 +70,7 @@ pub struct Variable {
 pub struct LocalPorts {
     /// Every forwarded port.
     pub listeners: Vec<Listener>,
-    /// Every license server of the targets.
+    /// Every license server of the targets, and the web servers of each.
     pub servers: Vec<BoundServer>,
     /// What to announce.
     pub variables: Vec<Variable>,
@@ -86,6 +88,28 @@ enum Place {
     Address(IpAddr),
     /// They are bound already.
     Bound(std::vec::IntoIter<Listener>),
+}
+
+/// What ports are bound for.
+struct Wanted<'a> {
+    /// As messages call it.
+    name: String,
+    /// That port, which is drawn here,
+    port: u16,
+    /// and those, which keep their numbers.
+    kept: &'a [u16],
+}
+
+impl Wanted<'_> {
+    fn of(server: &Server) -> Wanted<'_> {
+        Wanted { name: server.to_string(), port: server.port, kept: &server.kept }
+    }
+
+    fn for_proxy(hosts: &WebHosts) -> Wanted<'static> {
+        let first = hosts.first();
+        let name = first.map_or_else(|| hosts.to_string(), |first| first.to_string());
+        Wanted { name, port: 0, kept: &[] }
+    }
 }
 
 /// How many ports or addresses are tried before giving up.
@@ -140,19 +164,30 @@ impl LocalPorts {
     }
 
     fn add_all(&mut self, targets: &[Target], place: &mut Place, log: &Log) -> Result<()> {
-        let servers = targets.iter().flat_map(|target| &target.servers);
+        let servers = targets.iter().flat_map(Target::servers);
         let kept = servers.flat_map(|server| server.kept.iter().copied());
         self.random = RandomPort::new(kept.collect());
         for target in targets {
-            let (name, count) = (&target.name, target.servers.len());
-            if !matches!(count, 1 | 3) {
+            let (name, count) = (&target.name, target.servers().len());
+            if !matches!(count, 0 | 1 | 3) {
                 log.note(format_args!(
                     "warning: {name}: {count} servers joined by commas; FlexNet's redundant servers are exactly three, and independent ones are targets of their own ({name}=a:1 {name}=b:1)"
                 ));
             }
-            let servers = target.servers.iter();
-            let group = servers.map(|server| self.add(server, place));
-            let group = group.collect::<Result<Vec<usize>>>()?;
+            let group = match &target.behind {
+                Behind::Licenses(servers) => {
+                    let group = servers.iter().map(|server| {
+                        let host = || server.host.clone();
+                        let to = |port| Destination::Tcp { host: host(), port };
+                        self.add(Wanted::of(server), false, to, place)
+                    });
+                    group.collect::<Result<Vec<usize>>>()?
+                }
+                Behind::Web(hosts) => {
+                    let to = |_| Destination::Web(hosts.clone());
+                    vec![self.add(Wanted::for_proxy(hosts), true, to, place)?]
+                }
+            };
             match self.variables.iter_mut().find(|v| v.name == *name) {
                 Some(variable) => variable.groups.push(group),
                 None => self.variables.push(Variable { name: name.clone(), groups: vec![group] }),
@@ -161,24 +196,29 @@ impl LocalPorts {
         Ok(())
     }
 
-    fn add(&mut self, server: &Server, place: &mut Place) -> Result<usize> {
+    fn add(
+        &mut self,
+        wanted: Wanted<'_>,
+        is_web: bool,
+        to: impl Fn(u16) -> Destination,
+        place: &mut Place,
+    ) -> Result<usize> {
         let (host, at, bound) = match place {
-            Place::Address(address) => bind_for_other_nodes(server, *address, &self.random)?,
+            Place::Address(address) => bind_for_other_nodes(&wanted, *address, &self.random)?,
             Place::ThisNode(name) => {
-                bind_for_this_node(server, name, &self.random, &mut self.notes)?
+                bind_for_this_node(&wanted, name, &self.random, &mut self.notes)?
             }
-            Place::Bound(listeners) => take_bound(server, listeners)?,
+            Place::Bound(listeners) => take_bound(&wanted, listeners)?,
         };
         let first = self.listeners.len();
         let announced = bound[0].1;
-        let remote = [&[server.port], &server.kept[..]].concat();
+        let remote = [&[wanted.port], wanted.kept].concat();
         for ((sockets, _), port) in bound.into_iter().zip(remote) {
-            let host = server.host.clone();
-            let to = Destination::Tcp { host, port };
-            self.listeners.push(Listener::new(sockets, to));
+            self.listeners.push(Listener::new(sockets, to(port)));
         }
         self.servers.push(BoundServer {
-            name: server.to_string(),
+            name: wanted.name,
+            is_web,
             host,
             port: announced,
             listeners: first..self.listeners.len(),
@@ -223,18 +263,18 @@ fn draw<T, E>(mut attempt: impl FnMut() -> std::result::Result<T, E>) -> std::re
 }
 
 fn bind_for_this_node(
-    server: &Server,
+    wanted: &Wanted<'_>,
     name: &str,
     random: &RandomPort,
     notes: &mut Vec<String>,
 ) -> Result<(String, Addresses, ServerPorts)> {
     let mut ports = vec![bind_random(Addresses::Loopback, random)?];
-    let Err((taken, _)) = bind_all(&mut ports, &server.kept, Addresses::Loopback) else {
+    let Err((taken, _)) = bind_all(&mut ports, wanted.kept, Addresses::Loopback) else {
         return Ok((name.to_owned(), Addresses::Loopback, ports));
     };
     // The license manager tells its client the port's number, so the number
     // stays and the address moves.
-    let numbers = [&[server.port], &server.kept[..]].concat();
+    let numbers = [&[wanted.port], wanted.kept].concat();
     let address = draw(|| {
         let address = random_loopback();
         ports.clear();
@@ -242,16 +282,17 @@ fn bind_for_this_node(
         bound.map_or_else(|(_, e)| Err(e), |()| Ok(address))
     });
     let address = address.context(Code::NoPort, || {
-        format!("cannot bind port {taken} for license server {server}: it is taken on localhost, and on {MAX_DRAWS} other loopback addresses")
+        format!("cannot bind port {taken} for license server {}: it is taken on localhost, and on {MAX_DRAWS} other loopback addresses", wanted.name)
     })?;
     notes.push(format!(
-        "port {taken} is taken on this node: license server {server} is at {address} here instead of localhost; nothing has to be done"
+        "port {taken} is taken on this node: license server {} is at {address} here instead of localhost; nothing has to be done",
+        wanted.name
     ));
     Ok((address.to_string(), Addresses::One(address.into()), ports))
 }
 
 fn bind_for_other_nodes(
-    server: &Server,
+    wanted: &Wanted<'_>,
     address: IpAddr,
     random: &RandomPort,
 ) -> Result<(String, Addresses, ServerPorts)> {
@@ -261,8 +302,9 @@ fn bind_for_other_nodes(
         return Err(Error::new(Code::Usage, what));
     }
     let mut ports = vec![bind_random(at, random)?];
-    bind_all(&mut ports, &server.kept, at).or_else(|(port, e)| {
-        let what = || format!("cannot bind port {port} on {address} for license server {server}");
+    bind_all(&mut ports, wanted.kept, at).or_else(|(port, e)| {
+        let name = &wanted.name;
+        let what = || format!("cannot bind port {port} on {address} for license server {name}");
         let way_out =
             "its number cannot be changed, so another node or another job's end is the way out";
         Err(e).advise(Code::NoPort, what, way_out)
@@ -275,16 +317,17 @@ fn bind_for_other_nodes(
 }
 
 fn take_bound(
-    server: &Server,
+    wanted: &Wanted<'_>,
     listeners: &mut std::vec::IntoIter<Listener>,
 ) -> Result<(String, Addresses, ServerPorts)> {
-    let taken = listeners.take(1 + server.kept.len());
+    let taken = listeners.take(1 + wanted.kept.len());
     let address = |listener: &Listener| listener.sockets.first()?.address();
     let ports: Vec<_> = taken.filter_map(|it| Some((address(&it)?, it.sockets))).collect();
     let first = ports.first().map(|(address, _)| address.ip());
     let ports: ServerPorts = ports.into_iter().map(|(at, sockets)| (sockets, at.port())).collect();
-    let Some(ip) = first.filter(|_| ports.len() == 1 + server.kept.len()) else {
-        let what = format!("the ports that are bound are not those of license server {server}");
+    let Some(ip) = first.filter(|_| ports.len() == 1 + wanted.kept.len()) else {
+        let name = &wanted.name;
+        let what = format!("the ports that are bound are not those of license server {name}");
         return Err(Error::new(Code::NoPort, what));
     };
     Ok(match ip {

@@ -2,7 +2,7 @@
 
 use crate::cli::{Invocation, Shell};
 use crate::error::{Code, Context, Result};
-use crate::local::LocalPorts;
+use crate::local::{BoundServer, LocalPorts};
 use crate::log::Log;
 use crate::sys;
 use std::fmt::Display;
@@ -26,8 +26,11 @@ pub fn variables(invocation: &Invocation, bound: &LocalPorts, log: &Log) -> Vec<
         ));
     }
     let server = |i: &usize| {
-        let server = &bound.servers[*i];
-        invocation.format.render(server.port, &server.host)
+        let BoundServer { port, host, is_web, .. } = &bound.servers[*i];
+        // As a URL has it (RFC 3986, section 3.2.2).
+        let brackets = *is_web && host.contains(':');
+        let host = if brackets { format!("[{host}]") } else { host.clone() };
+        invocation.value(*is_web, *port, &host)
     };
     let group = |group: &Vec<usize>| group.iter().map(server).collect::<Vec<_>>().join(join);
     let variables = bound.variables.iter().map(|variable| {
@@ -39,10 +42,15 @@ pub fn variables(invocation: &Invocation, bound: &LocalPorts, log: &Log) -> Vec<
 
 /// The statement that sets `variables`, on one line, safe under both
 /// `eval $(...)` and `eval "$(...)"`: names and values hold nothing that a shell
-/// would split, expand or quote (the command line has seen to that).
+/// would split, expand or quote (the command line has seen to that), but for the
+/// brackets of an IPv6 address in a URL.
 fn statement(shell: Shell, variables: &[(String, String)]) -> String {
     let settings: Vec<String> = variables
         .iter()
+        .map(|(name, value)| match value.contains('[') {
+            true => (name, format!("'{value}'")),
+            false => (name, value.clone()),
+        })
         .map(|(name, value)| match shell {
             Shell::Sh => format!("{name}={value}"),
             Shell::Csh => format!("setenv {name} {value}"),
@@ -165,9 +173,13 @@ pub fn tell_what_surprises(invocation: &Invocation, log: &Log) {
         );
     }
     for (name, value) in &invocation.replaced {
+        let one_call = match value.starts_with("http://") {
+            true => format!("{name}=https://first,second"),
+            false => format!("{name}=first:PORT {name}=second:PORT"),
+        };
         log.note(format_args!(
             "{name}={value}, which leads to this node already, is replaced; for both servers \
-             one call: licfwd GATEWAY {name}=first:PORT {name}=second:PORT"
+             one call: licfwd GATEWAY {one_call}"
         ));
     }
 }

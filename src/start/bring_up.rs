@@ -10,7 +10,7 @@ use crate::local::{self, Access, LocalPorts};
 use crate::log::Log;
 use crate::retry::{Deadline, Limits};
 use crate::sys;
-use crate::target::{Destination, ForwardSide, Server};
+use crate::target::{Behind, Destination, ForwardSide, Server, Target};
 use crate::tunnel::{Job, Parts, Reconnect, Restart, Tunnel};
 use std::fs::File;
 use std::path::PathBuf;
@@ -195,9 +195,12 @@ pub(super) fn gateways(invocation: &Invocation) -> Gateways {
 /// The license servers of which one has to answer through a gateway that is new.
 pub(super) fn probes(invocation: &Invocation) -> Vec<Destination> {
     let targets = invocation.targets.iter().filter(|_| invocation.probe);
-    let servers = targets.flat_map(|target| &target.servers);
     let first = |server: &Server| Destination::Tcp { host: server.host.clone(), port: server.port };
-    servers.map(first).collect()
+    let probes = |target: &Target| match &target.behind {
+        Behind::Licenses(servers) => servers.iter().map(first).collect(),
+        Behind::Web(hosts) => Vec::from_iter(hosts.first()),
+    };
+    targets.flat_map(probes).collect()
 }
 
 /// Three steps are closures, because in the background two processes share them, and

@@ -5,6 +5,7 @@ use crate::gateway::{self, PortResult, Session};
 use crate::local::LocalPorts;
 use crate::log::Log;
 use crate::retry::Limits;
+use crate::target::Destination;
 
 /// What is known of each port of the targets.
 pub struct ProbeResults<'a> {
@@ -20,7 +21,7 @@ impl ProbeResults<'_> {
     }
 
     /// Opens and closes a stream to every port of the targets that has not been
-    /// asked yet. Where the session is not free afterwards, the last question still
+    /// asked yet; of web servers to the first, unless that is any. Where the session is not free afterwards, the last question still
     /// hangs in it (libssh2 cannot take an open back): go on with another session.
     ///
     /// # Errors
@@ -31,7 +32,13 @@ impl ProbeResults<'_> {
             if self.listeners[listener].is_some() || !session.is_free() {
                 continue;
             }
-            let to = &self.bound.listeners[listener].to;
+            let to = match &self.bound.listeners[listener].to {
+                Destination::Web(hosts) => hosts.first(),
+                to => Some(to.clone()),
+            };
+            let Some(to) = &to else {
+                continue;
+            };
             let limit = limits.next_step();
             let result = gateway::probe(session, to, limit).judged(to, limit)?;
             let outcome = result.as_ref().map_or_else(String::as_str, |()| "answers");

@@ -22,6 +22,8 @@ fn targets() {
         ("[::1]:080", "MLM_LICENSE_FILE=[::1]:80"),
         ("_x9=[fe80::1%eth0.1]:1+3,h_-1:2", "_x9=[fe80::1%eth0.1]:1+3,h_-1:2"),
         ("[lic]:1", "MLM_LICENSE_FILE=lic:1"),
+        ("https://token.gurobi.com", "https_proxy=https://token.gurobi.com:443"),
+        ("A=https://a/,https://b:1", "A=https://a:443,b:1"),
     ] {
         let target = parse_target(text).unwrap();
         assert_eq!(target.to_string(), printed);
@@ -53,7 +55,7 @@ fn a_host_and_its_port() {
 #[test]
 fn kept_ports_stand_apart() {
     let target = parse_target("A=[::1]:27000+27001+27002").unwrap();
-    let server = &target.servers[0];
+    let server = &target.servers()[0];
     assert_eq!((server.host.as_str(), server.port), ("::1", 27000));
     assert_eq!(server.kept, [27001, 27002]);
     assert_eq!(server.to_string(), "[::1]:27000");
@@ -124,12 +126,29 @@ fn bad_targets() {
         ("UID=h:1", "belongs to"),
         ("_=h:1", "belongs to"),
         ("fish_pid=h:1", "belongs to"),
+        ("http://h", "only https://"),
+        ("A=ftp://h", "only https://"),
+        ("PATH=https://h", "belongs to"),
+        ("A;id=https://h", "variable"),
         (&format!("{}:1", "a".repeat(254)), "expected letters"),
     ] {
         let error = parse_target(text).expect_err(text);
         assert_eq!(error.code, Code::Usage);
         assert!(error.to_string().contains(why), "{text:?}: {error}");
         refused(text, &error.to_string());
+    }
+}
+
+#[test]
+fn a_variable_names_one_proxy() {
+    let check = |words: &[&str]| {
+        let targets: Vec<Target> = words.iter().map(|word| parse_target(word).unwrap()).collect();
+        check_together(&targets)
+    };
+    assert!(check(&["https://a", "A=https://b", "B=c:1", "B=d:1"]).is_ok());
+    for twice in [["https://a", "https://b"], ["A=https://a", "A=b:1"]] {
+        let error = check(&twice).unwrap_err();
+        assert!(error.to_string().contains("=https://first,second"), "{error}");
     }
 }
 
@@ -229,6 +248,7 @@ fn forwards_mean_what_ssh_takes_them_for() {
         let to = match &forward.to {
             Destination::Tcp { host, port } => format!("[{host}]:{port}"),
             Destination::Unix(path) => path.clone(),
+            Destination::Web(_) => unreachable!("-L names one"),
         };
         let ssh = Command::new("ssh")
             .args(["-F", "none", "-G", "-L", &text, "host"])

@@ -1,6 +1,6 @@
 //! Variables as license managers' modules set them; pure.
 
-use super::{Parsed, Target, quoted, targets};
+use super::{Parsed, Target, quoted, split_port, targets};
 
 /// The servers that the variable `name` has now, as its software's module set it.
 ///
@@ -9,6 +9,12 @@ use super::{Parsed, Target, quoted, targets};
 pub fn of_variable(name: &str, value: &str) -> Parsed<Vec<Target>> {
     let prefix = format!("{name}=");
     let write = format!("write {prefix}licserver:27000, for example");
+    if value.contains("://") {
+        return Err(format!(
+            "its value {} is a proxy; name the hosts to reach: write {prefix}https://token.gurobi.com, for example",
+            quoted(value)
+        ));
+    }
     if value.contains('/') {
         return Err(format!(
             "its value {} is a file name; the servers stand on that file's SERVER lines: {write}",
@@ -27,8 +33,12 @@ pub fn of_variable(name: &str, value: &str) -> Parsed<Vec<Target>> {
 
 /// Whether the value of a variable names this node, as one that licfwd has set does.
 pub fn leads_here(value: &str) -> bool {
+    let is_here = |host: &str| host == "localhost" || host.starts_with("127.");
+    if let Some(proxy) = value.strip_prefix("http://") {
+        return is_here(split_port(proxy).0);
+    }
     let hosts = value.split([':', ',']).filter_map(|server| Some(server.split_once('@')?.1));
-    let mut hosts = hosts.map(|host| host == "localhost" || host.starts_with("127."));
+    let mut hosts = hosts.map(is_here);
     hosts.next().is_some_and(|here| here || hosts.any(|here| here))
 }
 

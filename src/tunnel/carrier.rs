@@ -1,16 +1,18 @@
 //! One session with the gateway, and the clients that it carries.
 
+use super::connect_head::GRANTED;
 use super::first_answer::Heard;
 use super::handed_over::HandedOver;
 use super::relay::Relay;
 use super::seat::{Seat, Served};
 use super::token::Token;
 use crate::config::Silence;
-use crate::gateway::{CarriedBy, Channel, End, Opened, Session};
-use crate::local::{Client, Local, Waiting};
+use crate::gateway::{CarriedBy, Channel, Opened, Session};
+use crate::local::{Client, Waiting};
 use crate::sys::{self, Epoll, Event, Interest};
 use crate::target::Destination;
 use std::io::{self, ErrorKind};
+use std::mem;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -161,31 +163,10 @@ impl Carrier {
         let Some(Some(seat)) = self.slots.get_mut(slot) else {
             return Ok(());
         };
-        match (&mut seat.served, token) {
-            (Served::Relayed(relay), Token::Client(..)) => {
-                if event.writable() {
-                    relay.carry_down(buffer)?;
-                }
-                if event.readable() {
-                    relay.carry_up(true, buffer)?;
-                }
-            }
-            (Served::Relayed(relay), Token::End(..)) => {
-                if let Some(End::Refused) = relay.remote.own_socket().and_then(|it| it.end()) {
-                    relay.local.break_off();
-                    relay.abandon();
-                }
-                relay.carry_down(buffer)?;
-            }
-            (Served::Relayed(relay), _) => {
-                if let Some(socket) = relay.remote.own_socket() {
-                    socket.is_ready(event);
-                }
-                relay.carry_down(buffer)?;
-                relay.carry_up(false, buffer)?;
-            }
-            (Served::HandedOver(client), Token::Client(..)) => client.client_is_ready(buffer),
-            (Served::HandedOver(client), _) => client.channel_is_ready(),
+        if seat.is_ready(token, event, buffer)? {
+            // Where nothing is said, the session's socket tells why.
+            let why = self.session.why_refused();
+            seat.refused = Some(why.unwrap_or_else(|e| e.to_string()));
         }
         // Writing to a channel reads the socket first: others may have got data.
         self.unfinished = true;
@@ -290,7 +271,7 @@ impl Carrier {
     /// Waits on the session's socket, or no longer.
     fn listen(&mut self, epoll: &Epoll) -> io::Result<()> {
         let listens = self.session.listens();
-        if listens != std::mem::replace(&mut self.listening, listens) {
+        if listens != mem::replace(&mut self.listening, listens) {
             let (socket, token) = (self.session.socket(), Token::Session(self.number).pack());
             match listens {
                 true => epoll.add(socket, token, Interest::READ)?,
@@ -341,6 +322,9 @@ impl Carrier {
                 let mut relay = Relay::new(waiting.client, channel);
                 if reads {
                     relay.read_first_answer();
+                }
+                if let Some(early) = relay.local.asked.as_mut().map(mem::take) {
+                    relay.reply_when_open(GRANTED, early);
                 }
                 // Nearly every client speaks first, and has done so by now.
                 self.carried |= relay.carry_up(true, buffer)?;
@@ -416,17 +400,19 @@ impl Carrier {
     /// find the next client in the slot, who is asked in vain whether he is ready.
     fn retire(&mut self, slot: usize, reports: &mut Vec<Report>) {
         if let Some(seat) = self.slots[slot].take() {
-            reports.push(match seat.served {
-                Served::Relayed(relay) => {
+            let refused = |client, why| {
+                let now = Instant::now();
+                Report::Refused(Waiting { client, since: now }, now, why)
+            };
+            reports.push(match (seat.served, seat.refused) {
+                (Served::Relayed(relay), Some(why)) => refused(relay.local, why),
+                (Served::HandedOver(it), Some(why)) => refused(it.client, why),
+                (Served::Relayed(relay), None) => {
                     self.closing.push(relay.remote);
                     let bytes = (relay.bytes_up, relay.bytes_down);
                     Report::Ended(relay.local.who, Some(bytes))
                 }
-                Served::HandedOver(it) if it.is_refused() => {
-                    let waiting = Waiting { client: it.client, since: Instant::now() };
-                    Report::Refused(waiting, Instant::now(), "ssh says why".into())
-                }
-                Served::HandedOver(it) => Report::Ended(it.client.who, None),
+                (Served::HandedOver(it), None) => Report::Ended(it.client.who, None),
             });
             self.free.push(slot);
         }

@@ -1,6 +1,8 @@
 //! Serves, after the fork: carries clients' bytes until the job ends.
 
 mod carrier;
+mod connect_head;
+mod connect_proxy;
 mod first_answer;
 mod flexnet;
 mod handed_over;

@@ -55,6 +55,8 @@ pub struct Relay<L, R: ?Sized> {
     down: Direction,
     /// The license server's first words, until they have passed.
     first: Option<Box<FirstAnswer>>,
+    /// What the client gets first, as soon as the stream is open.
+    reply: Option<&'static [u8]>,
     /// Bytes carried to the license server.
     pub bytes_up: u64,
     /// Bytes carried to the client.
@@ -81,6 +83,7 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
             up: Direction::new(),
             down: Direction::new(),
             first: None,
+            reply: None,
             bytes_up: 0,
             bytes_down: 0,
         }
@@ -89,6 +92,23 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
     /// Before anything is carried: what the license server says first is to be read.
     pub fn read_first_answer(&mut self) {
         self.first = Some(Box::new(FirstAnswer::new()));
+    }
+
+    /// Before anything is carried: the client has said `early` already, and gets `reply`
+    /// first, as soon as the stream is open.
+    pub fn reply_when_open(&mut self, reply: &'static [u8], early: Vec<u8>) {
+        self.up.held = early;
+        self.reply = Some(reply);
+        self.reply_if_open();
+    }
+
+    /// The stream may be open by now.
+    pub fn reply_if_open(&mut self) {
+        if self.remote.is_open()
+            && let Some(reply) = self.reply.take()
+        {
+            self.deliver_later(reply.to_owned());
+        }
     }
 
     /// What it has said first, once that is known. After an answer nothing is carried
@@ -146,6 +166,7 @@ impl<L: Local, R: Channel + ?Sized> Relay<L, R> {
     pub fn down_is_due(&self) -> bool {
         self.down.flow == Flow::Open
             && self.down.held.is_empty()
+            && self.reply.is_none()
             && !matches!(self.first.as_deref(), Some(FirstAnswer::Whole(..)))
             && (self.remote.available() > 0 || self.remote.at_end())
     }

@@ -9,7 +9,7 @@
 use super::job::Job;
 use crate::local::Listener;
 use crate::sys;
-use crate::target::Destination;
+use crate::target::{Destination, WebHosts};
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -55,13 +55,14 @@ impl Restart {
     }
 }
 
-/// `FD[,FD] PORT HOST`, or `FD - PATH`.
+/// `FD[,FD] PORT HOST`, `FD - PATH`, or `FD[,FD] = HOSTS`.
 fn describe(listener: &Listener) -> OsString {
     let numbers = listener.sockets.iter().map(|socket| socket.number().to_string());
     let numbers = numbers.collect::<Vec<_>>().join(",");
     match &listener.to {
         Destination::Tcp { host, port } => format!("{numbers} {port} {host}"),
         Destination::Unix(path) => format!("{numbers} - {path}"),
+        Destination::Web(hosts) => format!("{numbers} = {hosts}"),
     }
     .into()
 }
@@ -71,6 +72,7 @@ fn listener(word: &str) -> Option<Listener> {
     let (numbers, port, host) = (parts.next()?, parts.next()?, parts.next()?.to_owned());
     let to = match port {
         "-" => Destination::Unix(host),
+        "=" => Destination::Web(WebHosts::parse(&host).ok()?),
         port => Destination::Tcp { host, port: port.parse().ok()? },
     };
     let kept = numbers.split(',').map(|number| sys::take_kept(number.parse().ok()?).ok());

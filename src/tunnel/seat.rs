@@ -3,9 +3,9 @@
 use super::handed_over::HandedOver;
 use super::relay::Relay;
 use super::token::Token;
-use crate::gateway::{self, Channel};
+use crate::gateway::{self, Channel, End};
 use crate::local::Client;
-use crate::sys::{Epoll, Interest};
+use crate::sys::{Epoll, Event, Interest};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -21,6 +21,8 @@ pub enum Served {
 pub struct Seat {
     /// How it is served.
     pub served: Served,
+    /// Why there is no channel for it after all, where that is so.
+    pub refused: Option<String>,
     /// What epoll knows of the client's socket; `None`: it is not there.
     watched: Option<Interest>,
     /// The same of the channel's own descriptor, where it has one.
@@ -32,7 +34,7 @@ pub struct Seat {
 impl Seat {
     /// epoll knows nothing of it yet.
     pub fn new(served: Served) -> Seat {
-        Seat { served, watched: None, channel_watched: None, end_watched: None }
+        Seat { served, refused: None, watched: None, channel_watched: None, end_watched: None }
     }
 
     /// The client.
@@ -41,6 +43,47 @@ impl Seat {
             Served::Relayed(relay) => &relay.local,
             Served::HandedOver(handed_over) => &handed_over.client,
         }
+    }
+
+    /// Carries what can be carried where the client's socket is ready, or its channel's
+    /// own, as `token` says. Returns whether it turns out that there is no channel for it.
+    ///
+    /// # Errors
+    /// The session is lost.
+    pub fn is_ready(&mut self, token: Token, event: &Event, buffer: &mut [u8]) -> io::Result<bool> {
+        let mut refused = false;
+        match (&mut self.served, token) {
+            (Served::Relayed(relay), Token::Client(..)) => {
+                if event.writable() {
+                    relay.carry_down(buffer)?;
+                }
+                if event.readable() {
+                    relay.carry_up(true, buffer)?;
+                }
+            }
+            (Served::Relayed(relay), Token::End(..)) => {
+                let end = relay.remote.own_socket().and_then(|it| it.end());
+                refused = end == Some(End::Refused);
+                if refused {
+                    relay.abandon();
+                }
+                relay.reply_if_open();
+                relay.carry_down(buffer)?;
+            }
+            (Served::Relayed(relay), _) => {
+                if let Some(socket) = relay.remote.own_socket() {
+                    socket.is_ready(event);
+                }
+                relay.carry_down(buffer)?;
+                relay.carry_up(false, buffer)?;
+            }
+            (Served::HandedOver(client), Token::Client(..)) => client.client_is_ready(buffer),
+            (Served::HandedOver(client), _) => {
+                client.channel_is_ready();
+                refused = client.is_refused();
+            }
+        }
+        Ok(refused)
     }
 
     /// Tells epoll what this client waits for. A socket with nothing to wait for

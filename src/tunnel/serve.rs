@@ -5,6 +5,7 @@
 //! ```text
 //! local/listener   its connection waits in the kernel
 //! local/accept     accepted; its user is checked (local/owner)
+//! tunnel/connect_proxy  where web servers are behind the port: asks for one of them
 //! tunnel/serve     in the queue, until a session is free to ask the gateway
 //! tunnel/carrier   asks for a channel, gives it a slot, looks at it in each turn
 //! tunnel/relay     its bytes, both ways, until each direction has ended;
@@ -13,6 +14,7 @@
 //! ```
 
 use super::carrier::Carrier;
+use super::connect_proxy::ConnectProxy;
 use super::job::Job;
 use super::pool::{MAX_SESSIONS, Pool, SLOW_ANSWER};
 use super::reconnect::{Outcome, Reconnect};
@@ -55,6 +57,8 @@ pub struct Parts {
 
 /// How long new clients wait for a gateway that is lost.
 const MAX_WAIT_FOR_GATEWAY: Duration = Duration::from_secs(10);
+/// What those are told of them who understand it.
+const NO_GATEWAY: &str = "the gateway is lost";
 /// Bytes read in one go. Instead of 32 kB: some 10 % more through a socket of
 /// ssh's, and 4 % by libssh2, which writes 32700 bytes at most in one call.
 const BUFFER: usize = 131_072;
@@ -63,6 +67,7 @@ const BUFFER: usize = 131_072;
 pub struct Tunnel {
     acceptor: Acceptor,
     vendor_ports: VendorPorts,
+    proxy: ConnectProxy,
     restart: Restart,
     reconnect: Reconnect,
     /// How a silent gateway is noticed.
@@ -99,6 +104,7 @@ impl Tunnel {
         let mut tunnel = Tunnel {
             acceptor: Acceptor::new(parts.bound.listeners, parts.access, token, log),
             vendor_ports,
+            proxy: ConnectProxy::new(Arc::clone(&parts.log)),
             restart: parts.restart,
             silence: parts.reconnect.silence(),
             reconnect: parts.reconnect,
@@ -178,6 +184,10 @@ impl Tunnel {
             Token::Urgent => {}
             Token::Attempt => self.end_attempt(),
             Token::Listener(listener, socket) => self.accept(listener, socket),
+            Token::Guest(number) => {
+                let waiting = self.proxy.is_ready(number, &self.epoll, &mut self.buffer);
+                waiting.into_iter().for_each(|waiting| self.enqueue(waiting));
+            }
             Token::Session(number)
             | Token::Client(number, _)
             | Token::Channel(number, _)
@@ -249,7 +259,7 @@ impl Tunnel {
             Some(waiting) if waiting.since.elapsed() < MAX_WAIT_FOR_GATEWAY => {
                 self.queue.push_front(waiting);
             }
-            Some(waiting) => waiting.client.reset(),
+            Some(waiting) => self.turn_away(waiting, why),
             None => {}
         }
         sys::trim_memory();
@@ -302,14 +312,14 @@ impl Tunnel {
                     "giving up on {}: {e}; the ports stay bound until the job ends",
                     self.reconnect.all_gateways()
                 ));
-                self.close_waiting(|_| true);
+                self.close_waiting(NO_GATEWAY, |_| true);
             }
         }
     }
 
     fn look_after_the_gateway(&mut self) {
         if self.pool.is_empty() {
-            self.close_waiting(|waiting| waiting.since.elapsed() >= MAX_WAIT_FOR_GATEWAY);
+            self.close_waiting(NO_GATEWAY, |it| it.since.elapsed() >= MAX_WAIT_FOR_GATEWAY);
             if self.lost.is_some() {
                 self.reconnect.want();
             }
@@ -336,6 +346,7 @@ impl Tunnel {
         let token = Token::Attempt.pack();
         self.reconnect.start_when_due(&self.epoll, token, &self.log);
         self.acceptor.resume_when_due(&self.epoll);
+        self.proxy.close_late();
     }
 
     // ---- time ------------------------------------------------------------
@@ -348,6 +359,7 @@ impl Tunnel {
             self.shutdown.due(self.clients()),
             self.reconnect.due(),
             self.acceptor.due(),
+            self.proxy.due(),
             oldest.map(|waiting| until(waiting.since, MAX_WAIT_FOR_GATEWAY)),
         ];
         for carrier in self.pool.iter() {

@@ -22,6 +22,8 @@ pub enum Token {
     Channel(usize, usize),
     /// What tells how that channel ends is.
     End(usize, usize),
+    /// The client of web servers with that number, which is not connected.
+    Guest(usize),
 }
 
 const KIND: u32 = 56;
@@ -38,6 +40,7 @@ impl Token {
             Token::Client(session, slot) => (4, session, slot),
             Token::Channel(session, slot) => (5, session, slot),
             Token::End(session, slot) => (6, session, slot),
+            Token::Guest(number) => (7, 0, number),
         };
         kind << KIND | (upper as u64) << UPPER | lower as u64
     }
@@ -53,7 +56,8 @@ impl Token {
             3 => Token::Session(upper),
             4 => Token::Client(upper, lower),
             5 => Token::Channel(upper, lower),
-            _ => Token::End(upper, lower),
+            6 => Token::End(upper, lower),
+            _ => Token::Guest(lower),
         }
     }
 }
@@ -74,6 +78,7 @@ mod tests {
                     Token::Client(n, m),
                     Token::Channel(n, m),
                     Token::End(n, m),
+                    Token::Guest(m),
                 ] {
                     assert_eq!(Token::unpack(token.pack()), token);
                 }

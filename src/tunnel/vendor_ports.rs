@@ -61,6 +61,7 @@ impl VendorPorts {
         let to = |listener: usize| match &bound.listeners[listener].to {
             Destination::Tcp { host, port } => (host.clone(), *port),
             Destination::Unix(path) => (path.clone(), 0),
+            Destination::Web(hosts) => (hosts.to_string(), 0),
         };
         let servers = bound.servers.iter().enumerate().map(|(number, server)| {
             let groups = bound.variables.iter().flat_map(|variable| &variable.groups);
@@ -87,6 +88,7 @@ impl VendorPorts {
                 .servers
                 .iter()
                 .enumerate()
+                .filter(|(_, it)| !it.is_web)
                 .map(|(n, it)| (it.listeners.start, n))
                 .collect(),
             random: std::mem::take(&mut bound.random),
@@ -216,7 +218,7 @@ impl VendorPorts {
         let told = all.find(|port| port.listener == client.listener)?.told.clone()?;
         let number = |to: &Destination| match to {
             Destination::Tcp { port, .. } => Some(*port),
-            Destination::Unix(_) => None,
+            Destination::Unix(_) | Destination::Web(_) => None,
         };
         (told != client.to && number(&told) == number(&client.to)).then_some(told)
     }

@@ -39,6 +39,8 @@ mod silence;
 mod slurm;
 #[path = "../stuck.rs"]
 mod stuck;
+#[path = "../web.rs"]
+mod web;
 
 use crate::rig::flexnet::{FlexNet, check_out};
 use crate::rig::job::over_ssh;

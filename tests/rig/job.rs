@@ -203,10 +203,11 @@ impl Outcome {
     }
 }
 
-/// The port of `PORT@localhost`.
+/// The port of `PORT@localhost`, or of a proxy, `http://localhost:PORT`.
 #[track_caller]
 pub fn port_of(value: &str) -> u16 {
-    let port = value.trim().strip_suffix("@localhost");
+    let value = value.trim();
+    let port = value.strip_suffix("@localhost").or(value.strip_prefix("http://localhost:"));
     port.and_then(|port| port.parse().ok())
         .unwrap_or_else(|| panic!("not PORT@localhost: {value:?}"))
 }

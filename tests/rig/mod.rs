@@ -38,6 +38,7 @@ pub mod sockets;
 pub mod traffic;
 pub mod tunnel;
 pub mod wait;
+pub mod web;
 
 pub use dropbear::Dropbear;
 pub use gateway::Gateway;

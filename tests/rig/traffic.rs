@@ -52,7 +52,17 @@ pub enum End {
 /// byte with what the seed makes, so a lost, doubled or misplaced byte is an
 /// error here, whichever direction it was in.
 pub fn exchange(port: u16, up: usize, down: usize, seed: u64, end: End) -> io::Result<()> {
-    let connection = connect(port)?;
+    exchange_over(connect(port)?, up, down, seed, end)
+}
+
+/// The same over a connection that stands.
+pub fn exchange_over(
+    connection: TcpStream,
+    up: usize,
+    down: usize,
+    seed: u64,
+    end: End,
+) -> io::Result<()> {
     let mut sender = connection.try_clone()?;
     let sending = thread::spawn(move || {
         let count = match end {

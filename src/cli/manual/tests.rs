@@ -86,6 +86,7 @@ fn the_manual_is_filled_in() {
         "MANY JOBS AT ONCE",
         "FLEXNET",
         "LICENSE FILES",
+        "LICENSES ON THE WEB",
         "OTHER NODES OF THE JOB",
         "DIAGNOSTICS",
         "ENVIRONMENT",

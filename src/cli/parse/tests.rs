@@ -58,7 +58,8 @@ fn the_contracts_examples() {
         assert_eq!((given.tries, given.timeout), (10, None));
         assert_eq!(given.deadline, Duration::from_secs(300));
         assert_eq!((given.watch, given.shell), (Watch::Session, Shell::Sh));
-        assert_eq!(given.format, Template::default());
+        assert_eq!(given.value(false, 5, "h"), "5@h");
+        assert_eq!(given.value(true, 5, "h"), "http://h:5");
     }
 }
 
@@ -168,7 +169,7 @@ fn values_of_our_own() {
     assert_eq!(given.listen, Some([10, 0, 0, 1].into()));
     assert_eq!(given.allow, ["a", "b", "fe80::1"]);
     assert!(given.allow_any_user && !given.probe);
-    assert_eq!(given.format.render(5, "h"), "h:5");
+    assert_eq!(given.value(true, 5, "h"), "h:5");
     assert_eq!((given.shell, given.pid_var.as_deref()), (Shell::Fish, Some("LIC_PID")));
     assert_eq!(given.log.map(|log| log.path), Some("y".into()));
     assert_eq!(given.verbosity, Verbosity::Quiet);
@@ -321,6 +322,8 @@ fn bad_lines() {
         ("gw h:1 --listen ::1 --allow=", "--allow: expected something"),
         ("gw h:1 --listen ::1 --allow a;b", "host \"a;b\""),
         ("gw h:1 --listen ::1 --allow -a", "host \"-a\""),
+        ("gw https://a https://b", "https_proxy stands there twice"),
+        ("gw https://a:1+2", "no + here"),
         ("gw h:1 --format {host}", "--format"),
         ("gw h:1 --format $(id){port}", "--format"),
         ("gw h:1 --shell bash", "expected sh (also for bash"),

@@ -100,6 +100,10 @@ impl Libssh2Session {
                 Asked::Channel(Destination::Unix(path)) => {
                     session.channel_direct_streamlocal(path, None)
                 }
+                // Nobody has said which.
+                Asked::Channel(Destination::Web(_)) => {
+                    Err(ssh2::Error::from_errno(CHANNEL_FAILURE))
+                }
                 // A type that no server knows. The refusal proves that the gateway's
                 // sshd lives (its kernel alone would acknowledge a packet for a
                 // stopped process), and libssh2 forgets it at once, whereas it keeps

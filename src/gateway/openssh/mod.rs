@@ -5,6 +5,7 @@ mod forward_socket;
 mod keeper;
 mod login;
 mod mux;
+mod open_failures;
 mod output;
 mod relayed;
 mod session;

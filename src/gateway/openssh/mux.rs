@@ -71,6 +71,7 @@ pub fn forward(path: &str, listen: &str, to: &Destination, limit: Duration) -> i
     let (host, port) = match to {
         Destination::Tcp { host, port } => (host, u32::from(*port)),
         Destination::Unix(path) => (path, UNIX_SOCKET),
+        Destination::Web(_) => return Err(ErrorKind::NotFound.into()),
     };
     let mut request = words(&[OPEN_FORWARD, REQUEST, LOCAL_FORWARD]);
     for (place, port) in [(listen, UNIX_SOCKET), (host, port)] {

@@ -66,11 +66,9 @@ impl Output {
         heard.map(|()| (!text.is_empty()).then(|| summary(&text)))
     }
 
-    /// Why the last channel was not opened, told once.
-    pub fn take_open_failure(&self) -> Option<String> {
-        let why = why_not_open(&self.text())?.to_lowercase();
-        self.0.forget();
-        Some(why)
+    /// Why channels were not opened, of what has been read, in their order.
+    pub fn open_failures(&self) -> Vec<String> {
+        why_not_open(&self.text()).map(str::to_lowercase).collect()
     }
 
     /// Why it has ended, in its own words.

@@ -27,6 +27,10 @@ impl RelayedClient {
 }
 
 impl Channel for RelayedClient {
+    fn is_open(&self) -> bool {
+        self.handed.is_open()
+    }
+
     fn available(&self) -> usize {
         self.socket.available()
     }

@@ -16,6 +16,7 @@
 use super::control_dir::ControlDir;
 use super::forward_socket::ForwardSocket;
 use super::mux::{HandedClient, Sentinel};
+use super::open_failures::OpenFailures;
 use super::output::Output;
 use super::relayed::RelayedClient;
 use crate::error::cause;
@@ -53,6 +54,7 @@ pub struct OpensshSession {
     serving: bool,
     /// What a client waits for.
     asked: Option<Asked>,
+    open_failures: OpenFailures,
     /// Held by every channel of a client that ssh has, too: so it counts them.
     sentinel: Arc<Sentinel>,
     /// How many descriptors each process may have.
@@ -87,6 +89,7 @@ impl OpensshSession {
             forwards,
             serving: false,
             asked: None,
+            open_failures: OpenFailures::default(),
             sentinel: Arc::new(sentinel),
             descriptors: sys::raise_descriptor_limit(),
             log: Arc::clone(log),
@@ -97,7 +100,8 @@ impl OpensshSession {
 
     fn connect(&self, asked: &Asked, client: BorrowedFd<'_>) -> io::Result<Opened> {
         // Its own socket would say yes whatever the license server says.
-        let forward = self.forwards.iter().position(|known| self.serving && *known == asked.to);
+        let may = self.serving && asked.by == CarriedBy::Anybody;
+        let forward = self.forwards.iter().position(|known| may && *known == asked.to);
         let (ssh, sentinel) = (&self.dir.socket(), &self.sentinel);
         match (forward, &asked.to) {
             (None, Destination::Tcp { host, port }) => match asked.by {
@@ -112,7 +116,7 @@ impl OpensshSession {
                     Ok(Opened::Channel(Box::new(RelayedClient::new(ours, client))))
                 }
             },
-            (None, Destination::Unix(_)) => Err(ErrorKind::NotFound.into()),
+            (None, Destination::Unix(_) | Destination::Web(_)) => Err(ErrorKind::NotFound.into()),
             (Some(n), _) => {
                 let socket = sys::connect_own(&self.dir.file(&n.to_string()))?;
                 Ok(Opened::Channel(Box::new(ForwardSocket::new(socket))))
@@ -140,7 +144,10 @@ impl Session for OpensshSession {
 
     fn has_spoken(&mut self) -> io::Result<()> {
         match self.output.read_on() {
-            Ok(Some(said)) => self.log.detail(format_args!("ssh: {said}")),
+            Ok(Some(said)) => {
+                self.open_failures.add(self.output.open_failures());
+                self.log.detail(format_args!("ssh: {said}"))
+            }
             Ok(None) => {}
             Err(_) => {
                 let why = format!("ssh: {}", self.output.why_it_ended());
@@ -203,10 +210,19 @@ impl Session for OpensshSession {
     }
 
     fn why_refused(&mut self) -> io::Result<String> {
-        // Where ssh has ended altogether, it may tell so a little later.
-        let _ = self.output.read();
-        let why = self.output.take_open_failure();
-        why.ok_or_else(|| io::Error::other(self.output.why_it_ended()))
+        // It is said before the channel is closed. Where ssh has ended altogether, it may
+        // tell so a little later.
+        if !self.serving {
+            // What has been read since the question, by whoever waited for the answer.
+            let _ = self.output.read();
+            self.open_failures.add(self.output.open_failures());
+        } else {
+            self.has_spoken()?;
+        }
+        match self.open_failures.tell() {
+            Some(why) => Ok(why),
+            None => Err(io::Error::other(self.output.why_it_ended())),
+        }
     }
 
     fn due(&self) -> Option<Duration> {

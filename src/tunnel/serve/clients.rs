@@ -1,9 +1,12 @@
 //! The main loop's clients: how they wait, get their channels, and are told of.
 
-use super::Tunnel;
+use super::{NO_GATEWAY, Tunnel};
+use crate::gateway::CarriedBy;
 use crate::local::Waiting;
 use crate::sys;
+use crate::target::Destination;
 use crate::tunnel::carrier::Report;
+use crate::tunnel::connect_head::Status;
 use crate::tunnel::first_answer::Heard;
 use crate::tunnel::pool::{MAX_SESSIONS, SLOW_ANSWER};
 use std::io;
@@ -16,9 +19,19 @@ const CLIENTS_WORTH_TRIMMING: usize = 16;
 impl Tunnel {
     pub(super) fn accept(&mut self, listener: usize, socket: usize) {
         let room = self.max_clients.saturating_sub(self.clients());
-        self.queue.extend(self.acceptor.accept(listener, socket, room, &self.epoll));
+        for waiting in self.acceptor.accept(listener, socket, room, &self.epoll) {
+            match waiting.client.to {
+                Destination::Web(_) => self.proxy.greet(waiting.client, &self.epoll),
+                _ => self.enqueue(waiting),
+            }
+        }
+    }
+
+    /// From now on it waits for a channel.
+    pub(super) fn enqueue(&mut self, waiting: Waiting) {
+        self.queue.push_back(waiting);
         if self.reconnect.has_given_up() && self.pool.is_empty() {
-            self.close_waiting(|_| true);
+            self.close_waiting(NO_GATEWAY, |_| true);
         }
     }
 
@@ -39,7 +52,11 @@ impl Tunnel {
             match self.pool.free().filter(|_| !slow) {
                 Some(carrier) => {
                     if let Some(waiting) = self.queue.remove(passed_over) {
-                        let plan = self.vendor_ports.plan(waiting.client.listener);
+                        let plan = match waiting.client.asked {
+                            // It is told first whether the stream is open.
+                            Some(_) => (false, CarriedBy::Us),
+                            None => self.vendor_ports.plan(waiting.client.listener),
+                        };
                         carrier.connect(waiting, plan);
                     }
                 }
@@ -92,10 +109,11 @@ impl Tunnel {
                     self.log.detail(format_args!("client {who}: trying {told}, as it was told"));
                     return self.queue.push_front(waiting.to(told));
                 }
-                waiting.client.reset();
+                let why = format!("{to} cannot be reached from the gateway: {why}");
+                self.turn_away(waiting, &why);
                 if since.elapsed() > SLOW_ANSWER {
                     // Those behind would wait as long for the same answer.
-                    self.close_waiting(|waiting| waiting.client.to == to && waiting.since <= since);
+                    self.close_waiting(&why, |it| it.client.to == to && it.since <= since);
                 }
             }
             Report::Heard(slot, heard) => {
@@ -130,13 +148,23 @@ impl Tunnel {
         }
     }
 
+    /// Closes a client that gets no channel; tells one that asked for it as of a proxy why.
+    pub(super) fn turn_away(&mut self, waiting: Waiting, why: &str) {
+        match waiting.client.asked {
+            Some(_) => {
+                self.proxy.turn_away(waiting.client, Status::BadGateway, why, &self.epoll);
+            }
+            None => waiting.client.reset(),
+        }
+    }
+
     /// Closes the waiting clients that `which` names.
-    pub(super) fn close_waiting(&mut self, which: impl Fn(&Waiting) -> bool) {
+    pub(super) fn close_waiting(&mut self, why: &str, which: impl Fn(&Waiting) -> bool) {
         for waiting in std::mem::take(&mut self.queue) {
             if which(&waiting) {
                 let who = &waiting.client.who;
                 self.log.detail(format_args!("client {who}: closed, it waited in vain"));
-                waiting.client.reset();
+                self.turn_away(waiting, why);
             } else {
                 self.queue.push_back(waiting);
             }
@@ -144,6 +172,6 @@ impl Tunnel {
     }
 
     pub(super) fn clients(&self) -> usize {
-        self.queue.len() + self.pool.clients()
+        self.queue.len() + self.pool.clients() + self.proxy.clients()
     }
 }
