@@ -141,7 +141,7 @@ fn say_how_to_tell(error: Error, gateway: &Gateway, bound: &LocalPorts) -> Error
     let mut names = bound.servers.iter().map(|server| server.name.as_str());
     match names.find(cannot_tell).filter(|_| text.contains("or its name is unknown there")) {
         Some(to) => {
-            let way = format!("{text}; which of the two: ssh -W {to} {}", gateway.name);
+            let way = format!("{text}; which of the two: ssh -W {to} {}", gateway.by_hand);
             Error::new(error.code, way)
         }
         None => error,
