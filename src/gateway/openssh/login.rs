@@ -173,6 +173,9 @@ fn why_not(output: &Output, call: &mut Call<'_>, key_files: &[KeyFile]) -> Error
             code = None;
         }
     }
+    if words.contains(": Temporary failure in name resolution") {
+        text += connect::MAY_BE_MISSPELT;
+    }
     if code == Some(Code::Refused) {
         text += &call.gateway.master();
     }
