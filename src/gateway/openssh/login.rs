@@ -177,6 +177,9 @@ fn why_not(output: &Output, call: &mut Call<'_>, key_files: &[KeyFile]) -> Error
         text += connect::MAY_BE_MISSPELT;
     }
     if code == Some(Code::Refused) {
+        if words.contains(": Permission denied (") {
+            text += "; a key that the gateway takes: man licfwd, section KEYS";
+        }
         text += &call.gateway.master();
     }
     let error = gateway_down(call.gateway, text);
