@@ -243,7 +243,7 @@ impl<'a> Arguments<'a> {
         check_length(word, MAX_ARGUMENT_BYTES)
             .and_then(|()| plain(word))
             .context(Code::Usage, || format!("target {}", shown(word)))?;
-        if target_like(word) {
+        if target_like(word) || target::port(word).is_ok() {
             target::parse_targets(word)
         } else if target::parse_targets(first).is_ok() {
             let first = shown(first);
