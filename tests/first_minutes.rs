@@ -5,7 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::rig::network::is_our_own;
-use crate::rig::{Cluster, Gateway, Job, LicenseServer, Service, long, skip};
+use crate::rig::{
+    Cluster, Gateway, Job, LIMIT, LicenseServer, Pty, Service, long, process, skip, wait_until,
+};
 
 /// `text` with N for each run of digits before `@localhost`.
 fn without_ports(text: &str) -> String {
@@ -261,6 +263,43 @@ fn mistakes() {
             assert!(outcome.stderr.contains(words), "{shell}: {text}: {words}: {outcome:?}");
         }
     }
+}
+
+/// Goal: at a prompt the note that nobody evaluates the line stands on the screen; the
+/// right line works there without `|| exit`, and `kill` ends its tunnel.
+#[test]
+fn at_a_prompt() {
+    if !is_our_own() {
+        return;
+    }
+    if let Err(why) = Pty::check() {
+        skip!("{why}");
+    }
+    let cluster = match Cluster::start() {
+        Ok(cluster) => cluster,
+        Err(why) => skip!("{why}"),
+    };
+    cluster.with_a_key();
+    let text = "exec bash --norc --noprofile -i";
+    let mut prompt = Pty::start(cluster.job(), &cluster.shell("bash", text));
+    prompt.enter("licfwd tri-gw licserver:9999; echo its code: $?.");
+    prompt.expect("standard output is the terminal, and no shell evaluates the line");
+    prompt.expect("write eval $(licfwd ...)");
+    prompt.expect("its code: 0.");
+    prompt
+        .enter("eval $(licfwd --pid-var LICPID tri-gw licsrever:9999 --tries 1); echo still: $?.");
+    prompt.expect("ssh -W licsrever:9999");
+    prompt.expect("still: 69.");
+    prompt.enter("eval $(licfwd --pid-var LICPID tri-gw licserver:9999); echo p''id: $LICPID.");
+    prompt.expect("pid: ");
+    let pid = prompt.expect(".");
+    let pid = pid.parse().unwrap_or_else(|_| panic!("a process id: {pid}"));
+    assert!(process::alive(pid));
+    prompt.enter("kill $LICPID");
+    wait_until("the tunnel ends", LIMIT, || !process::alive(pid));
+    prompt.enter("exit");
+    prompt.wait();
+    cluster.job().wait_until_empty();
 }
 
 /// Goal: a gateway that nobody has logged in to by hand is told in two short lines, with
