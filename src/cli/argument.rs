@@ -15,11 +15,14 @@ pub fn target_like(word: &str) -> bool {
 
 /// What is wrong with a word in a target's place.
 pub fn no_target(word: &str) -> String {
-    let what = match target::check_host(word) {
+    let why = match target::check_host(word) {
         Ok(()) => target::no_port("", word),
-        Err(_) => format!("{}: expected a target, {}", shown(word), target::TARGET_FORM),
+        Err(_) => format!("expected a target, {}", target::TARGET_FORM),
     };
-    format!("{what}; licfwd runs no remote command, ssh does; one of this node's stands after --")
+    let word = shown(word);
+    format!(
+        "{word}: {why}; licfwd runs no remote command, ssh does; one of this node's stands after --"
+    )
 }
 
 /// Refuses an empty argument and one of more than `limit` bytes.
