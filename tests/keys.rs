@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use crate::rig::cluster::SERVERS;
+use crate::rig::flexnet::{FlexNet, check_out, exports};
 use crate::rig::gateway::account;
 use crate::rig::network::is_our_own;
 use crate::rig::pages::{blocks, examples, files, manual, page, section};
@@ -19,6 +21,19 @@ fn check(cluster: &Cluster, call: &str, code: i32, told: &str) {
         let outcome = cluster.paste("dash", &format!("licfwd --via {via} --check {call}"));
         assert_eq!(outcome.code, code, "--via {via} {call}: {outcome:?}");
         assert!(outcome.stderr.contains(told), "--via {via} {call}: {outcome:?}");
+    }
+}
+
+/// Goes where a FlexNet server of another host's name sends its clients, over both transports.
+fn gets_a_seat_of_flexnet(cluster: &Cluster, gateway: &str) {
+    let _server = FlexNet::start(SERVERS, (27002, 27003));
+    for via in ["libssh2", "ssh"] {
+        // This test is another user.
+        let call = format!("licfwd --allow-any-user --via {via} {gateway} licserver:27002 | cat");
+        let line = cluster.paste("sh", &call).line().to_owned();
+        let value = &exports(&line)["MLM_LICENSE_FILE"];
+        check_out(value, "x").unwrap_or_else(|e| panic!("--via {via} {gateway}: {value}: {e}"));
+        cluster.job().end();
     }
 }
 
@@ -73,6 +88,7 @@ fn the_recipes_key() {
     check(&cluster, "lic-gw licserver:27000", 0, "");
     check(&cluster, "lic-gw licserver:1055", 0, "");
     check(&cluster, "lic-gw lic:27000", 77, "forbids forwarding to lic:27000");
+    gets_a_seat_of_flexnet(&cluster, "lic-gw");
     no_shell(cluster.paste("sh", "ssh -T lic-gw"));
     no_shell(cluster.paste("sh", "ssh -T lic-gw echo a shell"));
     let other = cluster.paste("sh", "ssh -o BatchMode=yes tri-gw echo a shell");
@@ -145,6 +161,7 @@ fn rules_of_the_gateway() {
     check(&cluster, "tri-gw licserver:27000", 0, "");
     check(&cluster, "tri-gw licserver:1055", 0, "");
     check(&cluster, "tri-gw lic:27000", 77, "forbids forwarding");
+    gets_a_seat_of_flexnet(&cluster, "tri-gw");
     no_shell(cluster.paste("sh", "ssh -T tri-gw"));
     no_shell(cluster.paste("sh", "ssh -T tri-gw echo a shell"));
     let back =

@@ -14,7 +14,7 @@ use super::{Gateway, Job, LicenseServer, Outcome, Overlay, Scratch, Service};
 /// The ports of license servers that the documentation names.
 const PORTS: [u16; 8] = [1055, 1700, 5053, 5055, 8349, 9999, 27000, 41954];
 /// Where they are, and what they are called.
-const SERVERS: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
+pub const SERVERS: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
 const SERVER_NAMES: &str = "licserver lic lic1 lic2 a b c k";
 const GATEWAY_NAMES: &str = "localhost tri-gw l1 l2 l3 l4 l5 login";
 
