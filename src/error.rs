@@ -68,7 +68,7 @@ pub const EXITS: &[Exit] = {
         exit(Code::GatewayDown as u8, "no gateway", "the gateway could not be reached or kept dropping the connection, after all tries", "requeue, a few times"),
         exit(Code::HostKey as u8, "host key", "the gateway's host key is unknown, revoked or has changed", "look, then fix known_hosts"),
         exit(Code::Refused as u8, "refused", "the gateway refused the login or forbids the forward", "fix the keys or ask the administrator"),
-        exit(Code::Config as u8, "configuration", "configuration: an identity that cannot be read, ssh -G failed, a gateway name that does not exist", "fix it"),
+        exit(Code::Config as u8, "configuration", "configuration: an identity that cannot be read, ssh -G failed, a gateway name that does not exist, or a license server's where ssh tells", "fix it"),
     ]
 };
 

@@ -490,6 +490,34 @@ fn sixty_starts_where_sshd_punishes() {
     assert_eq!(ssh(&site, &[]).code, 0);
 }
 
+/// Goal: what refused logins of one job mean for the node's others, where nobody has
+/// exempted its address: they wait until sshd's penalty is over, and get in.
+#[test]
+fn refused_logins_where_sshd_punishes() {
+    if !long() {
+        return;
+    }
+    let root = match debian13::root() {
+        Ok(root) => root,
+        Err(why) => skip!("{why}"),
+    };
+    let lines = ["PerSourcePenalties yes"];
+    let site = Site::behind(Gateway::in_root(root, Scratch::new(), &lines));
+    let key = fs::read_to_string(site.gateway.client().file("id_ed25519.pub")).expect("the key");
+    site.gateway.authorize("");
+    let mut refused = 0;
+    while site.run(&["--tries", "1"]).code == 77 {
+        refused += 1;
+        assert!(refused < 20, "nobody is punished");
+    }
+    site.gateway.authorize(&key);
+    let start = Instant::now();
+    let outcome = site.run(&[]);
+    let took = start.elapsed();
+    eprintln!("after {refused} refused logins: in after {took:?}\n{}", outcome.stderr);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+}
+
 /// An ssh that logs in and leaves, while others log in.
 fn ssh_beside(site: &Site) -> i32 {
     let mut ssh = site.job.client("ssh", &site.gateway);

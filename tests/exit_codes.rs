@@ -72,7 +72,8 @@ fn code_69_of_a_target_that_is_a_forward_too() {
     job.run(&mut call).fails(69, &[&target]);
 }
 
-/// Goal: 69 names the license server of which nobody knows the address.
+/// Goal: a license server of which nobody knows the address is 69, tried again, and how
+/// to find out stands there; over ssh, which tells why, it ends the start with 78.
 #[test]
 fn code_69_unknown_license_server() {
     let gateway = match Gateway::without_name_servers() {
@@ -81,8 +82,16 @@ fn code_69_unknown_license_server() {
     };
     let (job, target) = (Job::new(), "licserver.invalid:27000");
     let mut call = job.licfwd(&gateway);
-    call.args(["--tries", "2", "gw", target]);
-    job.run(&mut call).fails(69, &[target]);
+    let outcome = job.run(call.args(["--tries", "2", "gw", target]));
+    if over_ssh() {
+        outcome.fails(78, &[target, "name or service not known; is the name misspelt?"]);
+        assert_eq!(outcome.stderr.lines().count(), 1, "tried again: {outcome:?}");
+        return;
+    }
+    let way = format!("ssh -W {target} -F {} gw", gateway.config().display());
+    outcome.fails(69, &["or its name is unknown there", "gave up after 2 tries", &way]);
+    let told = job.run(job.client("sh", &gateway).args(["-c", &way]));
+    assert!(told.stderr.contains("Name or service not known"), "{told:?}");
 }
 
 /// Goal: 71 when the system has no descriptors left for licfwd.
@@ -307,6 +316,29 @@ fn code_78_unknown_gateway() {
     let mut call = job.licfwd(&gateway);
     call.args(["-o", "HostName=gateway.invalid", "gw", "127.0.0.1:1"]);
     job.run(&mut call).fails(78, &["gateway.invalid"]);
+}
+
+/// Goal: 75 where no name server answers, and that a misspelt name looks like that.
+#[test]
+fn code_75_no_name_server() {
+    if let Err(why) = Overlay::check() {
+        skip!("{why}");
+    }
+    let files = Scratch::new();
+    let mut overlay = Overlay::default();
+    for (name, text, over) in [
+        ("resolv", "nameserver 127.213.47.5\n", "/etc/resolv.conf"),
+        ("nsswitch", "passwd: files\nhosts: files dns\n", "/etc/nsswitch.conf"),
+    ] {
+        let file = files.write(name, text);
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("chmod");
+        overlay.add(file, over);
+    }
+    let gateway = Gateway::overlaid(Scratch::new(), [Overlay::default(), overlay], &[], &[]);
+    let job = Job::new();
+    let mut call = job.licfwd(&gateway);
+    call.args(["-o", "HostName=tri-gv.example", "--tries", "1", "gw", "127.0.0.1:1"]);
+    job.run(&mut call).fails(75, &["tri-gv.example", "a misspelt name can look the same"]);
 }
 
 /// A call under a limit that the shell sets first.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::rig::job::licfwd;
-use crate::rig::{Job, Outcome, skip};
+use crate::rig::{Gateway, Job, LicenseServer, Outcome, Service, say_skipped, skip};
 
 fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts")
@@ -216,6 +216,76 @@ fn recipes_are_sound() {
         }
     }
     assert!(checked > 0);
+}
+
+/// What Lmod makes of a module file, as lines for sh; only the variables matter here.
+const LMOD: &str = r##"
+function pathJoin(...) return table.concat({...}, "/") end
+function setenv(name, value) print("export " .. name .. "='" .. value .. "'") end
+function prepend_path(name, value) print("export " .. name .. "='" .. value .. "':\"$" .. name .. '"') end
+function append_path(name, value) assert(name and value) end
+function whatis(text) assert(text:match("^%u%l+: %S")) end
+function help(text) print("# " .. text:gsub("\n", "\n# ")) end
+"##;
+
+/// EasyBuild's constants, and what it makes of a recipe.
+const EASYBUILD: &str = r#"
+import sys
+recipe = {"SYSTEM": {"name": "system", "version": "system"}}
+exec(open(sys.argv[1]).read(), recipe)
+for name, value in recipe["modextravars"].items():
+    print(f"export {name}='{value}'")
+"#;
+
+/// As much of Spack as a recipe calls, and what it makes of one.
+const SPACK: &str = r#"
+import sys, types
+class Package: pass
+def ignore(*_, **__): return lambda it: it
+class Env:
+    def set(self, name, value): print(f"export {name}='{value}'")
+package = types.ModuleType("spack.package")
+package.__all__ = ["Package", "version", "license", "requires", "run_after", "on_package_attributes"]
+package.Package = Package
+for name in package.__all__[1:]: setattr(package, name, ignore)
+sys.modules["spack"] = types.ModuleType("spack")
+sys.modules["spack.package"] = package
+recipe = {"__file__": sys.argv[1], "__name__": "recipe"}
+exec(compile(open(sys.argv[1]).read(), sys.argv[1], "exec"), recipe)
+recipe["Licfwd"]().setup_run_environment(Env())
+"#;
+
+/// Goal: the site's gateway, written into the one line of each recipe, reaches licfwd; left
+/// empty, as it is delivered, it sets nothing.
+#[test]
+fn recipes_name_the_gateway() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    for (program, stub, load, recipe, line) in [
+        ("lua", LMOD, "cat stub recipe | lua -", "licfwd.lua", "local gateway = \"\""),
+        ("python3", EASYBUILD, "python3 stub recipe", "licfwd.eb", "local_gateway = ''"),
+        ("python3", SPACK, "python3 stub recipe", "package.py", "GATEWAY = \"\""),
+    ] {
+        let job = Job::new();
+        if !has(&job, program) {
+            say_skipped(&format!("{program} is not installed"));
+            continue;
+        }
+        let text = fs::read_to_string(scripts().join("packaging").join(recipe)).expect("a recipe");
+        assert_eq!(text.matches(&format!("\n{line}\n")).count(), 1, "{recipe}");
+        job.directory().write("stub", stub);
+        for (name, code) in [("gw", 0), ("", 64)] {
+            let quote = line.chars().last().expect("a quote");
+            let set = line.replace(&format!("{quote}{quote}"), &format!("{quote}{name}{quote}"));
+            job.directory().write("recipe", &text.replacen(line, &set, 1));
+            let text = format!(
+                "{load} >module || exit 99; . ./module
+                 licfwd -F \"$CONFIG\" MLM_LICENSE_FILE=127.0.0.1:$PORT"
+            );
+            let outcome = job.run(&mut job.script("sh", &text, &gateway, server.port()));
+            assert_eq!(outcome.code, code, "{recipe}, {name:?}: {outcome:?}");
+        }
+    }
 }
 
 /// Goal: the Debian package holds what it should, where Debian wants it.

@@ -1,150 +1,146 @@
-//! Pastes what README, manual and job scripts show, and runs it.
+//! Pastes what README and manual show, as it stands, where an ordinary user would, and runs it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::rig::{Gateway, Job, LicenseServer, Outcome, Service, skip};
+use crate::rig::network::is_our_own;
+use crate::rig::pages::{blocks, examples, manual, page, rows};
+use crate::rig::{Cluster, Job, installed, long, say_skipped, skip};
 
-/// What no test can run: it builds, tests, installs, or asks for a machine or a
-/// shell that need not be there.
-const ELSEWHERE: [&str; 5] =
-    ["scripts/", "tar ", "licfwd-", "licfwd -N -f -L ", "eval `licfwd --shell csh "];
+/// What is not run here, by the beginning of a line, and why.
+const ELSEWHERE: [(&str, &str); 3] = [
+    ("scripts/", "it builds, tests or installs from the source: this is one of its tests"),
+    ("tar -xzf licfwd-", "it needs an archive: tests of the packaging install one"),
+    ("licfwd-", "the same"),
+];
 
-/// Stands in `PATH` before licfwd: the names of the documentation lead to the
-/// rig's gateway and license server.
-const LICFWD: &str = r#"#!/bin/bash
-set -- "${@/#tri-gw/gw}"
-set -- "${@/#l1,l2,*/gw,gw}"
-for word; do
-  if [[ $word =~ ^([A-Z_]+=)?lic[a-z0-9]*:[0-9+]+$ ]]; then word=${BASH_REMATCH[1]}127.0.0.1:$PORT; fi
-  if [[ $word =~ ^https://[a-z.]+$ ]]; then word=https://127.0.0.1:$PORT; fi
-  words+=("$word")
-done
-exec "$LICFWD" -F "$CONFIG" "${words[@]}"
-"#;
-
-/// Licensed software: checks a feature out of whichever server it is told.
-const SOFTWARE: &str = r#"#!/bin/bash
-value=${MLM_LICENSE_FILE:-${ANSYSLMD_LICENSE_FILE:?}}
-exec 3<>"/dev/tcp/${value#*@}/${value%@*}" || exit
-echo 'CHECKOUT x' >&3
-read -r answer <&3
-echo "$answer"
-[[ $answer = GRANTED* ]]
-"#;
-
-struct Desk {
-    gateway: Gateway,
-    server: LicenseServer,
-}
-
-impl Desk {
-    fn new() -> Desk {
-        Desk { gateway: Gateway::start(), server: LicenseServer::start(Service::CheckOut) }
-    }
-
-    /// Runs a text as somebody who pastes it, in a fresh home.
-    fn paste(&self, text: &str) -> Outcome {
-        let job = Job::new();
-        fs::create_dir(job.directory().file(".ssh")).expect("~/.ssh");
-        fs::create_dir(job.directory().file("stubs")).expect("stubs");
-        for (name, text) in [
-            ("licfwd", LICFWD),
-            ("matlab", SOFTWARE),
-            ("srun", "#!/bin/sh\nexec \"$@\"\n"),
-            ("solver", SOFTWARE),
-            ("hostname", "#!/bin/sh\necho 127.0.0.1\n"),
-            ("scontrol", "#!/bin/sh\necho localhost\n"),
-            ("module", "#!/bin/sh\n"),
-        ] {
-            let file = job.directory().write(&format!("stubs/{name}"), text);
-            fs::set_permissions(file, fs::Permissions::from_mode(0o755)).expect("chmod");
-        }
-        let text = format!("PATH=$HOME/stubs:$PATH\n{text}");
-        let mut script = job.script("bash", &text, &self.gateway, self.server.port());
-        job.run(script.env("LICFWD", crate::rig::job::licfwd()))
-    }
-}
-
-/// The shell blocks of a text in Markdown.
-fn blocks(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut block: Option<String> = None;
-    for line in text.lines() {
-        match (&mut block, line.trim()) {
-            (None, "```bash" | "```sh") => block = Some(String::new()),
-            (Some(_), "```") => found.extend(block.take()),
-            (Some(block), _) => *block += &format!("{line}\n"),
-            (None, _) => {}
-        }
-    }
-    found
-}
-
-/// The text of a page, by its path in the source.
-fn page(path: &str) -> Option<String> {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).ok()
-}
-
-/// The manual as it is printed, in the macros of man(7).
-fn manual() -> String {
-    let job = Job::new();
-    let outcome = job.run(job.command(crate::rig::job::licfwd()).args(["--generate", "man"]));
-    assert_eq!(outcome.code, 0, "{outcome:?}");
-    outcome.stdout
-}
-
-/// The examples of a manual page.
-fn examples(text: &str) -> Vec<String> {
-    let begun = text.split("\n.EX\n").skip(1);
-    let roff = begun.filter_map(|rest| rest.split("\n.EE").next());
-    let signs = [("\\-", "-"), ("\\(ti", "~"), ("\\(aq", "'"), ("\\(ga", "`"), ("\\e", "\\")];
-    let plain = |text: &str| {
-        let text =
-            signs.iter().fold(text.to_owned(), |text, (roff, sign)| text.replace(roff, sign));
-        text + "\n"
+/// The shells that read a line: those of sh take turns, and with `--long` take all.
+fn shells(text: &str, turn: usize) -> Vec<&'static str> {
+    let line = text.trim_start();
+    let all = if line.starts_with("eval `licfwd --shell csh") {
+        &["tcsh"][..]
+    } else if line.starts_with("eval (licfwd --shell fish") {
+        &["fish"]
+    } else if long() {
+        &["bash", "dash", "ksh", "zsh"][..]
+    } else {
+        &["bash", "dash"][turn % 2..][..1]
     };
-    roff.map(plain).collect()
+    let there = installed(all);
+    if there.len() < all.len() {
+        say_skipped(&format!("not all of {all:?} are installed"));
+    }
+    there
 }
 
-/// Reads each block as bash would, without running it.
-fn parses(block: &str) {
-    let job = Job::new();
-    let outcome = job.run(job.command("bash").args(["-n", "-c", block]));
-    assert_eq!(outcome.code, 0, "{block}\n{outcome:?}");
+/// A block cut where the next lines are for another kind of shell.
+fn by_shell(block: &str) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    let mut kind = None;
+    for line in block.lines() {
+        let of = ["eval `", "eval ("].iter().position(|begin| line.starts_with(begin));
+        if kind != Some(of) {
+            parts.push(String::new());
+            kind = Some(of);
+        }
+        *parts.last_mut().expect("a part") += &format!("{line}\n");
+    }
+    parts
 }
 
-/// Runs the blocks that can be run here, and says how many those were.
-fn paste_all(blocks: Vec<String>) -> usize {
-    let desk = Desk::new();
-    let here = |line: &str| !ELSEWHERE.iter().any(|word| line.trim().starts_with(word));
-    let run = blocks.into_iter().filter(|block| block.lines().all(here));
-    run.map(|block| {
-        let outcome = desk.paste(&block);
-        assert_eq!(outcome.code, 0, "{block}\n{outcome:?}");
-    })
-    .count()
+/// A block without the lines that are listed, and whether there were any.
+fn without_listed(block: &str) -> (String, bool) {
+    let listed = |line: &&str| ELSEWHERE.iter().any(|(begin, _)| line.starts_with(begin));
+    let left: String =
+        block.lines().filter(|line| !listed(line)).map(|l| format!("{l}\n")).collect();
+    let any = block.lines().any(|line| listed(&line));
+    (left, any)
 }
 
-/// Goal: what the README shows works when it is pasted as it stands.
+/// Goal: each block of README and manual works when it is pasted as it stands, or is
+/// listed; nothing is replaced, names and ports are the cluster's.
 #[test]
-fn blocks_of_the_readme() {
+fn blocks_of_readme_and_manual() {
+    if !is_our_own() {
+        return;
+    }
+    let cluster = match Cluster::start() {
+        Ok(cluster) => cluster,
+        Err(why) => skip!("{why}"),
+    };
+    let manual = manual();
+    let readme = page("README.md").unwrap_or_default();
+    // What stands in other signs would be seen by nobody.
+    let fences = readme.lines().filter(|line| line.starts_with("```"));
+    let fences: Vec<&str> = fences.filter(|line| !["```", "```bash"].contains(line)).collect();
+    assert!(readme.is_empty() || fences == ["````markdown", "````"], "{fences:?}");
+    assert_eq!(manual.matches("\n.nf\n").count(), 1, "a file that no test of keys.rs knows");
+    let (mut run, mut listed) = (0, 0);
+    for block in blocks(&readme).into_iter().chain(examples(&manual)) {
+        let (text, left_out) = without_listed(&block);
+        listed += usize::from(left_out);
+        for part in by_shell(&text) {
+            for shell in shells(&part, run) {
+                match part.contains("ssh-keygen") {
+                    true => cluster.clean_home(),
+                    false => cluster.with_a_key(),
+                }
+                let outcome = cluster.paste(shell, &part);
+                assert_eq!(outcome.code, 0, "{shell}:\n{part}{outcome:?}");
+                let software = part.contains("matlab");
+                assert!(!software || outcome.stdout.contains("GRANTED"), "{outcome:?}");
+                eprintln!("{shell}:\n{part}{}{}", outcome.stdout, outcome.stderr);
+            }
+            run += 1;
+        }
+    }
+    let expected = if readme.is_empty() { (12, 0) } else { (19, 2) };
+    assert!(run >= expected.0 && listed == expected.1, "{run} run, {listed} listed");
+}
+
+/// `text` with N in the place of each port that was drawn, or of what stands for one.
+fn shape(text: &str) -> String {
+    let digits = |word: &str| word.bytes().all(|b| b.is_ascii_digit());
+    let drawn = |word: &str| {
+        let (begin, port) = word.split_at(word.rfind(['=', ':', ',']).map_or(0, |at| at + 1));
+        let named = port == "PORT" || port.strip_prefix('P').is_some_and(digits);
+        (named || digits(port)).then(|| format!("{begin}N"))
+    };
+    let parts: Vec<&str> = text.trim().split("@localhost").collect();
+    let parts = parts.iter().map(|part| drawn(part).unwrap_or((*part).to_owned()));
+    parts.collect::<Vec<_>>().join("@localhost")
+}
+
+/// Goal: each call of the README's table prints what stands beside it.
+#[test]
+fn calls_of_the_readmes_table() {
+    if !is_our_own() {
+        return;
+    }
     let Some(readme) = page("README.md") else {
         skip!("there is no README.md");
     };
-    let blocks = blocks(&readme);
-    blocks.iter().for_each(|block| parses(block));
-    let run = paste_all(blocks);
-    // Both calling forms, other nodes, a key, and the page for a cluster's own documentation.
-    assert!(run >= 5, "only {run} blocks could be run");
-}
-
-/// Goal: what the manual shows works when it is pasted as it stands.
-#[test]
-fn examples_of_the_manual() {
-    let run = paste_all(examples(&manual()));
-    assert!(run >= 6, "only {run} examples could be run");
+    let cluster = match Cluster::start() {
+        Ok(cluster) => cluster,
+        Err(why) => skip!("{why}"),
+    };
+    let table = readme.split("| call | prints |").nth(1).and_then(|rest| rest.split("\n\n").next());
+    let mut run = 0;
+    for row in rows(table.expect("the table")) {
+        let [call, prints] = row.as_slice() else { panic!("{row:?}") };
+        let call = call.trim_matches('`').to_owned() + if call.ends_with("``") { "`" } else { "" };
+        for shell in shells(&call, run) {
+            cluster.with_a_key();
+            let mut command = cluster.shell(shell, &call);
+            let outcome = cluster.job().run(command.env("MLM_LICENSE_FILE", "27000@lic"));
+            assert_eq!(outcome.code, 0, "{shell}: {call}: {outcome:?}");
+            if let Some(export) = prints.strip_prefix('`').and_then(|text| text.split('`').next()) {
+                assert_eq!(shape(&outcome.stdout), shape(export), "{call}: {outcome:?}");
+            }
+        }
+        run += 1;
+    }
+    assert!(run >= 12, "only {run} calls");
 }
 
 /// Goal: what the pages about the scripts show can be pasted, and is there.
@@ -169,6 +165,13 @@ fn pages_about_scripts() {
     }
 }
 
+/// Reads each block as bash would, without running it.
+fn parses(block: &str) {
+    let job = Job::new();
+    let outcome = job.run(job.command("bash").args(["-n", "-c", block]));
+    assert_eq!(outcome.code, 0, "{block}\n{outcome:?}");
+}
+
 /// Goal: where the README sends its reader to the manual, there is something to read.
 #[test]
 fn sections_of_the_manual() {
@@ -179,7 +182,7 @@ fn sections_of_the_manual() {
     let headings = readme.split('*').filter(|word| {
         word.contains(' ') && word.chars().all(|c| c.is_ascii_uppercase() || c == ' ')
     });
-    let headings: Vec<&str> = headings.chain(["DIAGNOSTICS", "SECURITY"]).collect();
+    let headings: Vec<&str> = headings.chain(["DIAGNOSTICS", "SECURITY", "KEYS"]).collect();
     assert!(headings.len() > 3, "{headings:?}");
     for heading in headings {
         assert!(readme.contains(&format!("*{heading}*")), "{heading}");
@@ -190,11 +193,18 @@ fn sections_of_the_manual() {
 /// Goal: each job script that is delivered gets its license.
 #[test]
 fn job_scripts() {
-    let desk = Desk::new();
+    if !is_our_own() {
+        return;
+    }
+    let cluster = match Cluster::start() {
+        Ok(cluster) => cluster,
+        Err(why) => skip!("{why}"),
+    };
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/packaging/jobs");
     for entry in fs::read_dir(directory).expect("job scripts") {
         let file = entry.expect("a job script").path();
-        let outcome = desk.paste(&fs::read_to_string(&file).expect("a job script"));
+        cluster.with_a_key();
+        let outcome = cluster.paste("bash", &fs::read_to_string(&file).expect("a job script"));
         assert_eq!(outcome.code, 0, "{}: {outcome:?}", file.display());
         assert!(outcome.stdout.contains("GRANTED"), "{outcome:?}");
     }

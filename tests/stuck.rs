@@ -143,6 +143,7 @@ fn name_servers_that_never_answer() {
     let failure = site.run(&[&named[..], &["--timeout", "2", "--deadline", "5"]].concat());
     Promise::seconds(6).kept("name servers at the start", begin.elapsed());
     failure.fails(75, &["gw.example"]);
+    assert!(over_ssh() || failure.stderr.contains("misspelt name"), "{failure:?}");
     // Nor do other names that are looked up: of other nodes, and to listen on.
     let forward = format!("-Lnode.example:{}:127.0.0.1:1", free_port());
     for options in [&["--listen", "0.0.0.0", "--allow", "localhost,node.example"][..], &[&forward]]

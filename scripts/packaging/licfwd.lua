@@ -6,10 +6,15 @@ whatis("Name: licfwd")
 whatis("Version: @VERSION@")
 whatis("Description: forwards license servers into a batch job through an SSH gateway")
 help([[
-One line in a job script:
+One line in a job script, after every module load:
 
-    eval $(licfwd GATEWAY LICENSE_SERVER:PORT) || exit
+    lic=$(licfwd GATEWAY LICENSE_SERVER:PORT) && eval "$lic" || exit
 
+At a prompt, where kill $LICPID ends the tunnel, or the login session does:
+
+    eval $(licfwd --pid-var LICPID GATEWAY LICENSE_SERVER:PORT)
+
+Where LICFWD_GATEWAY is set, GATEWAY may be left out.
 What to run when it does not work: licfwd --check GATEWAY LICENSE_SERVER:PORT
 More: man licfwd
 ]])

@@ -159,7 +159,10 @@ impl KnownHosts<'_> {
     fn verify_unknown(&self, key: &[u8], offered: &str, log: &Log) -> Verified {
         let gateway = self.gateway();
         match self.gateway.host_key.strict {
-            Strict::Yes => return self.refuse(&self.unknown(offered)),
+            Strict::Yes => {
+                log.note(self.no_file_has_it());
+                return self.refuse(&self.unknown(offered));
+            }
             Strict::AcceptUnwritten => {
                 let file = self.file_for_new(offered)?.display();
                 log.note(format_args!("{gateway} is new: {offered} would be added to {file}"))
@@ -231,27 +234,33 @@ impl KnownHosts<'_> {
         )
     }
 
-    /// Why an unknown key is refused, and the way out.
-    fn unknown(&self, offered: &str) -> String {
-        let files = self.gateway.host_key.files();
-        let files: Vec<_> = files.map(|f| f.display().to_string()).collect();
-        let unreadable = |file: &PathBuf| match sys::read_file(file) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                Some(format!("; {} cannot be read: {}", file.display(), cause(&e)))
+    /// Where a key was looked for that is unknown.
+    fn no_file_has_it(&self) -> String {
+        let mut read = Vec::new();
+        let mut unreadable = String::new();
+        for file in self.gateway.host_key.files() {
+            let name = file.display().to_string();
+            match sys::read_file(file) {
+                Ok(_) => read.push(name),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => unreadable += &format!("; {name} cannot be read: {}", cause(&e)),
             }
-            _ => None,
+        }
+        let gateway = self.gateway();
+        match read.as_slice() {
+            [] => format!("{gateway}: there is no known_hosts file that could have it{unreadable}"),
+            read => format!("{gateway} does not stand in {}{unreadable}", read.join(", ")),
+        }
+    }
+
+    /// That a key is unknown, and the way out.
+    fn unknown(&self, offered: &str) -> String {
+        let option = match self.gateway.host_key.asks {
+            true => "",
+            false => "-o StrictHostKeyChecking=ask ",
         };
-        let unreadable: String = self.gateway.host_key.files().filter_map(unreadable).collect();
-        let why = match files.is_empty() {
-            true => format!("{offered} is unknown: no known_hosts file is set"),
-            false => format!("{offered} is unknown: it is not in {}{unreadable}", files.join(", ")),
-        };
-        let Gateway { host, port, .. } = self.gateway;
-        let option = if *port == 22 { String::new() } else { format!("-p {port} ") };
-        format!(
-            "{why}; log in once by hand, comparing the fingerprint: \
-             ssh -o StrictHostKeyChecking=ask {option}{host}"
-        )
+        let call = format!("ssh {option}{}", self.gateway.by_hand);
+        format!("{offered} is unknown; log in once by hand, comparing that: {call}")
     }
 }
 

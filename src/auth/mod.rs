@@ -26,4 +26,5 @@ pub use login_error::{LoginError, Ssh};
 pub use offer::only_ssh_shows;
 pub use prompt::{Named, Prompter};
 pub use public_key::{CERTIFICATE, type_for};
+pub use refusal::key_advice;
 pub use terminal::{NO_ANSWER, Terminal, answer_ssh, is_asking};

@@ -4,7 +4,6 @@ use super::login_error::LoginError;
 use crate::config::Gateway;
 use crate::error::Code;
 use crate::log::one_line;
-use std::path::Path;
 
 /// What a login came to.
 pub struct Refusal<'a> {
@@ -30,6 +29,16 @@ pub struct Refusal<'a> {
 /// Homes are shared inside a cluster, so that a key made here opens the gateway.
 const KEY_FOR_THE_CLUSTER: &str =
     "; make a key for use inside the cluster: man licfwd, section KEYS";
+
+/// Where a key is to come from: the recipe, or what that has made already.
+pub fn key_advice(gateway: &Gateway) -> String {
+    let files = &gateway.login.identity_files;
+    let recipes = files.first().map(|file| file.with_file_name("id_licfwd"));
+    match recipes.filter(|ours| ours.exists() && !files.iter().any(|file| file.exists())) {
+        Some(ours) => format!("{} is there: add -i {0}", ours.display()),
+        None => "how to make a key that it takes: man licfwd, section KEYS".to_owned(),
+    }
+}
 
 impl Refusal<'_> {
     fn step(&self) -> String {
@@ -129,12 +138,7 @@ impl Refusal<'_> {
         if files.is_empty() || files.iter().any(|file| file.exists()) {
             return "no usable key".to_owned();
         }
-        let directory = files[0].parent().unwrap_or(Path::new("."));
-        let ours = directory.join("id_licfwd");
-        let advice = match ours.exists() {
-            true => format!("{} is there: add -i {0}", ours.display()),
-            false => "how to make one: man licfwd, section KEYS".to_owned(),
-        };
+        let advice = key_advice(self.gateway);
         let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
         let names = match names.as_slice() {
             all if all.len() < 3 => all.join(", "),

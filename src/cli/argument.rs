@@ -15,14 +15,13 @@ pub fn target_like(word: &str) -> bool {
 
 /// What is wrong with a word in a target's place.
 pub fn no_target(word: &str) -> String {
-    let advice = match target::check_host(word) {
-        Ok(()) => format!("; a license server: {}", target::no_port("", word)),
-        Err(_) => String::new(),
+    let why = match target::check_host(word) {
+        Ok(()) => target::no_port("", word),
+        Err(_) => format!("expected a target, {}", target::TARGET_FORM),
     };
-    let (word, form) = (shown(word), target::TARGET_FORM);
+    let word = shown(word);
     format!(
-        "{word}: expected a target, {form}{advice}; licfwd runs no remote command, ssh does; one of \
-         this node's stands after --"
+        "{word}: {why}; licfwd runs no remote command, ssh does; one of this node's stands after --"
     )
 }
 

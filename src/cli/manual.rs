@@ -12,7 +12,7 @@ use crate::error::EXITS;
 use std::fmt::Write as _;
 
 /// When the manual last changed its meaning (man-pages(7) wants a date).
-const DATE: &str = "2026-11-25";
+const DATE: &str = "2026-11-26";
 
 /// What help has no room for, by [`Opt::key`].
 #[rustfmt::skip]

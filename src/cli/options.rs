@@ -141,10 +141,11 @@ usage: eval $(licfwd [options] [user@]gateway[,gateway...] target...)
        licfwd [options] [user@]gateway[,...] target... -- command [argument...]
        licfwd [options] -L SPEC... [user@]gateway[,...] [target...]
 
-target: [NAME=]host:port[+port...][,host:port[+port...]...]
+target: [NAME=]host:port[+port...][,host:port[+port...]...], port@host, or NAME
   Prints 'export NAME=PORT@localhost' (MLM_LICENSE_FILE unless given) or becomes
   the command; PORT leads to host:port for as long as the job lives. One after +
-  keeps its number (RLM). Commas join a triad; https://HOST is a proxy to HOST.
+  keeps its number (RLM). Commas join a triad; https://HOST is a proxy to HOST;
+  NAME alone: the servers it has. LICFWD_GATEWAY: gateway, LICFWD_LOG: logfile.
 ",
     );
     for (kind, heading) in
@@ -156,13 +157,14 @@ target: [NAME=]host:port[+port...][,host:port[+port...]...]
         }
     }
     let in_ssh = OPTIONS.iter().filter(|row| row.kind == Kind::Ssh);
-    let in_ssh = wrapped(in_ssh.map(synopsis), "  ", 74);
     let accepted = OPTIONS.iter().filter(|row| row.kind == Kind::Accepted);
     let accepted: String = accepted.map(|row| row.short).collect();
+    let accepted = format!("-{accepted} (no effect)");
+    let in_ssh = wrapped(in_ssh.map(synopsis).chain([accepted]), "  ", 74);
     let codes = EXITS.iter().map(|exit| format!("{} {}", exit.code, exit.short));
     let codes = format!("Exit codes: {}.", codes.collect::<Vec<_>>().join(", "));
     let codes = wrapped(codes.split(' ').map(str::to_owned), "", 80);
-    text + &format!("\nAs in ssh:\n{in_ssh}\n  -{accepted} have no effect\n\n{codes}\n")
+    text + &format!("\nAs in ssh:\n{in_ssh}\n\n{codes}\n")
 }
 
 /// The items in lines of at most `width` columns, with `indent` before each line

@@ -245,7 +245,7 @@ impl<'a> Arguments<'a> {
         check_length(word, MAX_ARGUMENT_BYTES)
             .and_then(|()| plain(word))
             .context(Code::Usage, || format!("target {}", shown(word)))?;
-        if target_like(word) {
+        if target_like(word) || target::port(word).is_ok() {
             target::parse_targets(word)
         } else if target::parse_targets(first).is_ok() {
             let first = shown(first);
@@ -266,21 +266,28 @@ impl<'a> Arguments<'a> {
         })
     }
 
+    /// What the only operand is told, which is taken for a gateway.
     fn nothing_to_forward(&self, gateway: &str) -> Error {
-        usage(match target::parse_targets(gateway) {
-            Ok(_) => format!(
-                "no gateway before target {}: {FORM}, or set {}",
-                shown(gateway),
-                environment::GATEWAY
-            ),
-            Err(_) if target::is_variable(gateway) => {
-                format!(
-                    "nothing to forward: {} is not set, nor is it a target: {FORM}",
-                    shown(gateway)
-                )
+        let word = shown(gateway);
+        let why = match target::parse_targets(gateway) {
+            Err(e) if target::port(gateway).is_ok() => return e,
+            Ok(_) => {
+                let way_out = format!("{FORM}, or set {}", environment::GATEWAY);
+                return usage(format!("no gateway before target {word}: {way_out}"));
             }
-            Err(_) => format!("nothing to forward: {FORM}, or -L SPEC (see licfwd --help)"),
-        })
+            Err(_) if target::is_variable(gateway) => {
+                let by_default = environment::value(self.1, environment::GATEWAY).is_some();
+                match environment::targets(gateway, self.1) {
+                    Err(e) if by_default => return e,
+                    _ => format!("{word} is not set, nor is it a target: "),
+                }
+            }
+            Err(_) if target::check_host(gateway).is_ok() => format!(
+                "{word} is taken for the gateway; a license server has a port (licserver:27000): "
+            ),
+            Err(_) => String::new(),
+        };
+        usage(format!("nothing to forward: {why}{FORM}, or -L SPEC (see licfwd --help)"))
     }
 
     fn ssh_options(&self) -> Result<Vec<OsString>> {

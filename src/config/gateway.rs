@@ -15,6 +15,8 @@ use std::time::Duration;
 pub struct Gateway {
     /// As typed, `user@` included.
     pub name: String,
+    /// What a person gives ssh to get there: its options as typed, and the name.
+    pub by_hand: String,
     /// HostName.
     pub host: String,
     pub port: u16,
@@ -111,6 +113,8 @@ pub struct HostKeySettings {
     pub alias: Option<String>,
     /// StrictHostKeyChecking.
     pub strict: Strict,
+    /// ssh would ask about a new key, as it does without that setting.
+    pub asks: bool,
     /// HashKnownHosts: whether a name that is written down is hashed.
     pub hash_known_hosts: bool,
     /// UserKnownHostsFile; a new key goes to the first.

@@ -53,6 +53,7 @@ pub fn parse(text: &str, name: &str, here: &Here) -> Result<Gateway> {
     };
     Ok(Gateway {
         name: name.to_owned(),
+        by_hand: name.to_owned(),
         host: host.to_owned(),
         port,
         user: user.to_owned(),
@@ -126,9 +127,11 @@ fn host_key(values: &Values<'_>, tokens: &Tokens<'_>) -> Result<HostKeySettings>
         let words = split_paths(values.some(key).unwrap_or_default());
         words.iter().map(|word| tokens.plain_path(word)).collect::<Result<_>>()
     };
+    let strict = values.first("stricthostkeychecking").unwrap_or("ask");
     Ok(HostKeySettings {
         alias: values.some("hostkeyalias").map(str::to_owned),
-        strict: Strict::parse(values.first("stricthostkeychecking").unwrap_or("ask")),
+        strict: Strict::parse(strict),
+        asks: strict == "ask",
         hash_known_hosts: values.is_on("hashknownhosts", false),
         user_files: files("userknownhostsfile")?,
         global_files: files("globalknownhostsfile")?,

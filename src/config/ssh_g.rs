@@ -8,6 +8,7 @@ use super::without_ssh::without_ssh;
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::log::Log;
 use crate::sys::{self, hear_out};
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -72,6 +73,7 @@ pub fn resolve(
     };
     found.ssh_alone = ssh_alone(&text, defaults);
     found.has_ssh = has_ssh;
+    found.by_hand = by_hand(gateway, ssh_options);
     found.login.missing_identities = hear_remarks(&remarks, log);
     // Only a listening master counts: a stale socket file stays for ever.
     found.control_path = found.control_path.filter(|path| UnixStream::connect(path).is_ok());
@@ -82,6 +84,17 @@ pub fn resolve(
         *hosts = with_hops_before(hosts, config_file.as_deref(), timeout);
     }
     Ok(found)
+}
+
+/// The words of a call of ssh, to be pasted into a shell.
+fn by_hand(gateway: &str, ssh_options: &[OsString]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
+    let quoted = |word: Cow<'_, str>| match word.chars().all(plain) {
+        true => word.into_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    };
+    let options = ssh_options.iter().map(|word| quoted(word.to_string_lossy()));
+    options.chain([quoted(gateway.into())]).collect::<Vec<_>>().join(" ")
 }
 
 /// The hosts of ProxyJump, and before them those through which the first one is reached,

@@ -98,6 +98,9 @@ pub fn connect(
     Ok(GatewaySocket { fd: Arc::new(socket.into()), helper: None, stderr: None })
 }
 
+/// Where name servers do not answer, nobody can tell.
+pub const MAY_BE_MISSPELT: &str = " (a misspelt name can look the same)";
+
 /// What comes of a gateway that has not greeted in time.
 pub fn no_greeting(gateway: &Gateway) -> Error {
     gateway_down(gateway, format!("no greeting within {} s", GREETING.as_secs()))
@@ -176,7 +179,7 @@ pub fn resolve(gateway: &Gateway, limits: Limits) -> Result<Vec<SocketAddr>> {
         Err(_) => sys::look_up(&[host], *port, limits.next_step_to_greeting()).map_err(|e| {
             let what = format!("cannot resolve {}", cause(&e));
             if e.kind() == ErrorKind::TimedOut {
-                let what = format!("{what} (a misspelt name can look the same)");
+                let what = format!("{what}{MAY_BE_MISSPELT}");
                 return gateway_down(gateway, what);
             }
             let way_out = "check the name, or add it to ~/.ssh/config";

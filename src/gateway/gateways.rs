@@ -183,6 +183,12 @@ impl Gateways {
         self.settings.step(route.map(|route| &route.gateway))
     }
 
+    /// What a person gives ssh to get to that one.
+    pub fn by_hand(&self, turn: Turn) -> Option<&str> {
+        let route = self.members[turn.member].route.as_ref();
+        route.map(|route| route.gateway.by_hand.as_str())
+    }
+
     /// The limits of a turn, once the gateway's settings are known.
     pub fn limits(&self, turn: Turn, deadline: Deadline) -> Limits {
         let step = self.step(turn);

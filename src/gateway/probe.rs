@@ -29,9 +29,11 @@ pub enum Answer {
 }
 
 /// Whether the gateway's resolver says for good that there is no such host: glibc's,
-/// musl's and BSD's words, which sshd passes on and ssh alone shows.
+/// musl's and BSD's words, which sshd passes on and ssh alone shows. (What sshd says
+/// begins in lower case in our messages.)
 pub fn names_nobody(why: &str) -> bool {
-    let words = ["Name or service not known", "Name does not resolve", "nodename nor servname"];
+    let words = ["name or service not known", "name does not resolve", "nodename nor servname"];
+    let why = why.to_lowercase();
     words.iter().any(|word| why.contains(word))
 }
 

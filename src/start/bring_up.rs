@@ -123,8 +123,7 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     let limits = gateways.limits(gateways.again(), deadline);
     let bound = bind_ports(invocation, gateways.current(), limits, log)?;
     log.step("identities read, local ports bound");
-    let session = tries::connect(&mut tries, &mut gateways, &bound, log)
-        .map_err(|e| say_how_to_tell(e, gateways.current(), &bound))?;
+    let session = tries::connect(&mut tries, &mut gateways, &bound, log)?;
     gateways.run(probes(invocation));
     other_nodes::tell(invocation, log);
     bound.notes.iter().for_each(|note| log.note(note));
@@ -132,20 +131,6 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     // Where it has none any more, names of files mean nothing.
     let directory = std::env::current_dir().unwrap_or_else(|_| "/".into());
     Ok(Prepared { gateways, session, bound, access, watched_job, directory })
-}
-
-/// libssh2 keeps to itself what the gateway says of a forward that fails; ssh does not.
-fn say_how_to_tell(error: Error, gateway: &Gateway, bound: &LocalPorts) -> Error {
-    let text = error.to_string();
-    let cannot_tell = |name: &&str| text.contains(&format!("{name} cannot be reached"));
-    let mut names = bound.servers.iter().map(|server| server.name.as_str());
-    match names.find(cannot_tell).filter(|_| text.contains("or its name is unknown there")) {
-        Some(to) => {
-            let way = format!("{text}; which of the two: ssh -W {to} {}", gateway.name);
-            Error::new(error.code, way)
-        }
-        None => error,
-    }
 }
 
 fn watched_job(invocation: &Invocation) -> Result<Job> {

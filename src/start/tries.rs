@@ -143,10 +143,24 @@ impl Start<'_> {
             }
             if let Err(e) = results.check() {
                 self.kept.push((turn, session));
-                return Err(e);
+                return Err(self.say_how_to_tell(turn, e));
             }
             results.warn(self.log);
             return Ok(session);
+        }
+    }
+
+    /// libssh2 keeps to itself what the gateway says of a forward that fails; ssh does not.
+    fn say_how_to_tell(&self, turn: Turn, e: Error) -> Error {
+        let text = e.to_string();
+        let cannot_tell = |name: &&str| text.contains(&format!("{name} cannot be reached"));
+        let mut names = self.bound.servers.iter().map(|server| server.name.as_str());
+        let name = names.find(cannot_tell).filter(|_| text.contains("or its name is unknown"));
+        match (name, self.gateways.by_hand(turn)) {
+            (Some(to), Some(call)) => {
+                Error::new(e.code, format!("{text} (which of the two: ssh -W {to} {call})"))
+            }
+            _ => e,
         }
     }
 }

@@ -24,8 +24,10 @@ pub(super) fn check(prefix: &str, servers: &str) -> Parsed<()> {
             let numbers = rest.join(":");
             match numbers.contains([',', ':']) {
                 true => Err(format!(
-                    "ports are joined by '+': write {prefix}{host}:{}",
-                    joined(&numbers)
+                    "ports are joined by '+': write {prefix}{host}:{}, or {prefix}{host}:{} alone for FlexNet, \
+                     whose second port is learnt",
+                    joined(&numbers),
+                    rest[0].split(',').next().unwrap_or_default()
                 )),
                 false => Ok(()),
             }

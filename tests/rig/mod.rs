@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod as_ssh;
 pub mod certified;
+pub mod cluster;
 pub mod crowd;
 pub mod debian13;
 pub mod dropbear;
@@ -24,6 +25,7 @@ pub mod old_kernel;
 pub mod open;
 pub mod other_user;
 pub mod overlay;
+pub mod pages;
 pub mod ports;
 pub mod process;
 pub mod programs;
@@ -40,6 +42,7 @@ pub mod tunnel;
 pub mod wait;
 pub mod web;
 
+pub use cluster::Cluster;
 pub use dropbear::Dropbear;
 pub use gateway::Gateway;
 pub use job::{Job, Outcome, Running};

@@ -3,6 +3,7 @@
 #SBATCH --nodes=1
 #SBATCH --time=01:00:00
 # A Slurm job with a license from behind a gateway. Change the gateway, the server and the last line.
+# Every module load comes before the line: the software's module may set the variable, too.
 
 lic=$(licfwd tri-gw MLM_LICENSE_FILE=licserver:27000) && eval "$lic"
 status=$?

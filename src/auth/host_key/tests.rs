@@ -104,9 +104,14 @@ fn messages_name_place_and_way_out() {
     for (user, global, parts) in [
         (old.as_str(), "", changed.as_slice()),
         ("", &old, &["global:2", "administrator of this machine"]),
-        ("", "", &["is unknown", "StrictHostKeyChecking=ask -p 2222 Gate"]),
+        ("", "", &["is unknown", "comparing that: ssh bob@gw"]),
+        ("", "", &["comparing that: ssh -o StrictHostKeyChecking=ask bob@gw"]),
     ] {
-        let error = verdict("", user, global, &ed25519(1)).expect_err("refused");
+        let config = match parts[0].contains("=ask") {
+            true => "stricthostkeychecking true",
+            false => "",
+        };
+        let error = verdict(config, user, global, &ed25519(1)).expect_err("refused");
         let text = error.error.to_string();
         for part in ["gateway Gate port 2222", "SHA256:BwcH"].iter().chain(parts) {
             assert!(text.contains(part), "{part}: {text}");

@@ -263,7 +263,12 @@ fn bad_lines() {
     for (line, why) in [
         ("", "no gateway"),
         ("-v", "no gateway"),
-        ("gw", "nothing to forward: licfwd [options] [user@]gateway target"),
+        (
+            "gw",
+            "nothing to forward: \"gw\" is taken for the gateway; a license server has a port (lic",
+        ),
+        ("me@gw", "nothing to forward: licfwd [options] [user@]gateway target"),
+        ("27000", "no license server before its ports: licserver:27000, for example"),
         ("lic:9999", "no gateway before target"),
         ("A=lic:9999 gw", "before the gateway"),
         ("- h:1", "begin with '-'"),

@@ -234,7 +234,7 @@ fn why_no_keys(
             let error = gateway_down(
                 gateway,
                 format!(
-                    "the connection was closed before the login ({}); a gateway with too many logins at once does that (sshd's MaxStartups)",
+                    "the connection was closed before the login ({}); a gateway with too many logins at once does that (sshd's MaxStartups), and one after refused logins from this node (PerSourcePenalties)",
                     e.message()
                 ),
             );

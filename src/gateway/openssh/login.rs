@@ -6,7 +6,7 @@ use super::keeper;
 use super::mux::{self, Sentinel};
 use super::output::Output;
 use super::session::OpensshSession;
-use crate::auth::{AcceptedKeys, KeyFile, read_files};
+use crate::auth::{AcceptedKeys, KeyFile, key_advice, read_files};
 use crate::config::{Gateway, Proxy, Strict, gateway_down};
 use crate::error::{Code, Context, Error, Result, cause};
 use crate::gateway::connect;
@@ -173,7 +173,13 @@ fn why_not(output: &Output, call: &mut Call<'_>, key_files: &[KeyFile]) -> Error
             code = None;
         }
     }
+    if words.contains(": Temporary failure in name resolution") {
+        text += connect::MAY_BE_MISSPELT;
+    }
     if code == Some(Code::Refused) {
+        if words.contains(": Permission denied (") {
+            text += &format!("; {}", key_advice(call.gateway));
+        }
         text += &call.gateway.master();
     }
     let error = gateway_down(call.gateway, text);
