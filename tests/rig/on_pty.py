@@ -3,10 +3,14 @@
 import os
 import pty
 import select
+import signal
 import sys
 
 pid, terminal = pty.fork()
 if pid == 0:
+    # Who tests in the background of a script ignores them (POSIX); who sits at a terminal does not.
+    for key in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(key, signal.SIG_DFL)
     os.execvp(sys.argv[1], sys.argv[1:])
 
 sources = [terminal, 0]
