@@ -274,6 +274,20 @@ fn a_hundred_ports_in_a_row() {
     assert!(vendors[..MOST].iter().all(|vendor| vendor.served() == 1));
     assert_eq!(ask(), (VENDOR_IS_AT, NAME.into(), numbers[MOST]));
     tunnel.wait_for_log("all of 16 ports for it are in use", 1);
+    // A fault knows where each leads.
+    let ports: Vec<_> = clients.iter().map(|it| it.peer_addr().expect("a port").port()).collect();
+    process::signal("SEGV", &[tunnel.pid()]);
+    for port in ports {
+        let served = || {
+            let client = connect(port).and_then(|mut client| {
+                client.set_read_timeout(Some(LIMIT))?;
+                client.write_all(b"x")?;
+                client.read_exact(&mut [0])
+            });
+            client.is_ok()
+        };
+        wait_until("the port leads there again", LIMIT, served);
+    }
 }
 
 /// Goal: whatever is no such frame passes byte for byte and at once, also in pieces, and

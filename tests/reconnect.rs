@@ -168,7 +168,8 @@ fn assert_given_up(tunnel: &Tunnel) {
     assert!(process::alive(tunnel.pid()));
 }
 
-fn logins(gateway: &Gateway) -> usize {
+/// How many have come to a gateway.
+pub fn logins(gateway: &Gateway) -> usize {
     gateway.log().matches("Connection from ").count()
 }
 

@@ -1,14 +1,17 @@
 //! A fault in the process that serves is a gateway that is lost, not the tunnel's end.
 
+use super::reconnect::logins;
 use crate::rig::flexnet::{self, FlexNet};
 use crate::rig::job::built;
 use crate::rig::traffic::{check_out, check_out_from, connect};
 use crate::rig::{
-    Gateway, Job, LIMIT, LicenseServer, Promise, Service, Tunnel, free_pair, process, wait_until,
+    Gateway, Job, LIMIT, LicenseServer, Promise, Service, Tunnel, free_pair, process, skip,
+    wait_until,
 };
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
+use std::time::{Duration, Instant};
 
 /// How soon clients are served again.
 const RECOVERY: Promise = Promise::seconds(10);
@@ -59,13 +62,84 @@ fn after_a_fault_it_ends_with_its_job() {
     let port =
         job.run(command.arg(format!("127.0.0.1:{}", server.port()))).port("MLM_LICENSE_FILE");
     let daemon = job.daemon();
+    let log = || fs::read_to_string(job.directory().file("log")).unwrap_or_default();
+    wait_until("it serves", LIMIT, || log().contains("started: "));
     process::signal("SEGV", &[daemon]);
     RECOVERY.wait_until("served again", || check_out(port, "MATLAB").is_ok());
     process::signal("KILL", &[watched.pid()]);
     GONE.wait_until("gone", || !process::alive(daemon));
     job.wait_until_empty();
-    let log = fs::read_to_string(job.directory().file("log")).expect("its log");
+    let log = log();
     assert!(log.ends_with("ended: the job has ended\n"), "{log}");
+}
+
+/// Goal: a TERM that is being waited out is obeyed, although the client that it was waited
+/// for is gone.
+#[test]
+fn a_fault_forgets_no_term() {
+    let gateway = Gateway::start();
+    let server = LicenseServer::start(Service::CheckOut);
+    let tunnel = Tunnel::start(&gateway, server.port());
+    let (pid, port) = (tunnel.pid(), tunnel.port());
+    let client = connect(port).expect("connect");
+    check_out_from(client.try_clone().expect("dup"), "MATLAB").expect("a seat");
+    process::signal("TERM", &[pid]);
+    // It has looked up since.
+    check_out(port, "MATLAB").expect("a seat");
+    assert!(process::alive(pid), "it does not wait for its client");
+    process::signal("SEGV", &[pid]);
+    GONE.wait_until("gone", || !process::alive(pid));
+    assert!(tunnel.log().ends_with("ended: TERM\n"), "{}", tunnel.log());
+    drop(client);
+}
+
+/// A tunnel whose login is refused from now on, with that rest after each refusal.
+fn refused(rest: Duration) -> (Gateway, LicenseServer, Tunnel, usize) {
+    let mut gateway = Gateway::start();
+    let server = LicenseServer::start(Service::Echo);
+    let target = format!("127.0.0.1:{}", server.port());
+    let tunnel = Tunnel::of(Job::new(), |job| {
+        let mut command = job.licfwd(&gateway);
+        command.args(["gw", &target]);
+        command.env("LICFWD_TEST_REFUSAL_MS", rest.as_millis().to_string());
+        command
+    });
+    let before = logins(&gateway);
+    gateway.authorize("");
+    gateway.restart();
+    tunnel.wait_for_log("reconnecting failed", 1);
+    (gateway, server, tunnel, before)
+}
+
+/// Goal: nor does it lock the account: the rest after a refusal goes on, and the row of
+/// ten is the same row.
+#[test]
+fn a_fault_forgets_no_refusal() {
+    if !cfg!(debug_assertions) {
+        skip!("a release build has no hook for tests");
+    }
+    let rest = Duration::from_secs(5);
+    let (resting, row) = (refused(rest), refused(Duration::from_millis(300)));
+    let (since, known) = (Instant::now(), logins(&resting.0));
+    for (_, _, tunnel, _) in [&resting, &row] {
+        process::signal("SEGV", &[tunnel.pid()]);
+        tunnel.wait_for_log("begins anew after a fault", 1);
+    }
+    let (gateway, _server, tunnel, before) = row;
+    tunnel.wait_for_log("giving up on the gateway", 1);
+    assert_eq!(logins(&gateway) - before, 10, "{}", tunnel.log());
+    // And when it has given up, a fault gives it no further turn.
+    process::signal("SEGV", &[tunnel.pid()]);
+    tunnel.wait_for_log("has given up before the fault", 1);
+    let port = tunnel.port();
+    TcpListener::bind(("127.0.0.1", port)).expect_err("the port is still bound");
+    let closed = || connect(port).is_ok_and(|mut client| !matches!(client.read(&mut [0]), Ok(1..)));
+    wait_until("clients are closed", LIMIT, closed);
+    let (gateway, _server, tunnel, _) = resting;
+    tunnel.wait_for_log("reconnecting failed", 2);
+    let took = since.elapsed();
+    assert!(took > rest * 9 / 10, "{took:?}: {}", tunnel.log());
+    assert_eq!(logins(&gateway) - known, 1, "{}", tunnel.log());
 }
 
 /// Goal: a port that was opened for a vendor daemon stays bound and leads there, too, and

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::rig::gateway::{CODE, PASSWORD, keygen};
 use crate::rig::job::port_of;
 use crate::rig::traffic::check_out;
-use crate::rig::{Gateway, LIMIT, Outcome, Pty, Site, eventually, has, skip, wait_until};
+use crate::rig::{Gateway, LIMIT, Outcome, Pty, Site, eventually, has, process, skip, wait_until};
 
 /// The site, or the reason why this machine has none.
 macro_rules! ready {
@@ -242,6 +242,26 @@ fn typed_password_is_not_sent_twice() {
         pty.enter("");
         assert_eq!(pty.wait().code, 0);
     }
+}
+
+/// Goal: nor does a fault forget that somebody had to type: one login is refused, and no more.
+#[test]
+fn a_fault_forgets_no_person() {
+    let mut site = ready!(asking(&WITH_PASSWORD));
+    site.options = ["--log", "log"].map(String::from).into();
+    let mut pty = at_a_terminal(&site);
+    pty.expect("assword");
+    pty.enter(PASSWORD);
+    pty.expect("value: ");
+    pty.expect(".");
+    let log = || site.job.directory().read("log");
+    wait_until("it serves", LIMIT, || log().contains("started: "));
+    let before = site.connections();
+    process::signal("SEGV", &[site.job.daemon()]);
+    wait_until("licfwd gives up", LIMIT, || log().contains("giving up"));
+    assert_eq!(site.connections() - before, 1, "{}", log());
+    pty.enter("");
+    assert_eq!(pty.wait().code, 0);
 }
 
 /// Goal: a passphrase is kept, so that a tunnel comes back by itself.

@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// legal, and nobody needs more than a few of them.
 const MAX_BYTES: u64 = 16 << 20;
 /// By how much an attempt may make this process grow.
-const MAX_GROWTH: u64 = 40 << 20;
+const MAX_GROWTH: u64 = 32 << 20;
 
 /// What is known of an attempt while it runs.
 pub struct Attempt {

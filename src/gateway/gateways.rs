@@ -175,6 +175,7 @@ impl Gateways {
             route.credentials.take_passphrases(&known.credentials);
         }
         self.members[n].route = Some(route);
+        self.members[n].teach();
         Ok(())
     }
 
@@ -355,6 +356,18 @@ impl Gateways {
             if failure.is_some_and(|e| e.code == Code::Refused) {
                 self.members[n].refused();
             }
+        }
+    }
+
+    /// What has been learnt of each, in words for [`Gateways::take_over`].
+    pub fn in_words(&self) -> Vec<String> {
+        self.members.iter().map(Member::in_words).collect()
+    }
+
+    /// Goes on where the process before a fault was.
+    pub fn take_over(&mut self, words: &[String]) {
+        for member in &mut self.members {
+            let _ = words.iter().find_map(|words| member.take_over(words));
         }
     }
 

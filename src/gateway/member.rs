@@ -6,6 +6,7 @@ use crate::config::{self, Gateway, Strict, Via};
 use crate::error::{Code, Error, Result};
 use crate::log::Log;
 use crate::retry::{Deadline, refusal_waits};
+use crate::sys;
 use crate::target::Destination;
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
@@ -89,6 +90,19 @@ pub struct Member {
     pub failure: Option<Error>,
     /// Logins of a running tunnel that it has refused in a row.
     refusals: u32,
+    /// What the process before a fault knew of the way there.
+    known: Known,
+}
+
+/// What a login has taught, and no setting says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Known {
+    /// [`Route::entered`]
+    entered: bool,
+    /// Somebody had to type.
+    needs_a_person: bool,
+    /// Only ssh gets in.
+    ssh_alone: bool,
 }
 
 /// Whether a gateway has turns.
@@ -112,6 +126,65 @@ impl Member {
             refusals: 0,
             proven: false,
             failure: None,
+            known: Known::default(),
+        }
+    }
+
+    /// What it has taught so far, for [`Member::take_over`]: all but its settings.
+    pub fn in_words(&self) -> String {
+        let Known { entered, needs_a_person, ssh_alone } = self.known();
+        let standing = match self.standing {
+            Standing::Open => "open".to_owned(),
+            Standing::RestsUntil(then) => sys::since_boot(then).to_string(),
+            Standing::Closed => "closed".to_owned(),
+        };
+        let (refusals, name) = (self.refusals, &self.name);
+        let facts = [self.proven, entered, needs_a_person, ssh_alone].map(u8::from);
+        let [proven, entered, person, ssh] = facts;
+        format!("{refusals} {standing} {proven}{entered}{person}{ssh} {name}")
+    }
+
+    /// Goes on where the process before a fault was, if the words are of this gateway.
+    pub fn take_over(&mut self, words: &str) -> Option<()> {
+        let mut words = words.splitn(4, ' ');
+        let (refusals, standing, facts) = (words.next()?, words.next()?, words.next()?);
+        if words.next()? != self.name {
+            return None;
+        }
+        let mut facts = facts.chars().map(|fact| fact == '1');
+        self.refusals = refusals.parse().ok()?;
+        self.standing = match standing {
+            "open" => Standing::Open,
+            "closed" => Standing::Closed,
+            then => Standing::RestsUntil(sys::after_boot(then.parse().ok()?)),
+        };
+        self.proven = facts.next()?;
+        let (entered, needs_a_person) = (facts.next()?, facts.next()?);
+        self.known = Known { entered, needs_a_person, ssh_alone: facts.next()? };
+        self.teach();
+        Some(())
+    }
+
+    fn known(&self) -> Known {
+        let Some(route) = &self.route else {
+            return self.known;
+        };
+        Known {
+            entered: route.entered,
+            needs_a_person: route.credentials.needs_a_person,
+            ssh_alone: route.via == Via::Ssh,
+        }
+    }
+
+    /// Its settings have been read; what was known before counts.
+    pub fn teach(&mut self) {
+        let Some(route) = &mut self.route else {
+            return;
+        };
+        route.entered |= self.known.entered;
+        route.credentials.needs_a_person |= self.known.needs_a_person;
+        if self.known.ssh_alone && route.gateway.has_ssh {
+            route.via = Via::Ssh;
         }
     }
 
@@ -187,5 +260,29 @@ mod tests {
         assert_eq!(minutes(&member), Some(1));
         member.failed_while_running(Code::HostKey);
         assert_eq!(member.standing, Standing::Closed);
+    }
+
+    /// Goal: what a gateway has refused, and until when it has no turn, is known again,
+    /// and of no other gateway.
+    #[test]
+    fn in_words_and_back() {
+        let mut member = Member::new("user@gw");
+        let same = |member: &Member| {
+            let mut other = Member::new("user@gw");
+            other.take_over(&member.in_words()).expect("of this gateway");
+            (other.refusals, other.known, other.proven)
+                == (member.refusals, member.known, member.proven)
+                && other.rest(Instant::now()).map(|it| it.as_secs() / 5)
+                    == member.rest(Instant::now()).map(|it| it.as_secs() / 5)
+        };
+        assert!(same(&member));
+        member.known = Known { entered: true, needs_a_person: false, ssh_alone: true };
+        member.proven = true;
+        for _ in 0..10 {
+            member.failed_while_running(Code::Refused);
+            assert!(same(&member), "{}", member.in_words());
+        }
+        assert_eq!(member.standing, Standing::Closed);
+        assert_eq!(Member::new("gw").take_over(&member.in_words()), None);
     }
 }

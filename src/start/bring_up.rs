@@ -1,5 +1,6 @@
 //! Brings the tunnel up, step by step, and leaves it to the process that serves.
 
+use super::lifeline::Lifeline;
 use super::tries::{self, Tries};
 use super::{announce, daemon, other_nodes};
 use crate::cli::{Invocation, LogFile, Watch};
@@ -114,7 +115,8 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
         panic!("a test wants to see what a bug looks like");
     }
     let deadline = Deadline::after(invocation.deadline);
-    let watched_job = watched_job(invocation)?;
+    let no_thread = || "cannot watch the job".into();
+    let lifeline = Lifeline::of(watched_job(invocation)?, log).context(Code::System, no_thread)?;
     let access = Access::new(invocation.allow_any_user, &invocation.allow, deadline.left())?;
     sys::raise_descriptor_limit();
     let mut tries = Tries::new(invocation, deadline, log);
@@ -130,6 +132,7 @@ fn prepare(invocation: &Invocation, log: &Arc<Log>) -> Result<Prepared> {
     announce::tell_what_surprises(invocation, log);
     // Where it has none any more, names of files mean nothing.
     let directory = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    let watched_job = lifeline.let_go().context(Code::System, no_thread)?;
     Ok(Prepared { gateways, session, bound, access, watched_job, directory })
 }
 
@@ -247,12 +250,13 @@ fn tunnel(
         sys::serve_signals(signals).context(Code::System, || "cannot receive signals".into())?;
     let arguments = std::env::args_os().skip(1).collect();
     let parts = Parts {
-        restart: Restart { arguments, directory: prepared.directory, faults: 0 },
+        restart: Restart::new(arguments, prepared.directory),
         bound: prepared.bound,
         verbatim: invocation.verbatim,
         access: prepared.access,
         reconnect: Reconnect::new(prepared.gateways),
         job: prepared.watched_job,
+        term: None,
         signals,
         log: Arc::clone(log),
     };

@@ -4,6 +4,7 @@ mod announce;
 mod bring_up;
 mod command;
 mod daemon;
+mod lifeline;
 mod other_nodes;
 mod probe;
 mod resume;

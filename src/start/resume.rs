@@ -27,7 +27,7 @@ pub fn resume(
 ) -> Result<()> {
     // What else runs this program looks for that.
     let _ = fs::write("/proc/self/comm", "licfwd");
-    let Restarted { restart, mut job, listeners } = restarted;
+    let Restarted { restart, mut job, term, learnt, listeners } = restarted;
     let log = Arc::new(Log::new(invocation.verbosity, true));
     // Or that of a directory which is gone meanwhile.
     let _ = std::env::set_current_dir(&restart.directory);
@@ -66,10 +66,15 @@ pub fn resume(
     // One alone is the one that the tunnel has gone through.
     let probes = if gateways.count() > 1 { probes(invocation) } else { Vec::new() };
     gateways.run(probes);
+    gateways.take_over(&learnt);
     let reconnect = Reconnect::new(gateways).after_failures(restart.faults);
+    if reconnect.has_given_up() {
+        log.event("has given up before the fault; the ports stay bound until the job ends");
+    }
     let verbatim = invocation.verbatim;
+    let log_too = log.clone();
     let parts =
-        Parts { bound, verbatim, access, reconnect, job, signals, restart, log: log.clone() };
+        Parts { bound, verbatim, access, reconnect, job, signals, term, restart, log: log_too };
     let tunnel = Tunnel::new(parts, None).context(Code::System, || "cannot serve".into())?;
     log.event(format_args!("ended: {}", tunnel.serve()));
     sys::exit_now(0)

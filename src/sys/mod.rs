@@ -29,7 +29,7 @@ pub use helper::{
 };
 pub use poll::{Epoll, Event, Interest, poll_readable, wait_any};
 pub use process::{
-    Fork, LastWords, end_own_group, end_with_us, exit_now, fork_process, interrupt,
+    Fork, LastWords, end_by_term, end_own_group, end_with_us, exit_now, fork_process, interrupt,
     is_in_foreground, kill_group, new_session, node_name, on_deadly_signal, overflow_user,
     pidfd_open, raise_descriptor_limit, resident_memory, session_id, set_umask, share_one_heap,
     terminal_name, test_hook, trim_memory, user_id,
@@ -46,5 +46,5 @@ pub use socket::{
     send_descriptor, service_port, set_backlog, set_keepalive, set_unsent_limit, set_user_timeout,
     sock_diag, unacknowledged,
 };
-pub use timer::Timer;
+pub use timer::{Timer, after_boot, since_boot};
 pub use worker::{become_program, split_off_worker};

@@ -2,7 +2,7 @@
 
 use super::errno::check;
 use super::fd::{own, syscall};
-use super::signal::{FAULTS, SIG_IGN, SIGINT, SIGKILL, deadly, signal};
+use super::signal::{FAULTS, SIG_IGN, SIGINT, SIGKILL, SIGTERM, deadly, signal};
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_long, c_uint, c_void};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -201,6 +201,11 @@ pub fn interrupt(pid: u32) {
     if pid > 1 {
         kill(pid as c_int, SIGINT);
     }
+}
+
+/// Ends this process as whoever sends it TERM does.
+pub fn end_by_term() {
+    kill(std::process::id() as c_int, SIGTERM);
 }
 
 /// Kills this process and those of its group, which is a helper's.

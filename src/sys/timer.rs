@@ -1,4 +1,4 @@
-//! A timer that is a descriptor.
+//! A timer that is a descriptor, and the clock that it goes by.
 
 use super::errno::check;
 use super::fd::{CLOEXEC, NONBLOCK, own};
@@ -6,10 +6,11 @@ use std::ffi::{c_int, c_long};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 unsafe extern "C" {
     safe fn timerfd_create(clock: c_int, flags: c_int) -> c_int;
+    fn clock_gettime(clock: c_int, time: *mut [c_long; 2]) -> c_int;
     fn timerfd_settime(
         fd: c_int,
         flags: c_int,
@@ -17,6 +18,9 @@ unsafe extern "C" {
         old: *mut TimerSpec,
     ) -> c_int;
 }
+
+/// The clock of which `Instant` is made.
+const CLOCK_MONOTONIC: c_int = 1;
 
 /// `struct itimerspec`: seconds and nanoseconds of the interval, then of the time.
 #[repr(C)]
@@ -32,7 +36,6 @@ impl Timer {
     /// # Errors
     /// EMFILE and its like.
     pub fn new() -> io::Result<Timer> {
-        const CLOCK_MONOTONIC: c_int = 1;
         own(timerfd_create(CLOCK_MONOTONIC, CLOEXEC | NONBLOCK)).map(|fd| Timer(File::from(fd)))
     }
 
@@ -56,6 +59,28 @@ impl Timer {
     }
 }
 
+fn now() -> Duration {
+    let mut time = [0; 2];
+    // SAFETY: the kernel writes seconds and nanoseconds to the address given.
+    unsafe { clock_gettime(CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(time[0] as u64, time[1] as u32)
+}
+
+/// A moment in milliseconds since the boot, which every program of it understands.
+pub fn since_boot(moment: Instant) -> u64 {
+    let (now, clock) = (Instant::now(), now());
+    let ahead = clock + moment.saturating_duration_since(now);
+    ahead.saturating_sub(now.saturating_duration_since(moment)).as_millis() as u64
+}
+
+/// The moment of which [`since_boot`] has told.
+pub fn after_boot(milliseconds: u64) -> Instant {
+    let (now, clock) = (Instant::now(), now());
+    let then = Duration::from_millis(milliseconds);
+    let past = now.checked_sub(clock.saturating_sub(then)).unwrap_or(now);
+    past + then.saturating_sub(clock)
+}
+
 impl AsFd for Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -69,6 +94,17 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
     const SHORT: Duration = Duration::from_millis(20);
+
+    /// Goal: a moment is the same again, whether it is past or to come.
+    #[test]
+    fn a_moment_in_numbers_and_back() {
+        let now = Instant::now();
+        for moment in [now, now + LONG, now - SHORT] {
+            let back = after_boot(since_boot(moment));
+            let apart = back.max(moment) - back.min(moment);
+            assert!(apart < SHORT, "{apart:?}");
+        }
+    }
 
     /// Goal: it comes once, not before it is set, not after it is put off, and also
     /// when it is set no time ahead, which the kernel takes for putting it off.

@@ -26,6 +26,8 @@ pub struct Reconnect {
     failures: u32,
     /// A session beside a good one is wanted, at the same gateway.
     further: bool,
+    /// What the gateways have taught up to the last attempt, for a fault.
+    learnt: Vec<String>,
 }
 
 enum Phase {
@@ -63,8 +65,10 @@ impl Reconnect {
             several: gateways.count() > 1,
             gateway: gateways.in_the_log(),
             silence: gateways.current().silence,
+            learnt: gateways.in_words(),
+            // After a fault all may have had their last turn before it.
+            phase: if gateways.rest().is_some() { Phase::Idle } else { Phase::GivenUp },
             gateways: Arc::new(Mutex::new(gateways)),
-            phase: Phase::Idle,
             failures: 0,
             further: false,
         }
@@ -73,6 +77,11 @@ impl Reconnect {
     /// As if that many attempts had failed already.
     pub fn after_failures(self, failures: u32) -> Reconnect {
         Reconnect { failures, ..self }
+    }
+
+    /// What the gateways have taught, for [`Gateways::take_over`] after a fault.
+    pub fn learnt(&self) -> &[String] {
+        &self.learnt
     }
 
     /// Whether clients may hope.
@@ -129,7 +138,9 @@ impl Reconnect {
         if !matches!(self.phase, Phase::Trying(_)) {
             self.phase = Phase::Idle;
             self.failures = 0;
-            lock(&self.gateways).forgive();
+            let mut gateways = lock(&self.gateways);
+            gateways.forgive();
+            self.learnt = gateways.in_words();
         }
     }
 
@@ -220,12 +231,14 @@ impl Reconnect {
                 gateways.serves(attempt.turn);
                 self.gateway = gateways.in_the_log();
                 self.silence = gateways.current().silence;
+                self.learnt = gateways.in_words();
                 return Some(Outcome::Connected(session));
             }
             Ok(Err(e)) => e,
             Err(_) => Error::new(Code::Internal, "the reconnecting thread died"),
         };
         gateways.failed_while_running(attempt.turn, error.code);
+        self.learnt = gateways.in_words();
         if std::mem::take(&mut self.further) && self.several {
             // Where the good one has been lost meanwhile.
             gateways.begin_round();

@@ -49,6 +49,8 @@ pub struct Parts {
     pub job: Job,
     /// TERM and, in the foreground, INT and HUP.
     pub signals: SignalFd,
+    /// When TERM came, if it did before a fault.
+    pub term: Option<Instant>,
     /// How to begin anew.
     pub restart: Restart,
     /// Where to tell.
@@ -99,7 +101,7 @@ impl Tunnel {
         let token = |listener, socket| Token::Listener(listener, socket).pack();
         let log = Arc::clone(&parts.log);
         let vendor_ports = VendorPorts::new(&mut parts.bound, parts.verbatim, Arc::clone(&log));
-        let shutdown = Shutdown::new(parts.job, parts.signals)?;
+        let shutdown = Shutdown::new(parts.job, parts.signals, parts.term)?;
         let watchdog = Watchdog::start(shutdown.urgent(), &log)?;
         let mut tunnel = Tunnel {
             acceptor: Acceptor::new(parts.bound.listeners, parts.access, token, log),
@@ -150,7 +152,7 @@ impl Tunnel {
     ///    is carried until nothing is left that no event would tell.
     pub fn serve(mut self) -> String {
         // Not before it is announced: until then a fault is the start's.
-        self.restart.plan(self.acceptor.listeners(), self.shutdown.job());
+        self.plan_restart();
         let mut events = [Event::NONE; 256];
         loop {
             let ready = match self.epoll.wait(&mut events, self.due()) {
@@ -169,6 +171,9 @@ impl Tunnel {
             {
                 return why;
             }
+            if urgent {
+                self.plan_restart();
+            }
             self.look_after_the_gateway();
             self.connect_waiting();
             self.carry();
@@ -182,7 +187,10 @@ impl Tunnel {
         let token = Token::unpack(event.token());
         match token {
             Token::Urgent => {}
-            Token::Attempt => self.end_attempt(),
+            Token::Attempt => {
+                self.end_attempt();
+                self.plan_restart();
+            }
             Token::Listener(listener, socket) => self.accept(listener, socket),
             Token::Guest(number) => {
                 let waiting = self.proxy.is_ready(number, &self.epoll, &mut self.buffer);
@@ -203,6 +211,13 @@ impl Tunnel {
             }
         }
         token == Token::Urgent
+    }
+
+    /// What is known now is what a fault leaves.
+    fn plan_restart(&mut self) {
+        let (listeners, job) = (self.acceptor.listeners(), self.shutdown.job());
+        let (term, learnt) = (self.shutdown.term(), self.reconnect.learnt());
+        self.restart.plan(listeners, job, term, learnt);
     }
 
     // ---- the gateway -----------------------------------------------------

@@ -23,15 +23,15 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Takes over both.
+    /// Takes over both; `term`: when TERM came, if it did before a fault.
     ///
     /// # Errors
     /// The kernel refuses a descriptor.
-    pub fn new(mut job: Job, signals: SignalFd) -> io::Result<Shutdown> {
+    pub fn new(mut job: Job, signals: SignalFd, term: Option<Instant>) -> io::Result<Shutdown> {
         let urgent = Arc::new(Epoll::new()?);
         urgent.add(&signals, 0, Interest::READ)?;
         job.still_runs();
-        let shutdown = Shutdown { job, signals, urgent, term: None };
+        let shutdown = Shutdown { job, signals, urgent, term };
         shutdown.watch_witness()?;
         Ok(shutdown)
     }
@@ -39,6 +39,11 @@ impl Shutdown {
     /// Whose life bounds the tunnel's.
     pub fn job(&self) -> &Job {
         &self.job
+    }
+
+    /// When TERM came.
+    pub fn term(&self) -> Option<Instant> {
+        self.term
     }
 
     /// Readable when it is time for [`Shutdown::reason`].

@@ -30,6 +30,18 @@ pub enum Behaviour {
     Closed,
 }
 
+/// How a client comes to a front.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Way {
+    /// Over TCP.
+    Straight,
+    /// Through a ProxyCommand, and so over a pair of sockets of which the kernel counts
+    /// no bytes.
+    Command,
+    /// Through a ProxyJump over the good gateway, `gw`.
+    Jump,
+}
+
 /// A port of 127.0.0.1 with a behaviour.
 pub struct Front {
     port: u16,
@@ -65,9 +77,19 @@ impl Front {
 
     /// Options of licfwd that lead here, whatever key it shows.
     pub fn options(&self) -> Vec<String> {
+        self.options_by(Way::Straight)
+    }
+
+    /// The same on that way.
+    pub fn options_by(&self, way: Way) -> Vec<String> {
         let known = ["-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null"];
         let port = ["-p".to_owned(), self.port.to_string()];
-        port.into_iter().chain(known.map(str::to_owned)).collect()
+        let way = match way {
+            Way::Straight => None,
+            Way::Command => Some("-oProxyCommand=nc %h %p"),
+            Way::Jump => Some("-Jgw"),
+        };
+        port.into_iter().chain(known.into_iter().chain(way).map(str::to_owned)).collect()
     }
 
     /// What it does to connections from now on.

@@ -137,15 +137,13 @@ impl Tunnel {
         };
         let (listener, dialled) = (client.listener, client.ends.map(|(_, ours)| ours.ip()));
         let (acceptor, epoll) = (&mut self.acceptor, &self.epoll);
-        let before = acceptor.listeners().len();
         let frame = self.vendor_ports.hear(listener, dialled, heard, acceptor, epoll);
-        if acceptor.listeners().len() > before {
-            self.restart.plan(acceptor.listeners(), self.shutdown.job());
-        }
-        match frame {
+        let passed_on = match frame {
             Some(frame) => carrier.pass_on(slot, frame, epoll, &mut self.buffer),
             None => Ok(()),
-        }
+        };
+        self.plan_restart();
+        passed_on
     }
 
     /// Closes a client that gets no channel; tells one that asked for it as of a proxy why.
