@@ -1,8 +1,10 @@
 //! The least a start can cost: a client on libssh2 that reads no configuration, binds no
 //! port, and asks one license server one question.
 
+use std::ffi::c_int;
 use std::io::{self, Error, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -15,14 +17,30 @@ pub fn ask([gateway, user, key, server]: [&str; 4]) -> io::Result<()> {
     let socket = TcpStream::connect(("127.0.0.1", port(gateway)?))?;
     socket.set_nodelay(true)?;
     let mut session = ssh2::Session::new()?;
-    session.set_tcp_stream(socket);
+    session.set_tcp_stream(socket.try_clone()?);
     session.handshake()?;
     session.userauth_pubkey_file(user, None, Path::new(key), None)?;
+    acknowledge(&socket);
     let mut channel = session.channel_direct_tcpip("127.0.0.1", port(server)?, None)?;
+    acknowledge(&socket);
     channel.write_all(b"x")?;
     channel.read_exact(&mut [0])?;
     println!("answered");
     Ok(())
+}
+
+/// At once, what has arrived: else sshd's small packets wait for the kernel, which puts
+/// that off for 40 ms (TCP_QUICKACK of tcp(7)).
+#[allow(unsafe_code)]
+fn acknowledge(socket: &TcpStream) {
+    const IPPROTO_TCP: c_int = 6;
+    const TCP_QUICKACK: c_int = 12;
+    unsafe extern "C" {
+        fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_int, len: u32)
+        -> c_int;
+    }
+    // SAFETY: the kernel reads four bytes of the value.
+    unsafe { setsockopt(socket.as_raw_fd(), IPPROTO_TCP, TCP_QUICKACK, &1, 4) };
 }
 
 /// From the start of that program until it has got the answer.
