@@ -487,8 +487,13 @@ fn the_first_host_is_asked() {
         let mut call = job.licfwd(&gateway);
         job.run(call.args(["--tries", "1", "gw", targets]))
     };
-    let first = call(&format!("https://127.0.0.1:{dead},127.0.0.1:{}", server.port()));
-    first.fails(69, &[&format!("127.0.0.1:{dead}"), "cannot be reached"]);
+    let dead_first = format!("https://127.0.0.1:{dead},127.0.0.1:{}", server.port());
+    call(&dead_first).fails(69, &[&format!("127.0.0.1:{dead}"), "cannot be reached"]);
+    for (target, code) in [(&*dead_first, 69), ("https://*", 0)] {
+        let mut check = job.licfwd(&gateway);
+        let outcome = job.run(check.args(["--check", "gw", target]));
+        assert_eq!((outcome.code, &*outcome.stdout), (code, ""), "{outcome:?}");
+    }
     for targets in [
         format!("https://127.0.0.1:{},127.0.0.1:{dead}", server.port()),
         format!("https://*,127.0.0.1:{dead}"),

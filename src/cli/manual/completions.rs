@@ -134,7 +134,7 @@ for ((i = 3; i < CURRENT; i++)); do
 done
 
 _arguments -s -S \
-{specs}  '1:gateway:_ssh_hosts' '*:target: '
+{specs}  '1:gateway:_ssh_hosts' '*:target, host\:port or https\://host: '
 "#
     )
 }
