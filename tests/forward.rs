@@ -11,7 +11,7 @@ use crate::rig::sockets;
 use crate::rig::traffic::{End, check_out, connect, exchange, vanish_in_the_middle};
 use crate::rig::{
     FLOOD, Gateway, Job, LIMIT, LicenseServer, Open, Promise, Service, Tunnel, eventually,
-    free_port, long, wait_until,
+    free_port, long, say, wait_until,
 };
 use std::io::{self, Error, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -211,7 +211,14 @@ fn fact_4_every_packet_is_finished() {
         });
         before.wait_until_back(&gateway, &tunnel, &server);
         if Instant::now() >= end {
-            eprintln!("{round} rounds, {} kB resident", tunnel.resident_kb());
+            let (clients, kb) = (200 * round, tunnel.resident_kb());
+            let done =
+                format!("{round} rounds of mixed clients, {clients} in all, {kb} kB resident");
+            if long() {
+                say(&done)
+            } else {
+                eprintln!("{done}")
+            };
             break;
         }
     }

@@ -366,11 +366,11 @@ fn the_account_at_each_gateway_is_protected() {
     wait_until("served again", LIMIT, || served(&tunnel));
 }
 
-/// Goal: 200 jobs that start together at two gateways with sshd's default MaxStartups all
-/// get their tunnel, and both gateways have a fair part of them.
+/// Goal: jobs that start together at two gateways with sshd's default MaxStartups all
+/// get their tunnel, and both gateways have a fair part of them. With `--long` 200.
 #[test]
-fn two_hundred_jobs_share_two_gateways() {
-    const JOBS: usize = 200;
+fn many_jobs_share_two_gateways() {
+    let jobs = if long() { 200 } else { 80 };
     if over_ssh() && !long() {
         return;
     }
@@ -378,7 +378,7 @@ fn two_hundred_jobs_share_two_gateways() {
     let sites = Sites::new(vec![crowded(), crowded()], &[]);
     let target = format!("127.0.0.1:{}", sites.server.port());
     let start = Instant::now();
-    let running: Vec<_> = (0..JOBS)
+    let running: Vec<_> = (0..jobs)
         .map(|_| sites.job.spawn(sites.call(&sites.job, &["--no-watch", "g0,g1"]).arg(&target)))
         .collect();
     let mut tries = [0; 11];
@@ -390,6 +390,6 @@ fn two_hundred_jobs_share_two_gateways() {
     let took = start.elapsed();
     let logins = |gateway: &Gateway| gateway.log().matches("Accepted publickey").count();
     let parts: Vec<usize> = sites.gateways.iter().map(logins).collect();
-    eprintln!("{JOBS} jobs in {took:?} over {parts:?}; by failed tries: {tries:?}");
-    assert!(parts.iter().all(|part| *part >= JOBS / 3), "{parts:?}");
+    eprintln!("{jobs} jobs in {took:?} over {parts:?}; by failed tries: {tries:?}");
+    assert!(parts.iter().all(|part| *part >= jobs / 4), "{parts:?}");
 }

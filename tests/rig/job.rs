@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::{LIMIT, Scratch, eventually, gateway::Gateway, process, wait_until};
+use super::{LIMIT, Scratch, eventually, eventually_every, gateway::Gateway, process};
+
+/// How often all processes are looked through: that takes milliseconds.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A clean environment with a directory of its own, in which programs run.
 ///
@@ -147,16 +150,18 @@ impl Job {
     /// Waits until none of its processes is left: a helper may end after its master.
     #[track_caller]
     pub fn wait_until_empty(&self) {
-        wait_until("no process is left", LIMIT, || self.processes().is_empty());
+        let empty = eventually_every(LOOK, LIMIT, || self.processes().is_empty());
+        assert!(empty, "waited {LIMIT:?} in vain: no process is left");
     }
 
     /// Ends all its processes.
     pub fn end(&self) {
-        wait_until("the job's processes end", LIMIT, || {
+        let ended = eventually_every(LOOK, LIMIT, || {
             let pids = self.processes();
             process::signal("KILL", &pids);
             pids.is_empty()
         });
+        assert!(ended || thread::panicking(), "the job's processes do not end");
     }
 
     fn tag(&self) -> String {

@@ -55,7 +55,7 @@ pub use pty::Pty;
 pub use scratch::Scratch;
 pub use site::Site;
 pub use sites::Sites;
-pub use skips::say_skipped;
+pub use skips::{retell, say, say_skipped};
 pub use tunnel::Tunnel;
 pub use wait::{FLOOD, LIMIT, Promise, eventually, eventually_every, times_until, wait_until};
 

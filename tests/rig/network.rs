@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::{LIMIT, process, say_skipped, test_name, wait_until};
+use super::{LIMIT, process, retell, say_skipped, test_name, wait_until};
 
 /// Holds the name of the test that runs again in its own network.
 const INSIDE: &str = "LICFWD_TEST_NETWORK";
@@ -41,7 +41,7 @@ pub fn is_our_own() -> bool {
         "in a network of its own:\n{text}\n{errors}"
     );
     // What it has measured.
-    eprint!("{errors}");
+    retell(&errors, &test);
     false
 }
 

@@ -21,8 +21,12 @@ pub struct Process {
 
 /// Every process of the machine that is not a zombie.
 pub fn all() -> Vec<Process> {
+    ids().filter_map(look).collect()
+}
+
+fn ids() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").expect("read /proc");
-    entries.filter_map(|entry| look(entry.ok()?.file_name().to_str()?.parse().ok()?)).collect()
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
 /// One process, unless it is gone or a zombie.
@@ -58,15 +62,15 @@ pub fn descendants(pid: u32) -> Vec<Process> {
     found
 }
 
-/// The processes that were started with `LICFWD_RIG=tag` in their environment.
+/// The processes that were started with `LICFWD_RIG=tag` in their environment; a zombie
+/// has none.
 pub fn tagged(tag: &str) -> Vec<u32> {
     let wanted = format!("LICFWD_RIG={tag}");
     let has_tag = |pid: u32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
     };
-    let pids = all().into_iter().map(|process| process.pid);
-    pids.filter(|pid| has_tag(*pid)).collect()
+    ids().filter(|pid| has_tag(*pid)).collect()
 }
 
 /// How many descriptors a process has open.

@@ -17,18 +17,40 @@ const EXPECTED: [(&str, bool, &str); 6] = [
     ("no Jupyter from PyPI: ", true, "the network may be down, and nothing else needs it"),
 ];
 
-/// Says that a test, or a part of it, is left out.
+/// Says what is to be kept of a test that passes, with its name.
 ///
 /// Writes to standard error itself: only the `print` macros are captured.
+pub fn say(text: &str) {
+    print("", text);
+}
+
+fn print(begin: &str, text: &str) {
+    let thread = std::thread::current();
+    print_line(&format!("{begin}{}: {text}", thread.name().unwrap_or("rig")));
+}
+
+fn print_line(line: &str) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Prints what a test that ran in another process has printed: what it has said is kept.
+pub fn retell(printed: &str, test: &str) {
+    for line in printed.lines() {
+        match line.strip_prefix("SKIPPED: ").unwrap_or(line).starts_with(test) {
+            true => print_line(line),
+            false => eprintln!("{line}"),
+        }
+    }
+}
+
+/// Says that a test, or a part of it, is left out.
 ///
 /// # Panics
 /// In strict mode, for a reason that is not expected.
 #[track_caller]
 pub fn say_skipped(reason: &str) {
-    use std::io::Write;
-    let thread = std::thread::current();
-    let line = format!("SKIPPED: {}: {reason}\n", thread.name().unwrap_or("rig"));
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    print("SKIPPED: ", reason);
     let strict = std::env::var_os(STRICT).is_some();
     assert!(
         !strict || is_expected(reason, process::is_root()),
