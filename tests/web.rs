@@ -508,7 +508,7 @@ fn the_first_host_is_asked() {
 /// Goal: `*` stands for any host at 443, or at any port where that is a `*`, too.
 #[test]
 fn any_host() {
-    let (job, gateway) = (Job::new(), Gateway::start());
+    let gateway = Gateway::start();
     let server = LicenseServer::start(Service::Echo);
     let port = server.port();
     for (target, status) in [
@@ -516,9 +516,12 @@ fn any_host() {
         (format!("https://*:{port}"), "200"),
         ("https://*:*".to_owned(), "200"),
     ] {
-        let outcome = job.run(job.licfwd(&gateway).args(["gw", &target]));
-        let proxy = outcome.port("https_proxy");
-        let mut client = connect(proxy).expect("connect");
+        let tunnel = Tunnel::of(Job::new(), |job| {
+            let mut command = job.licfwd(&gateway);
+            command.args(["-v", "gw", &target]);
+            command
+        });
+        let mut client = connect(tunnel.port()).expect("connect");
         client.write_all(head(&format!("localhost:{port}")).as_bytes()).expect("a head");
         let answer = read_head(&mut client).expect("an answer");
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {answer}");
