@@ -50,10 +50,11 @@ struct Waits {
 /// A gateway behind a line that lets two megabytes a second through towards it. The license
 /// servers are on our side, so what they say goes the same way, behind the gateway's sessions.
 struct Line {
-    _beyond: Beyond,
     gateway: Gateway,
     echo: LicenseServer,
     bulk: LicenseServer,
+    /// Goes last: the license servers are at its link's address.
+    _beyond: Beyond,
 }
 
 impl Line {
@@ -64,7 +65,7 @@ impl Line {
         let gateway = Gateway::inside(beyond.process(), &lines);
         let at = |service| LicenseServer::at(service, SocketAddr::from((Beyond::NEAR, 0)));
         let (echo, bulk) = (at(Service::Echo), at(Service::Exchange));
-        Line { _beyond: beyond, gateway, echo, bulk }
+        Line { gateway, echo, bulk, _beyond: beyond }
     }
 
     fn through_licfwd(&self, options: &[&str]) -> Waits {
