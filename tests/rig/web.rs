@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use super::traffic::connect;
+use super::traffic::{connect, uninterrupted};
 use super::{Gateway, Job, LIMIT, Overlay, Running, Scratch, free_port, process, wait_until};
 
 /// What the server is called.
@@ -91,7 +91,7 @@ pub fn head(to: &str) -> String {
 pub fn read_head(from: &mut impl Read) -> io::Result<String> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
-        match from.read(&mut byte)? {
+        match uninterrupted(|| from.read(&mut byte))? {
             0 => return Err(Error::other(format!("closed after {:?}", show(&head)))),
             _ => head.push(byte[0]),
         }
