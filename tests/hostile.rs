@@ -370,7 +370,7 @@ fn running(way: Way, kinds: &[&'static str]) {
                 assert!(process::alive(tunnel.pid()), "{what}: licfwd is dead");
                 // Not the good one, which may be on its way.
                 if !is_lost() {
-                    front.cut();
+                    cut(&front, &tunnel);
                 }
             }
             served
