@@ -125,6 +125,10 @@ impl Acceptor {
                 None => ("a Unix socket".into(), Admission::Welcome),
             };
             match admission {
+                // Its port may be another's by now, who has been asked about instead.
+                Admission::Welcome if socket.take_error().is_ok_and(|e| e.is_some()) => {
+                    self.tell_gone(&who);
+                }
                 Admission::Welcome => {
                     let (to, _presence) = (from.to.clone(), from.usage.enter());
                     let asked = None;
@@ -187,5 +191,37 @@ impl Acceptor {
             self.paused = None;
             let _ = self.listen(epoll);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::listener::bind_at;
+    use crate::log::Verbosity;
+    use crate::sys;
+    use std::net::{Ipv4Addr, TcpStream};
+
+    /// Goal: who has broken off before it was accepted does not get in, whoever has its
+    /// port by then; who has only said all that it had to say does.
+    #[test]
+    fn a_client_that_has_broken_off_is_not_taken_for_another() {
+        let sockets = bind_at(Ipv4Addr::LOCALHOST, 0).expect("bind");
+        let address = sockets[0].address().expect("address");
+        let listener = Listener::new(sockets, Destination::Unix("/x".into()));
+        let epoll = Epoll::new().expect("epoll");
+        let access = Access::new(true, &[], Duration::ZERO).expect("anybody");
+        let log = Arc::new(Log::new(Verbosity::Quiet, false));
+        let mut acceptor = Acceptor::new(vec![listener], access, |_, _| 0, log);
+        for (breaks, accepted) in [(true, 0), (false, 1)] {
+            let mut client = TcpStream::connect(address).expect("connect");
+            io::Write::write_all(&mut client, b"x").expect("write");
+            if breaks {
+                sys::reset_on_close(&client).expect("linger");
+            }
+            drop(client);
+            assert_eq!(acceptor.accept(0, 0, 9, &epoll).len(), accepted, "breaks: {breaks}");
+        }
+        assert_eq!(acceptor.usage(0).clients(), 0);
     }
 }

@@ -37,6 +37,10 @@ pub enum Admission {
 #[derive(Debug)]
 struct Owner {
     uid: u32,
+    /// Whose a socket that its process has closed may seem to be, whosever it was: 0's in
+    /// its last states, and before Linux 6.17 the kernel's root's, who is another in
+    /// a user namespace.
+    anybody: [u32; 2],
     /// The netlink socket; `None` where only the tables are left.
     diag: Option<File>,
     sequence: u32,
@@ -100,8 +104,8 @@ impl Owner {
         } else if diag.is_none() && fs::metadata(SOCKET_TABLES[0]).is_err() {
             format!("neither netlink nor {} is here", SOCKET_TABLES[0])
         } else {
-            let sequence = 0;
-            return Ok(Owner { uid, diag, sequence });
+            let (anybody, sequence) = ([0, sys::kernel_root()], 0);
+            return Ok(Owner { uid, anybody, diag, sequence });
         };
         let way_out = "use --allow-any-user if every user of this node may use the license";
         Err(why).advise(Code::System, || "cannot tell users apart".into(), way_out)
@@ -109,9 +113,10 @@ impl Owner {
 
     /// The user id of the process that holds the socket `local` connected to `remote`.
     fn of_socket(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<u32> {
+        let ends = (local, remote);
         if let Some(diag) = &mut self.diag {
             self.sequence = self.sequence.wrapping_add(1);
-            match ask_kernel(diag, self.sequence, local, remote) {
+            match ask_kernel(diag, self.sequence, ends, self.anybody) {
                 Ok(answer) => return answer,
                 // A seccomp filter or a missing module: from now on the tables.
                 Err(_) => self.diag = None,
@@ -120,7 +125,7 @@ impl Owner {
         SOCKET_TABLES
             .iter()
             .filter_map(|table| fs::read_to_string(table).ok())
-            .find_map(|table| look_up(&table, local, remote))
+            .find_map(|table| look_up(&table, ends, self.anybody))
             .flatten()
     }
 }
@@ -136,8 +141,8 @@ const LISTEN: u8 = 10;
 fn ask_kernel(
     diag: &mut File,
     sequence: u32,
-    local: SocketAddr,
-    remote: SocketAddr,
+    (local, remote): (SocketAddr, SocketAddr),
+    anybody: [u32; 2],
 ) -> io::Result<Option<u32>> {
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
     const NLM_F_REQUEST: u16 = 1;
@@ -185,14 +190,18 @@ fn ask_kernel(
         let remote_port = u16::from_be_bytes([answer[22], answer[23]]);
         let is_it = remote_port == remote.port() && state != LISTEN && state != TIME_WAIT;
         // Inode 0: closed by its process. Then the uid is still the owner's since Linux
-        // 6.17, and before that 0, which says nothing.
-        return Ok((is_it && (inode != 0 || uid != 0)).then_some(uid));
+        // 6.17, and before that it says nothing.
+        return Ok((is_it && (inode != 0 || !anybody.contains(&uid))).then_some(uid));
     }
 }
 
 /// Finds a connection in the text of `/proc/net/tcp` or `tcp6`: `None` when it
 /// is not there, `Some(None)` when it belongs to no process.
-fn look_up(table: &str, local: SocketAddr, remote: SocketAddr) -> Option<Option<u32>> {
+fn look_up(
+    table: &str,
+    (local, remote): (SocketAddr, SocketAddr),
+    anybody: [u32; 2],
+) -> Option<Option<u32>> {
     let (local, remote) = (shown(local), shown(remote));
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -203,9 +212,8 @@ fn look_up(table: &str, local: SocketAddr, remote: SocketAddr) -> Option<Option<
             return None;
         }
         let state = u8::from_str_radix(state, 16).ok()?;
-        let known = inode != "0" || uid != "0";
-        let alive = known && state != LISTEN && state != TIME_WAIT;
-        Some(if alive { uid.parse().ok() } else { None })
+        let uid = uid.parse().ok().filter(|uid| inode != "0" || !anybody.contains(uid));
+        Some(uid.filter(|_| state != LISTEN && state != TIME_WAIT))
     })
 }
 
@@ -255,7 +263,8 @@ mod tests {
                 drop(client);
                 let after = access.admit(peer, ours);
                 // Linux 6.17 and later still know it, but for root.
-                let known = after == Admission::Welcome && sys::user_id() != 0;
+                let us = sys::user_id();
+                let known = after == Admission::Welcome && ![0, sys::kernel_root()].contains(&us);
                 assert!(known || after == Admission::Gone, "{host}: {after:?}");
             }
         }
@@ -281,7 +290,40 @@ mod tests {
             00000000:00000000 00:00000000 00000000  1000        0 4242 1 0\n";
         let local: SocketAddr = "127.0.0.1:54321".parse().unwrap();
         let remote: SocketAddr = "127.0.0.1:8080".parse().unwrap();
-        assert_eq!(look_up(table, local, remote), Some(Some(1000)));
-        assert_eq!(look_up(table, remote, local), None);
+        assert_eq!(look_up(table, (local, remote), [0, 0]), Some(Some(1000)));
+        assert_eq!(look_up(table, (remote, local), [0, 0]), None);
+    }
+
+    /// Goal: in a user namespace, too, a socket that its process has closed is nobody's where
+    /// the kernel has forgotten whose it was, which looks there like another user, or
+    /// like the owner.
+    #[test]
+    fn a_closed_socket_whose_owner_is_forgotten_is_nobody_s() {
+        let ends = ("127.0.0.1:54321".parse().unwrap(), "127.0.0.1:8080".parse().unwrap());
+        let table = |uid: u32, inode: u32| {
+            format!(
+                "  sl  local_address rem_address   st ...\n\
+                0: 0100007F:D431 0100007F:1F90 05 00000000:00000000 00:00000000 00000000 {uid} 0 \
+                {inode} 1 0\n"
+            )
+        };
+        for anybody in [0, 65_534, 1000] {
+            let known = |uid, inode| look_up(&table(uid, inode), ends, [0, anybody]);
+            assert_eq!((known(0, 0), known(anybody, 0)), (Some(None), Some(None)), "{anybody}");
+            assert_eq!(known(anybody, 4242), Some(Some(anybody)));
+            assert_eq!(known(1001, 0), Some(Some(1001)));
+        }
+        // By netlink as well, in a namespace where root is somebody else.
+        let program = std::env::current_exe().expect("this program");
+        let name = "local::owner::tests::both_ways_know_our_own_socket";
+        let mut unshare = std::process::Command::new("unshare");
+        let unshare = unshare.args(["--user", "--map-user=1000", "--"]).arg(program);
+        match unshare.args(["--exact", name]).output() {
+            Ok(output) if output.status.success() => {}
+            Ok(output) if String::from_utf8_lossy(&output.stdout).contains("running 1 test") => {
+                panic!("{}", String::from_utf8_lossy(&output.stdout))
+            }
+            _ => eprintln!("SKIPPED: no user namespace of one's own here"),
+        }
     }
 }

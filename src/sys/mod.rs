@@ -30,9 +30,9 @@ pub use helper::{
 pub use poll::{Epoll, Event, Interest, poll_readable, wait_any};
 pub use process::{
     Fork, LastWords, end_by_term, end_own_group, end_with_us, exit_now, fork_process, interrupt,
-    is_in_foreground, kill_group, new_session, node_name, on_deadly_signal, overflow_user,
-    pidfd_open, raise_descriptor_limit, resident_memory, session_id, set_umask, share_one_heap,
-    terminal_name, test_hook, trim_memory, user_id,
+    is_in_foreground, kernel_root, kill_group, new_session, node_name, on_deadly_signal,
+    overflow_user, pidfd_open, raise_descriptor_limit, resident_memory, session_id, set_umask,
+    share_one_heap, terminal_name, test_hook, trim_memory, user_id,
 };
 pub use resolver::{ask_for_user, home_of, look_up, print_addresses};
 pub use restart::{RESTARTED, restart_now, restart_on_fault, take_kept};

@@ -283,6 +283,11 @@ pub fn overflow_user() -> Option<u32> {
     (!everybody).then_some(id)
 }
 
+/// What the kernel's root looks like in this user namespace: whose `/proc/sys` is.
+pub fn kernel_root() -> u32 {
+    std::fs::metadata("/proc/sys/kernel/overflowuid").map_or(0, |it| it.uid())
+}
+
 /// The home directory and login name of that user, of the effective one where it is
 /// empty, from the password database, where `ssh` takes them from as well.
 pub(super) fn passwd(user: &str) -> Option<(PathBuf, String)> {
