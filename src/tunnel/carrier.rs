@@ -195,7 +195,7 @@ impl Carrier {
         if !self.spoken && self.due() != Some(Duration::ZERO) {
             return Ok(reports);
         }
-        self.spoken = false;
+        let heard = std::mem::take(&mut self.spoken);
         self.pass_what_is_late(epoll, buffer)?;
         for _ in 0..SWEEPS_PER_TURN {
             for seat in self.slots.iter_mut().flatten() {
@@ -212,9 +212,10 @@ impl Carrier {
                 break;
             }
         }
-        if self.opening.is_some() {
-            // sshd holds back a small packet while an earlier one is not
-            // acknowledged (Nagle), and we have nothing to send before it comes.
+        if self.opening.is_some() || heard && self.clients() > 1 {
+            // sshd holds back a small packet while an earlier one is not acknowledged
+            // (Nagle), and we may have nothing to send before it comes: another
+            // client's, or the answer to a question.
             sys::acknowledge(self.session.socket());
         }
         self.listen(epoll)?;

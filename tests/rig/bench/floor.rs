@@ -2,7 +2,7 @@
 //! port, and asks one license server one question.
 
 use std::ffi::c_int;
-use std::io::{self, Error, Read, Write};
+use std::io::{self, Error, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -20,13 +20,27 @@ pub fn ask([gateway, user, key, server]: [&str; 4]) -> io::Result<()> {
     session.set_tcp_stream(socket.try_clone()?);
     session.handshake()?;
     session.userauth_pubkey_file(user, None, Path::new(key), None)?;
-    acknowledge(&socket);
-    let mut channel = session.channel_direct_tcpip("127.0.0.1", port(server)?, None)?;
-    acknowledge(&socket);
-    channel.write_all(b"x")?;
-    channel.read_exact(&mut [0])?;
+    session.set_blocking(false);
+    let server = port(server)?;
+    let open = || session.channel_direct_tcpip("127.0.0.1", server, None).map_err(Error::from);
+    let mut channel = until_ready(&socket, open)?;
+    until_ready(&socket, || channel.write_all(b"x"))?;
+    until_ready(&socket, || channel.read_exact(&mut [0]))?;
     println!("answered");
     Ok(())
+}
+
+/// Repeats a call until it has what it wants.
+fn until_ready<T>(socket: &TcpStream, mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                acknowledge(socket);
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// At once, what has arrived: else sshd's small packets wait for the kernel, which puts
