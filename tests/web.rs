@@ -267,13 +267,8 @@ fn heads_in_any_pieces() {
     let mut long = head(&to).replacen("\r\n\r\n", "\r\nX: ", 1);
     long += &"x".repeat(8192 - 4 - long.len());
     let mut client = connect(proxy).expect("connect");
-    client.write_all((long.clone() + "\r\n\r\n").as_bytes()).expect("a head");
+    client.write_all((long + "\r\n\r\n").as_bytes()).expect("a head");
     assert!(read_head(&mut client).expect("an answer").starts_with("HTTP/1.1 200 "));
-    // A longer one is told so, though it speaks on.
-    let mut client = connect(proxy).expect("connect");
-    client.write_all((long + &"x".repeat(8192) + "\r\n\r\n").as_bytes()).expect("a head");
-    let answer = read_head(&mut client).expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("longer than"), "{answer}");
 
     let took = alone(FLOOD, move || {
         let mut client = connect(proxy)?;

@@ -189,10 +189,7 @@ fn judge(head: &mut Vec<u8>, to: &Destination) -> Heard {
     let (end, host, port) = match connect_head::look(head) {
         Look::Connect(end, host, port) => (end, host, port),
         Look::Unfinished if head.len() < MAX_HEAD => return Heard::More,
-        Look::Unfinished => {
-            let why = format!("the request's head is longer than {MAX_HEAD} bytes");
-            return Heard::Refused(Status::BadRequest, why);
-        }
+        Look::Unfinished => return Heard::End,
         Look::OtherMethod => {
             let why = "only CONNECT is understood here: this proxy is for https:// alone";
             return Heard::Refused(Status::MethodNotAllowed, why.into());
