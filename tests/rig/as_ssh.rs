@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -282,7 +283,8 @@ impl Agent {
         guardian.args(["-c", GUARDIAN]).arg(&socket).stdin(Stdio::piped());
         guardian.env_remove("LICFWD_RIG").current_dir("/");
         let guardian = guardian.spawn().expect("run sh");
-        wait_until("the agent listens", LIMIT, || socket.exists());
+        // The file is there a moment before it listens.
+        wait_until("the agent listens", LIMIT, || UnixStream::connect(&socket).is_ok());
         for name in ["id_rsa_certified", "id_held"] {
             let mut add = job.command("ssh-add");
             add.arg("-q").arg(files.file(name)).env("SSH_AUTH_SOCK", &socket);

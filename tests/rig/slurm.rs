@@ -3,6 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -97,7 +98,7 @@ impl Slurm {
         // Its socket can be reached from every namespace.
         slurm.run_daemon(&head, "munged", &munged);
         let socket = slurm.home.directory().file("socket");
-        wait_until("munged listens", LIMIT, || socket.exists());
+        wait_until("munged listens", LIMIT, || UnixStream::connect(&socket).is_ok());
         slurm.run_daemon(&head, "slurmctld", &["-D"]);
         for worker in &workers {
             slurm.run_daemon(worker, "slurmd", &["-D"]);
