@@ -38,8 +38,9 @@ fn run(site: &Site, options: &[&str], command: &[&str]) -> Outcome {
 pub fn port(running: &Running) -> u16 {
     let mut line = String::new();
     wait_until("the command tells its port", LIMIT, || {
-        line = running.stdout().lines().next().unwrap_or_default().to_owned();
-        running.stdout().contains('\n')
+        let told = running.stdout();
+        line = told.lines().next().unwrap_or_default().to_owned();
+        told.contains('\n')
     });
     port_of(&line)
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::{LIMIT, Scratch, eventually, eventually_every, gateway::Gateway, process};
+use super::{LIMIT, Scratch, eventually, eventually_every, gateway::Gateway, process, wait_until};
 
 /// How often all processes are looked through: that takes milliseconds.
 const LOOK: Duration = Duration::from_millis(20);
@@ -110,6 +110,7 @@ impl Job {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        wait_until("it runs its program", LIMIT, || !process::is_still_ours(child.id()));
         let stdout = Collector::new(child.stdout.take().expect("a pipe"));
         let stderr = Collector::new(child.stderr.take().expect("a pipe"));
         let keys = child.stdin.take();

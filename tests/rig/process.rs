@@ -43,6 +43,14 @@ pub fn look(pid: u32) -> Option<Process> {
     (!matches!(process.state, 'Z' | 'X')).then_some(process)
 }
 
+/// Whether a process that this one started is still this one's program: for a moment
+/// after the spawn its memory, and what /proc tells of it, is ours (vfork(2)).
+pub fn is_still_ours(pid: u32) -> bool {
+    let program = |pid: &str| fs::read_link(format!("/proc/{pid}/exe"));
+    let ours = program("self").expect("our own program");
+    program(&pid.to_string()).is_ok_and(|program| program == ours)
+}
+
 /// Whether a process runs (a zombie does not).
 pub fn alive(pid: u32) -> bool {
     look(pid).is_some()
