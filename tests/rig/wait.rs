@@ -10,6 +10,8 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 pub const FLOOD: Duration = Duration::from_secs(300);
 
 const POLL: Duration = Duration::from_millis(5);
+/// How often at least it is looked where a look takes its time.
+const SELDOM: Duration = Duration::from_millis(50);
 
 /// Whether `condition` came true within `limit`.
 pub fn eventually(limit: Duration, condition: impl FnMut() -> bool) -> bool {
@@ -24,13 +26,15 @@ pub fn eventually_every(
 ) -> bool {
     let end = Instant::now() + limit;
     loop {
+        let begin = Instant::now();
         if condition() {
             return true;
         }
         if Instant::now() >= end {
             return false;
         }
-        sleep(poll);
+        // A look at all processes costs; others wait for the processor.
+        sleep((begin.elapsed() * 4).clamp(poll, poll.max(SELDOM)));
     }
 }
 
