@@ -7,6 +7,7 @@
 mod crowd;
 pub mod floor;
 mod gateways;
+pub mod lines;
 mod table;
 mod tunnel;
 
@@ -64,6 +65,8 @@ pub fn run(licfwd: &Path, quick: bool) -> io::Result<()> {
         crowd::start_together(licfwd, &mut table)?;
         eprintln!("several gateways");
         gateways::run(&mut table)?;
+        eprintln!("a slow line, and a name that leads nowhere");
+        lines::run(&mut table)?;
     }
     print!("{}", table.print());
     Ok(())

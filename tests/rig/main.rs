@@ -23,6 +23,10 @@ fn main() -> io::Result<()> {
         ["gateway"] => serve(),
         ["checkout", server, feature] => check(server, feature),
         ["floor", gateway, user, key, server] => bench::floor::ask([gateway, user, key, server]),
+        ["lines"] => {
+            bench::lines::measure();
+            Ok(())
+        }
         ["bench", licfwd] => bench::run(Path::new(licfwd), false),
         ["bench", "--quick", licfwd] => bench::run(Path::new(licfwd), true),
         _ => Err(io::Error::other(USAGE)),

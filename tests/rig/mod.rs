@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod as_ssh;
+pub mod black_hole;
 pub mod certified;
 pub mod cluster;
 pub mod crowd;
@@ -19,6 +20,7 @@ pub mod hostile;
 pub mod job;
 pub mod kerberos;
 pub mod license_server;
+pub mod mosek;
 pub mod network;
 pub mod nodes;
 pub mod old_kernel;
@@ -35,6 +37,7 @@ pub mod scratch;
 pub mod site;
 pub mod sites;
 pub mod skips;
+pub mod slow_line;
 pub mod slurm;
 pub mod sockets;
 pub mod traffic;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use super::{LIMIT, process, retell, say_skipped, test_name, wait_until};
 
@@ -18,22 +18,13 @@ pub fn is_our_own() -> bool {
         assert_eq!(meant.to_str(), Some(&*test), "another test runs here");
         return true;
     }
-    let has = |program: &str| Command::new(program).arg("-V").output().is_ok();
-    if !process::is_root() || !["unshare", "nsenter", "ip"].into_iter().all(has) {
-        let why = match process::is_root() {
-            true => "unshare, nsenter or ip is missing",
-            false => "only root can make a network",
-        };
-        say_skipped(why);
-        return false;
-    }
-    let output = Command::new("unshare")
-        .args(["--net", "sh", "-c", r#"ip link set lo up && exec "$0" "$@""#])
-        .arg(std::env::current_exe().expect("this program"))
-        .args([&test, "--exact", "--nocapture"])
-        .env(INSIDE, &test)
-        .output()
-        .expect("run unshare");
+    let output = match in_our_own(&test, &[&test, "--exact", "--nocapture"]) {
+        Ok(output) => output,
+        Err(why) => {
+            say_skipped(why);
+            return false;
+        }
+    };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -43,6 +34,28 @@ pub fn is_our_own() -> bool {
     // What it has measured.
     retell(&errors, &test);
     false
+}
+
+/// Runs this program with those arguments in a network of its own, under a name by which
+/// it knows that it has one.
+///
+/// # Errors
+/// Why that is impossible.
+pub fn in_our_own(name: &str, arguments: &[&str]) -> Result<Output, &'static str> {
+    let has = |program: &str| Command::new(program).arg("-V").output().is_ok();
+    if !process::is_root() {
+        return Err("only root can make a network");
+    }
+    if !["unshare", "nsenter", "ip"].into_iter().all(has) {
+        return Err("unshare, nsenter or ip is missing");
+    }
+    let output = Command::new("unshare")
+        .args(["--net", "sh", "-c", r#"ip link set lo up && exec "$0" "$@""#])
+        .arg(std::env::current_exe().expect("this program"))
+        .args(arguments)
+        .env(INSIDE, name)
+        .output();
+    Ok(output.expect("run unshare"))
 }
 
 /// Makes the sockets of our own network hold little, so that a sender soon

@@ -1,6 +1,6 @@
 //! Packages from PyPI, in cargo's target directory, fetched once.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// Makes a Python there under an exclusive lock, and calls its pip once for each line of
@@ -20,8 +20,7 @@ const MAKE: &str = r#"
 /// # Errors
 /// Why it cannot be had.
 pub fn python_with(name: &str, calls: &[&[&str]]) -> Result<PathBuf, String> {
-    let directory = option_env!("CARGO_TARGET_TMPDIR");
-    let place = Path::new(directory.expect("only integration tests have one")).join(name);
+    let place = directory().join(name);
     let lines = calls.iter().map(|words| words.join(" "));
     let output = Command::new("sh").args(["-c", MAKE]).arg(&place).args(lines).output();
     let output = output.expect("run sh");
@@ -29,4 +28,14 @@ pub fn python_with(name: &str, calls: &[&[&str]]) -> Result<PathBuf, String> {
         true => Ok(place.join("bin/python")),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
+}
+
+/// Cargo's directory for that, `tmp` beside those of its profiles; it tells integration
+/// tests alone.
+fn directory() -> PathBuf {
+    let beside = || {
+        let program = std::env::current_exe().expect("this program");
+        program.ancestors().nth(3).expect("a directory").join("tmp")
+    };
+    option_env!("CARGO_TARGET_TMPDIR").map_or_else(beside, PathBuf::from)
 }

@@ -34,6 +34,9 @@ pub enum Row {
     OneGateway,
     TwoDead,
     Move,
+    Heartbeat,
+    LongestHeartbeat,
+    BlackHole,
 }
 
 impl Row {
@@ -65,6 +68,11 @@ impl Row {
             Row::OneGateway => ("start, one gateway, ms", 0),
             Row::TwoDead => ("start, two of three gateways dead, ms", 0),
             Row::Move => ("the serving gateway is killed: until the next client is served, ms", 0),
+            Row::Heartbeat => ("147 bytes behind four uploads over 2 MB/s, p50, ms", 0),
+            Row::LongestHeartbeat => ("the same, the longest of four seconds, ms", 0),
+            Row::BlackHole => {
+                ("Mosek, the told name leads nowhere: until the vendor daemon hears it, ms", 0)
+            }
         }
     }
 }
