@@ -62,9 +62,8 @@ impl Answer {
                 Err(Error::new(Code::Refused, what))
             }
             Answer::Lost(why) => {
-                let what = "the gateway closed the connection";
-                let how = if why == what { String::new() } else { format!(" ({why})") };
-                Err(Error::new(Code::GatewayDown, format!("{what} right after the login{how}")))
+                let what = format!("lost the gateway right after the login: {why}");
+                Err(Error::new(Code::GatewayDown, what))
             }
             Answer::Scarce(why) => {
                 Err(Error::new(Code::System, format!("cannot ask for license server {to}: {why}")))
@@ -221,7 +220,9 @@ mod tests {
         assert!(matches!(answer, Answer::Late));
         drop(theirs);
         let (ours, _) = UnixStream::pair().unwrap();
-        let answer = probe(&mut Absorbed(ours, false), &to, Duration::from_secs(60));
-        assert!(matches!(answer, Answer::Lost(_)));
+        let limit = Duration::from_secs(60);
+        let lost = probe(&mut Absorbed(ours, false), &to, limit).judged(&to, limit).unwrap_err();
+        assert_eq!(lost.code, Code::GatewayDown);
+        assert!(lost.to_string().starts_with("lost the gateway right after the login: "));
     }
 }
