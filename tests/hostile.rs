@@ -9,6 +9,7 @@ use crate::rig::{
     Gateway, Job, LIMIT, LicenseServer, Promise, Running, Service, Tunnel, eventually,
     eventually_every, long, process, skip, times_until, wait_until,
 };
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
@@ -387,6 +388,7 @@ fn running(way: Way, kinds: &[&'static str]) {
                 // Not the good one, which may be on its way.
                 if !is_lost() {
                     cut(&front, &tunnel);
+                    cut_jump(&tunnel);
                 }
             }
             served
@@ -593,6 +595,17 @@ fn reconnecting(place: &Place, way: Way, raw: &[&'static str], auth: &[&str]) {
 fn cut(front: &Front, tunnel: &Tunnel) {
     front.cut();
     process::signal("KILL", &tunnel.job().processes_named("nc"));
+}
+
+/// Ends what carries it through a ProxyJump, and has two megabytes to go on with: seconds
+/// of the processor's time for an ssh whose answers nobody takes.
+fn cut_jump(tunnel: &Tunnel) {
+    let carries = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == b"-W")
+    };
+    let ssh = tunnel.job().processes_named("ssh");
+    process::signal("KILL", &ssh.into_iter().filter(carries).collect::<Vec<_>>());
 }
 
 /// What a gateway does while somebody waits for it, at the start or to get back.
