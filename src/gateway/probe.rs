@@ -62,9 +62,8 @@ impl Answer {
                 Err(Error::new(Code::Refused, what))
             }
             Answer::Lost(why) => {
-                let what = "the gateway closed the connection";
-                let how = if why == what { String::new() } else { format!(" ({why})") };
-                Err(Error::new(Code::GatewayDown, format!("{what} right after the login{how}")))
+                let what = format!("lost the gateway right after the login: {why}");
+                Err(Error::new(Code::GatewayDown, what))
             }
             Answer::Scarce(why) => {
                 Err(Error::new(Code::System, format!("cannot ask for license server {to}: {why}")))
@@ -90,6 +89,8 @@ pub fn probe(session: &mut dyn Session, to: &Destination, limit: Duration) -> An
     });
     answer.unwrap_or_else(|e: Error| match e.code {
         Code::System => Answer::Scarce(e.to_string()),
+        // libssh2 reads on while packets come, and nobody in here saw that time was over.
+        _ if Instant::now() >= deadline && !session.is_free() => Answer::Late,
         _ => Answer::Lost(e.to_string()),
     })
 }
@@ -171,5 +172,57 @@ fn wait(socket: BorrowedFd<'_>, deadline: Instant, again: Option<Duration>) -> i
         // The socket has nothing to do with it.
         Some(again) => sys::wait_any([], Some(again.min(left))).map(drop),
         None => sys::poll_readable(socket, left).map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    /// Asks and never looks at the time, as libssh2 while packets come.
+    struct Absorbed(UnixStream, bool);
+
+    impl Session for Absorbed {
+        fn name(&self) -> &'static str {
+            "absorbed"
+        }
+
+        fn socket(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+
+        fn has_spoken(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn is_free(&self) -> bool {
+            !self.1
+        }
+
+        fn open(&mut self, _: Destination, _: CarriedBy) {
+            self.1 = true;
+        }
+
+        fn opened(&mut self, _: Option<BorrowedFd<'_>>) -> io::Result<Option<Opened>> {
+            self.0.read_exact(&mut [0])?;
+            Ok(None)
+        }
+    }
+
+    /// Goal: a question whose time is over has had no answer, whoever notices; where the
+    /// gateway ends it, it is the gateway.
+    #[test]
+    fn a_question_that_nobody_in_there_ends() {
+        let to = Destination::Tcp { host: "lic".into(), port: 1 };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let answer = probe(&mut Absorbed(ours, false), &to, Duration::from_millis(1));
+        assert!(matches!(answer, Answer::Late));
+        drop(theirs);
+        let (ours, _) = UnixStream::pair().unwrap();
+        let limit = Duration::from_secs(60);
+        let lost = probe(&mut Absorbed(ours, false), &to, limit).judged(&to, limit).unwrap_err();
+        assert_eq!(lost.code, Code::GatewayDown);
+        assert!(lost.to_string().starts_with("lost the gateway right after the login: "));
     }
 }

@@ -138,12 +138,14 @@ impl Start<'_> {
             }
             let limits = self.gateways.limits(turn, self.deadline);
             results.probe(&mut *session, limits, self.log)?;
+            if let Err(e) = results.check() {
+                if session.is_free() {
+                    self.kept.push((turn, session));
+                }
+                return Err(self.say_how_to_tell(turn, e));
+            }
             if !session.is_free() {
                 continue;
-            }
-            if let Err(e) = results.check() {
-                self.kept.push((turn, session));
-                return Err(self.say_how_to_tell(turn, e));
             }
             results.warn(self.log);
             return Ok(session);
