@@ -16,7 +16,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 /// Beside the time that one living gateway takes.
-const BESIDE_DEAD_ONES: Promise = Promise::milliseconds(500);
+const BESIDE_DEAD_ONES: Promise = Promise::seconds(1);
 const BESIDE_SILENT_ONES: Promise = Promise::seconds(3);
 const NEXT_CLIENT: Promise = Promise::seconds(1);
 

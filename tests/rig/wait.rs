@@ -82,11 +82,6 @@ impl Promise {
         Promise(Duration::from_secs(seconds))
     }
 
-    /// Of so many milliseconds.
-    pub const fn milliseconds(milliseconds: u64) -> Promise {
-        Promise(Duration::from_millis(milliseconds))
-    }
-
     /// What is promised.
     pub fn time(&self) -> Duration {
         self.0
