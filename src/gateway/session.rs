@@ -186,7 +186,7 @@ pub trait OwnSocket {
 
 /// A client in somebody else's hands.
 pub trait HandOver {
-    /// What to wait on for something to hear; until the end.
+    /// What to wait on for something to hear; until the end, which is a hang-up.
     fn fd(&self) -> BorrowedFd<'_>;
     /// Reads what there is to hear of it: whether and how it has ended.
     fn end(&mut self) -> Option<End>;
