@@ -48,6 +48,11 @@ pub trait Session: Send {
     /// outcome, now or later.
     fn open(&mut self, destination: Destination, by: CarriedBy);
 
+    /// Whether [`Session::opened`] has the outcome as soon as [`Session::open`] returns.
+    fn answers_at_once(&self) -> bool {
+        false
+    }
+
     /// How the channel that was asked for came out; `None`: nothing is known yet.
     /// `client` is the socket that it is for, for somebody who can carry its
     /// bytes alone.
@@ -186,7 +191,7 @@ pub trait OwnSocket {
 
 /// A client in somebody else's hands.
 pub trait HandOver {
-    /// What to wait on for something to hear; until the end.
+    /// What to wait on for something to hear; until the end, which is a hang-up.
     fn fd(&self) -> BorrowedFd<'_>;
     /// Reads what there is to hear of it: whether and how it has ended.
     fn end(&mut self) -> Option<End>;

@@ -43,8 +43,8 @@ pub use signal::{
 };
 pub use socket::{
     acknowledge, bytes_received, connect_own, connect_unix, has_been_closed, peer, reset_on_close,
-    send_descriptor, service_port, set_backlog, set_keepalive, set_unsent_limit, set_user_timeout,
-    sock_diag, unacknowledged,
+    send_with_descriptor, service_port, set_backlog, set_keepalive, set_unsent_limit,
+    set_user_timeout, sock_diag, unacknowledged,
 };
 pub use timer::{Timer, after_boot, since_boot};
 pub use worker::{become_program, split_off_worker};

@@ -3,7 +3,7 @@
 use super::errno::check;
 use super::fd::{CLOEXEC, NONBLOCK, own};
 use super::process::user_id;
-use std::ffi::{CString, c_char, c_int, c_ulong, c_void};
+use std::ffi::{CString, c_char, c_int, c_uint, c_ulong, c_void};
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::offset_of;
@@ -19,7 +19,7 @@ unsafe extern "C" {
     fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut u32)
     -> c_int;
     fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
-    fn sendmsg(fd: c_int, message: *const Message<'_>, flags: c_int) -> isize;
+    fn sendmmsg(fd: c_int, messages: *mut Sent, count: c_uint, flags: c_int) -> c_int;
     fn connect(fd: c_int, address: *const c_void, len: u32) -> c_int;
     fn recv(fd: c_int, to: *mut c_void, len: usize, flags: c_int) -> isize;
     fn getservbyname(name: *const c_char, protocol: *const c_char) -> *const Service;
@@ -58,15 +58,22 @@ const SOL_SOCKET: c_int = 1;
 
 /// `struct msghdr`; where musl has a smaller number, the kernel wants zeros.
 #[repr(C)]
-struct Message<'a> {
+struct Message {
     name: *const c_void,
     name_len: u32,
     /// As `struct iovec`.
-    pieces: *const IoSlice<'a>,
+    pieces: *const c_void,
     piece_count: usize,
     control: *const c_void,
     control_len: usize,
     flags: c_int,
+}
+
+/// `struct mmsghdr`: a message, and how many bytes of it were sent.
+#[repr(C)]
+struct Sent {
+    message: Message,
+    count: c_uint,
 }
 
 /// `struct cmsghdr` with one descriptor, padded to whole words.
@@ -237,33 +244,55 @@ pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
     Ok(peer)
 }
 
-/// Sends a descriptor together with one zero byte (SCM_RIGHTS, unix(7)).
+/// Sends bytes and behind them, `times` times, a zero byte with a descriptor
+/// (SCM_RIGHTS, unix(7)), all in one call.
 ///
 /// # Errors
-/// Those of sendmsg(2): nobody is there any more, or this user has too many
-/// descriptors under way.
-pub fn send_descriptor(to: &UnixStream, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+/// Those of sendmmsg(2): nobody is there any more, or this user has too many
+/// descriptors under way. `WriteZero`: there was no room for all of it.
+pub fn send_with_descriptor(
+    to: &UnixStream,
+    bytes: &[u8],
+    descriptor: BorrowedFd<'_>,
+    times: usize,
+) -> io::Result<()> {
     const SCM_RIGHTS: c_int = 1;
     const MSG_NOSIGNAL: c_int = 0x4000;
-    let zero = IoSlice::new(&[0]);
+    let (bytes, zero) = (IoSlice::new(bytes), IoSlice::new(&[0]));
     let passed = Passed {
         len: offset_of!(Passed, descriptor) + size_of::<c_int>(),
         level: SOL_SOCKET,
         kind: SCM_RIGHTS,
         descriptor: descriptor.as_raw_fd(),
     };
-    let message = Message {
-        name: std::ptr::null(),
-        name_len: 0,
-        pieces: &raw const zero,
-        piece_count: 1,
-        control: (&raw const passed).cast(),
-        control_len: size_of::<Passed>(),
-        flags: 0,
+    let message = |piece: &IoSlice<'_>, control: Option<&Passed>| Sent {
+        message: Message {
+            name: std::ptr::null(),
+            name_len: 0,
+            pieces: std::ptr::from_ref(piece).cast(),
+            piece_count: 1,
+            control: control.map_or(std::ptr::null(), |control| std::ptr::from_ref(control).cast()),
+            control_len: control.map_or(0, |_| size_of::<Passed>()),
+            flags: 0,
+        },
+        count: 0,
     };
-    // SAFETY: all that the message points to lives until the call returns.
-    let sent = unsafe { sendmsg(to.as_raw_fd(), &raw const message, MSG_NOSIGNAL) };
-    check(sent as c_int).map(drop)
+    let mut all = vec![message(&bytes, None)];
+    all.extend((0..times).map(|_| message(&zero, Some(&passed))));
+    let mut rest = &mut all[..];
+    // What keeps a message back is told by a call that begins with it.
+    while !rest.is_empty() {
+        // SAFETY: all that the messages point to lives until the call returns, which writes
+        // nothing but their counts.
+        let sent = unsafe {
+            sendmmsg(to.as_raw_fd(), rest.as_mut_ptr(), rest.len() as c_uint, MSG_NOSIGNAL)
+        };
+        rest = &mut rest[check(sent)? as usize..];
+    }
+    match all[0].count as usize == bytes.len() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::WriteZero.into()),
+    }
 }
 
 /// A netlink socket to the kernel's socket table (sock_diag(7)); each write is

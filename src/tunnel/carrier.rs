@@ -298,7 +298,10 @@ impl Carrier {
 
     /// Goes on with the client that is being connected, or with the question
     /// for life. Returns whether an answer has come.
-    fn take_answer(
+    ///
+    /// # Errors
+    /// The session is lost.
+    pub fn take_answer(
         &mut self,
         epoll: &Epoll,
         buffer: &mut [u8],

@@ -83,9 +83,10 @@ impl<L: Local, H: gateway::HandOver + ?Sized> HandedOver<L, H> {
         Interest { read: self.end == Some(End::Orderly) && !self.client_ended, write: false }
     }
 
-    /// What to wait for on the channel's descriptor; `None`: it has told its last.
+    /// What to wait for on the channel's descriptor; `None`: it has told its last. What
+    /// it tells before its end, which is a hang-up, changes nothing: it waits there.
     pub fn channel_interest(&self) -> Option<Interest> {
-        self.end.is_none().then_some(Interest::READ)
+        self.end.is_none().then_some(Interest::NONE)
     }
 }
 
@@ -122,6 +123,7 @@ mod tests {
             ..Person::default()
         });
         assert_eq!(handed_over.client_interest(), Interest::NONE);
+        assert_eq!(handed_over.channel_interest(), Some(Interest::NONE));
         handed_over.client_is_ready(&mut [0; 64]);
         handed_over.channel_is_ready();
         assert!(!handed_over.is_over() && !handed_over.client.says.is_empty());

@@ -42,10 +42,8 @@ impl Control {
     /// Connects to the ssh that listens at `path`, greets it and sends a request.
     fn request(path: &str, request: &[u8]) -> io::Result<Control> {
         let mut stream = sys::connect_own(path)?;
-        let hello = words(&[HELLO, VERSION]);
-        stream.write_all(&[message(&hello), message(request)].concat())?;
-        let heard = Vec::new();
-        Ok(Control { stream, heard })
+        stream.write_all(&greeting_and(request))?;
+        Ok(Control { stream, heard: Vec::new() })
     }
 
     /// Reads what has come; false: and then the end.
@@ -118,17 +116,17 @@ impl HandedClient {
     /// client's socket. Whether it is opened is told later.
     ///
     /// # Errors
-    /// Those of [`sys::connect_own`] and [`sys::send_descriptor`].
+    /// Those of [`sys::connect_own`] and [`sys::send_with_descriptor`].
     pub fn over(
         path: &str,
         sentinel: &Arc<Sentinel>,
         to: (&str, u16),
         client: BorrowedFd<'_>,
     ) -> io::Result<HandedClient> {
-        let control = Control::request(path, &stdio_forward(to))?;
-        // Its standard input and output.
-        sys::send_descriptor(&control.stream, client)?;
-        sys::send_descriptor(&control.stream, client)?;
+        let control = Control { stream: sys::connect_own(path)?, heard: Vec::new() };
+        // Twice: its standard input and output.
+        let request = greeting_and(&stdio_forward(to));
+        sys::send_with_descriptor(&control.stream, &request, client, 2)?;
         Ok(HandedClient { control, sentinel: Arc::clone(sentinel), opened: false, end: None })
     }
 
@@ -205,6 +203,11 @@ impl Sentinel {
             }
         }
     }
+}
+
+/// What a control connection begins with, in one piece.
+fn greeting_and(request: &[u8]) -> Vec<u8> {
+    [message(&words(&[HELLO, VERSION])), message(request)].concat()
 }
 
 /// The request for a channel between two descriptors and a license server.

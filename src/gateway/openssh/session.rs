@@ -32,8 +32,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long to wait before connecting again where ssh's queue of connections is
-/// full, and when to give up.
-const CONNECT_INTERVAL: Duration = Duration::from_millis(10);
+/// full (64, of which a turn of ssh's takes one), and when to give up.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(2);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Descriptors that ssh needs for a client that it has, and how many it has to keep
@@ -176,6 +176,11 @@ impl Session for OpensshSession {
         }
         let now = Instant::now();
         self.asked = Some(Asked { to: destination, by, since: now, again: now });
+    }
+
+    /// What comes of it is told in the channel.
+    fn answers_at_once(&self) -> bool {
+        true
     }
 
     fn opened(&mut self, client: Option<BorrowedFd<'_>>) -> io::Result<Option<Opened>> {

@@ -58,6 +58,10 @@ impl Tunnel {
                             None => self.vendor_ports.plan(waiting.client.listener),
                         };
                         carrier.connect(waiting, plan);
+                        let number = carrier.number;
+                        if carrier.session.answers_at_once() {
+                            self.take_answer(number);
+                        }
                     }
                 }
                 None => {
@@ -67,6 +71,19 @@ impl Tunnel {
                     passed_over += 1;
                 }
             }
+        }
+    }
+
+    /// The answer is there with the question: then the next client need not wait for
+    /// another turn.
+    fn take_answer(&mut self, number: usize) {
+        let Some(carrier) = self.pool.get_mut(number) else {
+            return;
+        };
+        let mut reports = Vec::new();
+        match carrier.take_answer(&self.epoll, &mut self.buffer, &mut reports) {
+            Ok(_) => reports.into_iter().for_each(|report| self.tell(number, report)),
+            Err(e) => self.lose(number, &e.to_string()),
         }
     }
 
