@@ -100,14 +100,6 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The same with sshd's defaults.
-    ///
-    /// # Errors
-    /// Why this machine cannot have one.
-    pub fn start() -> Result<Cluster, String> {
-        Cluster::with(&[])
-    }
-
     /// The user's home directory.
     pub fn home(&self) -> &Path {
         self.job.directory().path()
