@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::login::Agent;
-use crate::rig::gateway::{give_to_account, keygen};
+use crate::rig::gateway::{ALL_KEX, give_to_account, keygen};
 use crate::rig::{
     FLOOD, Gateway, Outcome, Scratch, Site, certified, debian13, free_port, hostbased, long,
     say_skipped, skip,
@@ -225,7 +225,7 @@ fn marked_lines() {
 /// Goal: a restriction of which libssh2 knows no name, or that it has to honour itself.
 #[test]
 fn restrictions() {
-    let site = Site::new();
+    let site = Site::with(&[ALL_KEX]);
     let key = site.gateway.client().file("rsa");
     let public = keygen(&key, &["-t", "rsa", "-b", "2048"]);
     site.gateway.authorize(

@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::gateway::{account, keygen};
+use super::gateway::{ALL_KEX, account, keygen};
 use super::job::built;
 use super::{Gateway, Job, LicenseServer, Outcome, Overlay, Scratch, Service};
 
@@ -86,7 +86,8 @@ impl Cluster {
         ] {
             overlay.add(public(&site, name, &text, 0o644), over);
         }
-        let rules = ["Port 22", "StrictModes yes", "AuthorizedKeysFile .ssh/authorized_keys"];
+        let rules =
+            ["Port 22", "StrictModes yes", "AuthorizedKeysFile .ssh/authorized_keys", ALL_KEX];
         let lines = [sshd_lines, &rules].concat();
         let overlays = [overlay.clone(), overlay.clone()];
         let gateway = Gateway::overlaid(server, overlays, &lines, &[]);
