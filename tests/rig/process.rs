@@ -76,7 +76,7 @@ pub fn tagged(tag: &str) -> Vec<u32> {
     let wanted = format!("LICFWD_RIG={tag}");
     let has_tag = |pid: u32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
+        String::from_utf8_lossy(&environment).split('\0').any(|entry| entry == wanted)
     };
     ids().filter(|pid| has_tag(*pid)).collect()
 }
