@@ -52,10 +52,12 @@ fn code_69_license_server_down() {
     let (refusing, swallowing) = (RefusingPort::new(), SwallowingPort::new());
     let targets =
         [format!("127.0.0.1:{}", refusing.port()), format!("127.0.0.1:{}", swallowing.port())];
-    for target in targets {
+    let calls = targets.each_ref().map(|target| {
         let mut call = job.licfwd(&gateway);
-        call.args(["--tries", "2", "--timeout", "4", "gw", &target]);
-        job.run(&mut call).fails(69, &[&target]);
+        job.spawn(call.args(["--tries", "2", "--timeout", "4", "gw", target]))
+    });
+    for (call, target) in calls.into_iter().zip(&targets) {
+        call.wait(LIMIT).fails(69, &[target]);
     }
     job.wait_until_empty();
 }
