@@ -94,7 +94,7 @@ fn few_descriptors_are_taken_in_turns() {
     thread::scope(|scope| {
         scope.spawn(|| take_turns(256, 200, 60));
         // More clients than either has descriptors.
-        scope.spawn(|| take_turns(48, 150, 6));
+        scope.spawn(|| take_turns(48, 60, 6));
     });
 }
 
