@@ -10,17 +10,17 @@ use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Goal: 200 jobs that start in the same second at a gateway with sshd's
-/// default MaxStartups all get their tunnel.
+/// Goal: 100 jobs, with `--long` 200, that start in the same second at a gateway with
+/// sshd's default MaxStartups all get their tunnel.
 #[test]
-fn two_hundred_jobs_start_together() {
-    const JOBS: usize = 200;
+fn jobs_start_together() {
+    let jobs = if long() { 200 } else { 100 };
     let gateway = Gateway::with(&["MaxStartups 10:30:100"]);
     let server = LicenseServer::start(Service::CheckOut);
     let job = Job::new();
     let target = format!("127.0.0.1:{}", server.port());
     let start = Instant::now();
-    let running: Vec<_> = (0..JOBS)
+    let running: Vec<_> = (0..jobs)
         .map(|_| {
             let mut command = job.licfwd(&gateway);
             job.spawn(command.args(["--no-watch", "gw", &target]))
@@ -35,7 +35,7 @@ fn two_hundred_jobs_start_together() {
         last = last.max(start.elapsed());
     }
     assert!(gateway.log().contains("drop connection"), "nothing was shed");
-    eprintln!("{JOBS} jobs in {last:?}; by failed tries: {tries:?}");
+    eprintln!("{jobs} jobs in {last:?}; by failed tries: {tries:?}");
 }
 
 /// Goal: 2,000 clients at once are all served, where the limits allow that
@@ -131,7 +131,7 @@ fn out_of_descriptors_it_waits() {
     }
 }
 
-/// Goal: connections that come and go leave no memory behind: 10,000 of them,
+/// Goal: connections that come and go leave no memory behind: up to 10,000 of them,
 /// with `--long` 100,000, half one after another, half 20 at a time.
 #[test]
 fn connections_leave_no_memory_behind() {
@@ -157,14 +157,17 @@ fn connections_leave_no_memory_behind() {
     let mut before = tunnel.resident_kb();
     eprintln!("{before} kB after 1000 connections");
     // A leak grows on; what the heap keeps for a while does not.
-    let grown = [(); 3].map(|()| {
-        half((count / 2 - 500) / 3);
-        let now = tunnel.resident_kb();
-        now.saturating_sub(std::mem::replace(&mut before, now))
-    });
     // 30 bytes for each connection.
     let most = count / 100;
-    assert!(grown.iter().any(|kb| *kb < most), "{grown:?} kB more after each third");
+    let mut grown = Vec::new();
+    let stays = (0..3).any(|_| {
+        half((count / 2 - 500) / 3);
+        let now = tunnel.resident_kb();
+        grown.push(now.saturating_sub(std::mem::replace(&mut before, now)));
+        !long() && grown.last() < Some(&most)
+    });
+    let stays = stays || grown.iter().any(|kb| *kb < most);
+    assert!(stays, "{grown:?} kB more after each third");
     eprintln!("{grown:?} kB more after each third of {count}");
 }
 

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::login::Agent;
-use crate::rig::gateway::{give_to_account, keygen};
+use crate::rig::gateway::{ALL_KEX, give_to_account, keygen};
 use crate::rig::{
     FLOOD, Gateway, Outcome, Scratch, Site, certified, debian13, free_port, hostbased, long,
     say_skipped, skip,
@@ -225,6 +225,8 @@ fn marked_lines() {
 /// Goal: a restriction of which libssh2 knows no name, or that it has to honour itself.
 #[test]
 fn restrictions() {
+    let kex = ["-oKexAlgorithms=sntrup761x25519-sha512@openssh.com"];
+    alike(&Site::with(&[ALL_KEX]), &kex, 0, LeavesIt, "KexAlgorithms ");
     let site = Site::new();
     let key = site.gateway.client().file("rsa");
     let public = keygen(&key, &["-t", "rsa", "-b", "2048"]);
@@ -233,13 +235,7 @@ fn restrictions() {
     );
     let key = text(&key);
     for (options, code, libssh2, word) in [
-        (
-            &["-oKexAlgorithms=sntrup761x25519-sha512@openssh.com"][..],
-            0,
-            LeavesIt,
-            "KexAlgorithms ",
-        ),
-        (&["-oMACs=umac-128-etm@openssh.com"], 0, LeavesIt, "MACs "),
+        (&["-oMACs=umac-128-etm@openssh.com"][..], 0, LeavesIt, "MACs "),
         // Whose host key is not certified.
         (
             &["-oHostKeyAlgorithms=ssh-ed25519-cert-v01@openssh.com"],

@@ -4,9 +4,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::rig::network::is_our_own;
 use crate::rig::{
-    Cluster, Gateway, Job, LIMIT, LicenseServer, Pty, Service, long, process, skip, wait_until,
+    Cluster, Gateway, Job, LIMIT, LicenseServer, Pty, Service, a_cluster, long, process, skip,
+    wait_until,
 };
 
 /// `text` with N for each run of digits before `@localhost`.
@@ -20,13 +20,7 @@ fn without_ports(text: &str) -> String {
 /// list, as `port@host`, as the variable that a module has set, and without a gateway.
 #[test]
 fn short_forms() {
-    if !is_our_own() {
-        return;
-    }
-    let cluster = match Cluster::start() {
-        Ok(cluster) => cluster,
-        Err(why) => skip!("{why}"),
-    };
+    let cluster = a_cluster!();
     cluster.with_a_key();
     for (long, typed, set) in [
         ("LM=licserver:27000", "LM=27000@licserver", "27000@licserver"),
@@ -235,13 +229,7 @@ fn settle(cluster: &Cluster, home: Home) {
 /// Goal: each mistake of the first five minutes has its message beside it.
 #[test]
 fn mistakes() {
-    if !is_our_own() {
-        return;
-    }
-    let cluster = match Cluster::start() {
-        Ok(cluster) => cluster,
-        Err(why) => skip!("{why}"),
-    };
+    let cluster = a_cluster!();
     let turns = |(turn, mistake): (usize, &Mistake)| {
         // They take turns, and with `--long` each makes all.
         let shells =
@@ -269,16 +257,10 @@ fn mistakes() {
 /// right line works there without `|| exit`, and `kill` ends its tunnel.
 #[test]
 fn at_a_prompt() {
-    if !is_our_own() {
-        return;
-    }
     if let Err(why) = Pty::check() {
         skip!("{why}");
     }
-    let cluster = match Cluster::start() {
-        Ok(cluster) => cluster,
-        Err(why) => skip!("{why}"),
-    };
+    let cluster = a_cluster!();
     cluster.with_a_key();
     let text = "exec bash --norc --noprofile -i";
     let mut prompt = Pty::start(cluster.job(), &cluster.shell("bash", text));
@@ -306,13 +288,7 @@ fn at_a_prompt() {
 /// the call that was typed, and nothing in it that was not.
 #[test]
 fn an_unknown_gateway() {
-    if !is_our_own() {
-        return;
-    }
-    let cluster = match Cluster::start() {
-        Ok(cluster) => cluster,
-        Err(why) => skip!("{why}"),
-    };
+    let cluster = a_cluster!();
     cluster.with_a_key();
     cluster.forget_the_gateway();
     for (call, by_hand) in [

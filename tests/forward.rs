@@ -1,7 +1,8 @@
 //! The forwarder: every byte arrives, nobody stands in another's way, nothing is left over.
 //!
 //! The tests named `fact_*` are about libssh2: each fails when licfwd lacks
-//! its remedy for that property (see `src/gateway/libssh2`).
+//! its remedy for that property (see `src/gateway/libssh2`). Those of them that take
+//! long run over ssh only with `--long`.
 
 use crate::rig::crowd::{all_at_once, alone};
 use crate::rig::job::over_ssh;
@@ -112,6 +113,9 @@ fn fact_1_a_silent_client_blocks_nobody() {
 /// makes good for an answer that lies in libssh2's queue unseen.
 #[test]
 fn fact_2_no_answer_is_overlooked() {
+    if over_ssh() && !long() {
+        return;
+    }
     let gateway = Gateway::start();
     let server = LicenseServer::start(Service::Echo);
     let tunnel = Tunnel::start(&gateway, server.port());
@@ -140,6 +144,9 @@ fn fact_2_no_answer_is_overlooked() {
 /// time nothing else would ever wake licfwd up.
 #[test]
 fn fact_2_no_opening_is_overlooked() {
+    if over_ssh() && !long() {
+        return;
+    }
     let gateway = Gateway::start();
     let server = LicenseServer::start(Service::Echo);
     let tunnel = Tunnel::start(&gateway, server.port());
@@ -191,6 +198,9 @@ fn fact_3_a_swallowing_server_holds_up_no_other() {
 /// With `--long` again and again for ten minutes.
 #[test]
 fn fact_4_every_packet_is_finished() {
+    if over_ssh() && !long() {
+        return;
+    }
     if !network::is_our_own() {
         return;
     }

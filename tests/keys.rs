@@ -7,9 +7,8 @@ use std::path::Path;
 use crate::rig::cluster::SERVERS;
 use crate::rig::flexnet::{FlexNet, check_out, exports};
 use crate::rig::gateway::account;
-use crate::rig::network::is_our_own;
 use crate::rig::pages::{blocks, examples, files, manual, page, section};
-use crate::rig::{Cluster, Outcome, Scratch, process, skip};
+use crate::rig::{Cluster, Outcome, Scratch, a_cluster, process, skip};
 
 /// A home directory as umask 002 leaves it, and keys without a line end at the end.
 const BEFORE: &str = "umask 002\nmkdir ~/.ssh && printf '# no line end' >~/.ssh/authorized_keys\n";
@@ -67,13 +66,7 @@ fn restrict(cluster: &Cluster, from: &str, to: &str) {
 /// other port or client; the user's other logins go on with the keys they had.
 #[test]
 fn the_recipes_key() {
-    if !is_our_own() {
-        return;
-    }
-    let cluster = match Cluster::start() {
-        Ok(cluster) => cluster,
-        Err(why) => skip!("{why}"),
-    };
+    let cluster = a_cluster!();
     let manual = manual();
     let recipe = examples(section(&manual, "KEYS")).swap_remove(0);
     for shell in ["bash", "dash"] {
@@ -117,16 +110,10 @@ fn the_recipes_key() {
 /// Goal: the README's three lines make such a key as well, for `-i`.
 #[test]
 fn the_readmes_key() {
-    if !is_our_own() {
-        return;
-    }
     let Some(readme) = page("README.md") else {
         skip!("there is no README.md");
     };
-    let cluster = match Cluster::start() {
-        Ok(cluster) => cluster,
-        Err(why) => skip!("{why}"),
-    };
+    let cluster = a_cluster!();
     let recipe = blocks(&readme).into_iter().find(|block| block.contains("ssh-keygen"));
     let recipe = recipe.expect("a key");
     let outcome = cluster.paste("bash", &format!("{BEFORE}{recipe}"));
@@ -141,9 +128,6 @@ fn the_readmes_key() {
 /// group gets the license server and nothing else, with whatever key.
 #[test]
 fn rules_of_the_gateway() {
-    if !is_our_own() {
-        return;
-    }
     let manual = manual();
     let block = files(section(&manual, "ON THE GATEWAY")).swap_remove(0);
     // The group's name alone is the site's.
@@ -153,10 +137,7 @@ fn rules_of_the_gateway() {
     let file = rules.write("licenses.conf", &block.replacen("licenses", &group, 1));
     fs::set_permissions(rules.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("chmod");
-    let cluster = match Cluster::with(&[&format!("Include {}", file.display())]) {
-        Ok(cluster) => cluster,
-        Err(why) => skip!("{why}"),
-    };
+    let cluster = a_cluster!(&format!("Include {}", file.display()));
     cluster.with_a_key();
     check(&cluster, "tri-gw licserver:27000", 0, "");
     check(&cluster, "tri-gw licserver:1055", 0, "");

@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::rig::network::is_our_own;
 use crate::rig::pages::{blocks, examples, manual, page, rows};
-use crate::rig::{Cluster, Job, installed, long, say_skipped, skip};
+use crate::rig::{Job, a_cluster, installed, long, say_skipped, skip};
 
 /// What is not run here, by the beginning of a line, and why.
 const ELSEWHERE: [(&str, &str); 3] = [
@@ -61,13 +60,7 @@ fn without_listed(block: &str) -> (String, bool) {
 /// listed; nothing is replaced, names and ports are the cluster's.
 #[test]
 fn blocks_of_readme_and_manual() {
-    if !is_our_own() {
-        return;
-    }
-    let cluster = match Cluster::start() {
-        Ok(cluster) => cluster,
-        Err(why) => skip!("{why}"),
-    };
+    let cluster = a_cluster!();
     let manual = manual();
     let readme = page("README.md").unwrap_or_default();
     // What stands in other signs would be seen by nobody.
@@ -114,16 +107,10 @@ fn shape(text: &str) -> String {
 /// Goal: each call of the README's table prints what stands beside it.
 #[test]
 fn calls_of_the_readmes_table() {
-    if !is_our_own() {
-        return;
-    }
     let Some(readme) = page("README.md") else {
         skip!("there is no README.md");
     };
-    let cluster = match Cluster::start() {
-        Ok(cluster) => cluster,
-        Err(why) => skip!("{why}"),
-    };
+    let cluster = a_cluster!();
     let table = readme.split("| call | prints |").nth(1).and_then(|rest| rest.split("\n\n").next());
     let mut run = 0;
     for row in rows(table.expect("the table")) {
@@ -193,13 +180,7 @@ fn sections_of_the_manual() {
 /// Goal: each job script that is delivered gets its license.
 #[test]
 fn job_scripts() {
-    if !is_our_own() {
-        return;
-    }
-    let cluster = match Cluster::start() {
-        Ok(cluster) => cluster,
-        Err(why) => skip!("{why}"),
-    };
+    let cluster = a_cluster!();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/packaging/jobs");
     for entry in fs::read_dir(directory).expect("job scripts") {
         let file = entry.expect("a job script").path();

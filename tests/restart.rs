@@ -11,6 +11,8 @@ use crate::rig::{
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Whatever the kernel or the C library make of one.
@@ -26,13 +28,29 @@ const GONE: Promise = Promise::seconds(10);
 fn a_fault_is_a_lost_gateway() {
     let gateway = Gateway::start();
     let server = LicenseServer::start(Service::CheckOut);
-    let socket = Job::new();
-    let path = socket.directory().file("socket");
-    let forward = format!("{}:127.0.0.1:{}", path.display(), server.port());
-    let tunnel = Tunnel::with(&gateway, server.port(), &["-L", &forward]);
-    let (pid, port) = (tunnel.pid(), tunnel.port());
     // Each is followed by a longer wait; in which process ssh runs makes no difference.
-    let signals = if over_ssh() && !long() { &SIGNALS[..2] } else { &SIGNALS };
+    let (each, tunnels) = match (long(), over_ssh()) {
+        (true, _) => (SIGNALS.len(), 1),
+        (false, true) => (2, 1),
+        (false, false) => (2, 3),
+    };
+    let start = |signals: &'static [&str]| {
+        let socket = Job::new();
+        let path = socket.directory().file("socket");
+        let forward = format!("{}:127.0.0.1:{}", path.display(), server.port());
+        (signals, Tunnel::with(&gateway, server.port(), &["-L", &forward]), socket)
+    };
+    let tunnels: Vec<_> = SIGNALS.chunks(each).take(tunnels).map(start).collect();
+    thread::scope(|scope| {
+        for (signals, tunnel, socket) in &tunnels {
+            scope.spawn(|| survives(tunnel, signals, &socket.directory().file("socket")));
+        }
+    });
+}
+
+/// Its socket's file is `path`.
+fn survives(tunnel: &Tunnel, signals: &[&str], path: &Path) {
+    let (pid, port) = (tunnel.pid(), tunnel.port());
     for (faults, signal) in signals.iter().enumerate() {
         let mut client = connect(port).expect("connect");
         let clone = client.try_clone().expect("dup");

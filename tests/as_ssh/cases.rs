@@ -32,7 +32,7 @@ fn host_keys() -> Vec<Case> {
         Case::new("changed", "", HostKey).known(STALE),
         Case::new("unknown, accept-new", new, In).known("").ordinary(),
         Case::new("changed, accept-new", new, HostKey).known(STALE),
-        Case::new("unknown, no", no, In).known("").ordinary(),
+        Case::new("unknown, no", no, In).known(""),
         Case::new("changed, no", no, HostKey).known(STALE).ordinary(),
         Case::new("ask", "StrictHostKeyChecking ask", HostKey).known(""),
         Case::new("no file, accept-new", &format!("{new}\nUserKnownHostsFile none"), HostKey)
@@ -55,13 +55,12 @@ fn host_keys() -> Vec<Case> {
         Case::new("another is revoked", "", In).known("@revoked * {other.pub}\n{known}"),
         Case::new("authority alone", "", In).known(CA).ordinary(),
         Case::new("authority of others", "", HostKey).known("@cert-authority {host} {other.pub}\n"),
-        Case::new("authority beside a stale key", "", In).known(&format!("{CA}{STALE}")).ordinary(),
-        Case::new("authority revoked", "", HostKey).known(REVOKED_CA).ordinary(),
+        Case::new("authority beside a stale key", "", In).known(&format!("{CA}{STALE}")),
+        Case::new("authority revoked", "", HostKey).known(REVOKED_CA),
         Case::new("authority and no certificates", "HostKeyAlgorithms ssh-ed25519", HostKey)
             .known(CA),
         Case::new("revoked in a text", "RevokedHostKeys {dir}/revoked", HostKey)
-            .file("revoked", "{host_ed25519.pub}\n")
-            .ordinary(),
+            .file("revoked", "{host_ed25519.pub}\n"),
         Case::new("another in that text", "RevokedHostKeys {dir}/revoked", In)
             .file("revoked", "{other.pub}\n"),
         Case::new("no such text", "RevokedHostKeys {dir}/revoked", HostKey),
@@ -77,18 +76,15 @@ fn programs() -> Vec<Case> {
     let proxy = "ProxyCommand {dir}/proxy %h %p\nGlobalKnownHostsFile {dir}/global";
     let sssd = "#!/bin/sh\necho '{known}' >{dir}/global\nexec nc \"$@\"\n";
     vec![
-        Case::new("known to a program", COMMAND, In).file("command", KNOWS).known("").ordinary(),
+        Case::new("known to a program", COMMAND, In).file("command", KNOWS).known(""),
         Case::new("unknown to a program", COMMAND, HostKey)
             .file("command", "#!/bin/sh\n")
             .known(""),
-        Case::new("revoked by a program", COMMAND, HostKey).file("command", REVOKES).ordinary(),
+        Case::new("revoked by a program", COMMAND, HostKey).file("command", REVOKES),
         Case::new("a program that fails", COMMAND, NotReached)
             .file("command", "#!/bin/sh\nexit 1\n"),
         Case::new("no such program", COMMAND, In),
-        Case::new("known once the proxy has started", proxy, In)
-            .file("proxy", sssd)
-            .known("")
-            .ordinary(),
+        Case::new("known once the proxy has started", proxy, In).file("proxy", sssd).known(""),
         Case::new(
             "match by a program",
             "Match exec \"test %h = gw\"\nUserKnownHostsFile {dir}/other",
@@ -140,9 +136,12 @@ fn logins() -> Vec<Case> {
             In,
         ),
         // As Vault's documentation has it.
-        Case::new("a certificate as an identity", "", In)
-            .words(["-i", "{world}/elsewhere/id_alone-cert.pub", "-i", "{world}/id_alone"])
-            .ordinary(),
+        Case::new("a certificate as an identity", "", In).words([
+            "-i",
+            "{world}/elsewhere/id_alone-cert.pub",
+            "-i",
+            "{world}/id_alone",
+        ]),
         Case::new(
             "an rsa certificate in the agent",
             "IdentityFile none\nIdentitiesOnly no\nIdentityAgent {agent}",

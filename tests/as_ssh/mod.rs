@@ -27,7 +27,7 @@ impl Case {
         Case { call, name: name.into(), expected, exceptions: Vec::new(), ordinary: false }
     }
 
-    /// One of its kind that the ordinary suite has, too.
+    /// One of its kind that the ordinary suite has, too, unless `entering` has it.
     pub fn ordinary(mut self) -> Case {
         self.ordinary = true;
         self

@@ -3,16 +3,16 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 
-use super::gateway::{give_to_account, keygen};
+use super::gateway::{ALL_KEX, give_to_account, keygen};
 use super::job::licfwd;
 use super::traffic::check_out;
-use super::{Gateway, Job, LIMIT, LicenseServer, Scratch, Service, free_port, wait_until};
+use super::{Gateway, Job, LIMIT, LicenseServer, Scratch, Service, free_port, process, wait_until};
 
 /// What comes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,16 +94,15 @@ pub const NARROW: [(&str, &str); 5] = [
 pub struct World {
     gateways: Vec<Gateway>,
     server: LicenseServer,
-    /// Keys: `id` and `id_rsa` get in, `id_certified` and `id_rsa_certified` with their
-    /// certificates, `id_alone` with its certificate that lies elsewhere, `id_other` not.
-    /// `host_*` are the gateways'.
-    pub files: Scratch,
-    _agent: Agent,
+    agent: Agent,
 }
 
-impl World {
-    /// All of it.
-    pub fn new() -> World {
+/// Keys: `id` and `id_rsa` get in, `id_certified` and `id_rsa_certified` with their
+/// certificates, `id_alone` with its certificate that lies elsewhere, `id_other` not.
+/// `host_*` are the gateways'. All worlds have the same: some take long to make.
+fn files() -> &'static Scratch {
+    static FILES: OnceLock<Scratch> = OnceLock::new();
+    FILES.get_or_init(|| {
         let files = Scratch::new();
         fs::set_permissions(files.path(), Permissions::from_mode(0o711)).expect("chmod");
         let key = |name: &str, kind: &str| {
@@ -131,10 +130,16 @@ impl World {
         for name in ["banner", "ca.pub", "host_ed25519-cert.pub"] {
             fs::set_permissions(files.file(name), Permissions::from_mode(0o644)).expect("chmod");
         }
-        let agent = Agent::start(&files);
-        let gateways = KINDS.map(|kind| gateway(&files, kind)).into();
+        files
+    })
+}
+
+impl World {
+    /// All of it.
+    pub fn new() -> World {
+        let gateways = KINDS.map(|kind| gateway(files(), kind)).into();
         let server = LicenseServer::start(Service::CheckOut);
-        World { gateways, server, files, _agent: agent }
+        World { gateways, server, agent: Agent::start(files()) }
     }
 
     /// One of its gateways.
@@ -151,20 +156,22 @@ impl World {
         let known = "{host} {host_ed25519.pub}\n{host} {host_ecdsa.pub}\n{host} {host_rsa.pub}\n";
         let mut text = text.replace("{known}", known);
         for (name, value) in [
-            ("{world}", self.files.path().display().to_string()),
-            ("{agent}", self.files.file("agent").display().to_string()),
+            ("{world}", files().path().display().to_string()),
+            ("{agent}", self.agent.socket().display().to_string()),
             ("{port}", gateway.port().to_string()),
             ("{server}", self.server.port().to_string()),
             ("{host}", host),
             ("{user}", gateway.user().to_owned()),
-            ("{me}", super::process::id(&["-un"])),
         ] {
             text = text.replace(name, &value);
+        }
+        if text.contains("{me}") {
+            text = text.replace("{me}", &process::id(&["-un"]));
         }
         while let Some((before, rest)) = text.split_once('{')
             && let Some((name, after)) = rest.split_once(".pub}")
         {
-            let line = self.files.read(&format!("{name}.pub"));
+            let line = files().read(&format!("{name}.pub"));
             let key = line.split(' ').take(2).collect::<Vec<_>>().join(" ");
             text = format!("{before}{key}{after}");
         }
@@ -270,6 +277,7 @@ fn sign(files: &Scratch, words: &[&str], name: &str) {
 /// An agent with the RSA certificate and with the key of the certificate elsewhere.
 struct Agent {
     guardian: Child,
+    job: Job,
 }
 
 /// Nobody may look into an agent (`PR_SET_DUMPABLE`), so that a job of an ordinary user
@@ -278,7 +286,8 @@ const GUARDIAN: &str = r#"ssh-agent -D -a "$0" >/dev/null 2>&1 & read -r _; kill
 
 impl Agent {
     fn start(files: &Scratch) -> Agent {
-        let (job, socket) = (Job::new(), files.file("agent"));
+        let job = Job::new();
+        let socket = job.directory().file("agent");
         let mut guardian = job.command("sh");
         guardian.args(["-c", GUARDIAN]).arg(&socket).stdin(Stdio::piped());
         guardian.env_remove("LICFWD_RIG").current_dir("/");
@@ -290,7 +299,11 @@ impl Agent {
             add.arg("-q").arg(files.file(name)).env("SSH_AUTH_SOCK", &socket);
             assert_eq!(job.run(&mut add).code, 0, "ssh-add {name}");
         }
-        Agent { guardian }
+        Agent { guardian, job }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.job.directory().file("agent")
     }
 }
 
@@ -316,6 +329,8 @@ fn gateway(files: &Scratch, kind: Kind) -> Gateway {
         Kind::Forbidding => lines.push("AllowTcpForwarding no".into()),
         Kind::Talking => lines.push(format!("Banner {}", file("banner"))),
     }
+    // Of each keyword the first counts.
+    lines.push(ALL_KEX.into());
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let gateway = Gateway::with(&lines);
     gateway.authorize(&["id.pub", "id_rsa.pub"].map(|name| files.read(name)).concat());

@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::gateway::{account, keygen};
+use super::gateway::{ALL_KEX, account, keygen};
 use super::job::built;
 use super::{Gateway, Job, LicenseServer, Outcome, Overlay, Scratch, Service};
 
@@ -86,7 +86,8 @@ impl Cluster {
         ] {
             overlay.add(public(&site, name, &text, 0o644), over);
         }
-        let rules = ["Port 22", "StrictModes yes", "AuthorizedKeysFile .ssh/authorized_keys"];
+        let rules =
+            ["Port 22", "StrictModes yes", "AuthorizedKeysFile .ssh/authorized_keys", ALL_KEX];
         let lines = [sshd_lines, &rules].concat();
         let overlays = [overlay.clone(), overlay.clone()];
         let gateway = Gateway::overlaid(server, overlays, &lines, &[]);
@@ -98,14 +99,6 @@ impl Cluster {
         let cluster = Cluster { gateway, job, overlay, site, _servers: servers };
         cluster.clean_home();
         Ok(cluster)
-    }
-
-    /// The same with sshd's defaults.
-    ///
-    /// # Errors
-    /// Why this machine cannot have one.
-    pub fn start() -> Result<Cluster, String> {
-        Cluster::with(&[])
     }
 
     /// The user's home directory.

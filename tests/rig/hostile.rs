@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -344,18 +344,24 @@ pub struct Script {
 /// Debian's paramiko belongs to Debian's Python, which need not come first in PATH.
 const PYTHONS: [&str; 2] = ["/usr/bin/python3", "python3"];
 
+/// The first that has it; asked once, since it takes a while to say.
+fn python() -> Option<&'static str> {
+    static PYTHON: OnceLock<Option<&str>> = OnceLock::new();
+    let has_it = |python: &&str| {
+        let mut try_it = Command::new(python);
+        try_it.args(["-c", "import paramiko"]).stderr(Stdio::null());
+        try_it.status().is_ok_and(|status| status.success())
+    };
+    *PYTHON.get_or_init(|| PYTHONS.into_iter().find(has_it))
+}
+
 impl Script {
     /// With the host key of that gateway.
     ///
     /// # Errors
     /// Why this machine cannot have one.
     pub fn start(gateway: &Gateway) -> Result<Script, String> {
-        let has_it = |python: &&str| {
-            let mut try_it = Command::new(python);
-            try_it.args(["-c", "import paramiko"]).stderr(Stdio::null());
-            try_it.status().is_ok_and(|status| status.success())
-        };
-        let python = PYTHONS.into_iter().find(has_it).ok_or("no Python 3 with paramiko")?;
+        let python = python().ok_or("no Python 3 with paramiko")?;
         let directory = Scratch::new();
         let log = fs::File::create(directory.file("log")).expect("a log");
         let mut program = Command::new(python)

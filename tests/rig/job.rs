@@ -159,7 +159,7 @@ impl Job {
     pub fn end(&self) {
         let ended = eventually_every(LOOK, LIMIT, || {
             let pids = self.processes();
-            process::signal("KILL", &pids);
+            process::kill_together(&pids);
             pids.is_empty()
         });
         assert!(ended || thread::panicking(), "the job's processes do not end");

@@ -73,6 +73,22 @@ macro_rules! skip {
 }
 pub(crate) use skip;
 
+/// A [`Cluster`], with lines of sshd_config if need be: the test runs once more in a network of
+/// its own. Where none can be had, leaves the test as [`skip!`] does.
+#[allow(unused_macros)]
+macro_rules! a_cluster {
+    ($($lines:expr)?) => {{
+        if !$crate::rig::network::is_our_own() {
+            return;
+        }
+        match $crate::rig::Cluster::with(&[$($lines)?]) {
+            Ok(cluster) => cluster,
+            Err(why) => $crate::rig::skip!("{why}"),
+        }
+    }};
+}
+pub(crate) use a_cluster;
+
 /// The name of the test that runs, its module's included: the harness gives it to
 /// the test's thread.
 ///

@@ -76,7 +76,7 @@ pub fn tagged(tag: &str) -> Vec<u32> {
     let wanted = format!("LICFWD_RIG={tag}");
     let has_tag = |pid: u32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
+        String::from_utf8_lossy(&environment).split('\0').any(|entry| entry == wanted)
     };
     ids().filter(|pid| has_tag(*pid)).collect()
 }
@@ -114,13 +114,21 @@ fn status_of(pid: u32, key: &str) -> usize {
 
 /// Sends a signal (`TERM`, `KILL` and so on); processes that are gone are no error.
 pub fn signal(name: &str, pids: &[u32]) {
+    send(r#"kill -s "$0" "$@" 2>/dev/null"#, name, pids);
+}
+
+/// Kills them so that none sees another's end and acts on it: a licfwd that does would
+/// come to its gateway once more.
+pub fn kill_together(pids: &[u32]) {
+    send(r#"kill -s STOP "$@" 2>/dev/null; kill -s KILL "$@" 2>/dev/null"#, "sh", pids);
+}
+
+fn send(text: &str, name: &str, pids: &[u32]) {
     if pids.is_empty() {
         return;
     }
-    let status = Command::new("sh")
-        .args(["-c", r#"kill -s "$0" "$@" 2>/dev/null"#, name])
-        .args(pids.iter().map(u32::to_string))
-        .status();
+    let pids = pids.iter().map(u32::to_string);
+    let status = Command::new("sh").args(["-c", text, name]).args(pids).status();
     status.expect("run sh");
 }
 

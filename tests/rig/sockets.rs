@@ -36,13 +36,13 @@ pub fn has_ended(port: u16) -> bool {
 }
 
 fn socket(line: &str) -> Option<Socket> {
-    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let (address, local) = fields.get(1)?.split_once(':')?;
-    let (_, remote) = fields.get(2)?.split_once(':')?;
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (address, local) = fields.next()?.split_once(':')?;
+    let (_, remote) = fields.next()?.split_once(':')?;
     Some(Socket {
         address: address.into(),
         local: u16::from_str_radix(local, 16).ok()?,
         remote: u16::from_str_radix(remote, 16).ok()?,
-        state: u8::from_str_radix(fields[3], 16).ok()?,
+        state: u8::from_str_radix(fields.next()?, 16).ok()?,
     })
 }
