@@ -1,6 +1,10 @@
-//! What the kernel tells about TCP sockets (proc_net_tcp(5)).
+//! What the kernel tells about TCP sockets (proc_net_tcp(5)), and what std does not tell it.
 
+use std::ffi::c_int;
 use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 
 /// A TCP socket of this network, whoever has it.
 #[derive(Debug)]
@@ -33,6 +37,16 @@ pub fn has_ended(port: u16) -> bool {
         |socket: &Socket| [socket.local, socket.remote].contains(&port) && socket.state != LISTENS;
     let ours: Vec<Socket> = all().into_iter().filter(ours).collect();
     !ours.is_empty() && ours.iter().all(|socket| socket.state == IS_A_MEMORY)
+}
+
+/// Lets the kernel hold so many connections that have not been accepted yet (listen(2)).
+#[allow(unsafe_code)]
+pub fn set_backlog(listener: &TcpListener, backlog: i32) {
+    unsafe extern "C" {
+        safe fn listen(fd: c_int, backlog: c_int) -> c_int;
+    }
+    let done = listen(listener.as_raw_fd(), backlog);
+    assert_eq!(done, 0, "listen: {}", io::Error::last_os_error());
 }
 
 fn socket(line: &str) -> Option<Socket> {
