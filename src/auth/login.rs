@@ -1,7 +1,7 @@
 //! Proves who the user is, to a gateway that has proved who it is.
 
 use super::agent::Agent;
-use super::identities::Credentials;
+use super::identities::{Credentials, Identity};
 use super::libssh2_error::{
     AUTHENTICATION_FAILED, PUBLICKEY_UNVERIFIED, SOCKET_DISCONNECT, SOCKET_RECV, SOCKET_SEND,
     TIMEOUT,
@@ -43,6 +43,7 @@ pub fn login(
         log,
         prompter: prompter.filter(|_| !gateway.login.batch_mode),
         offered: Vec::new(),
+        asked: false,
         used: HashSet::new(),
         tried: Vec::new(),
         flaws: agent.as_ref().err().cloned().into_iter().collect(),
@@ -94,8 +95,10 @@ struct Login<'a, 'p> {
     credentials: &'a mut Credentials,
     log: &'a Log,
     prompter: Option<&'p mut (dyn Prompter + 'p)>,
-    /// The methods that the gateway offers now.
+    /// The methods that the gateway offers now; until it is asked, what is hoped for.
     offered: Vec<String>,
+    /// It has said so.
+    asked: bool,
     /// Keys and certificates that the gateway has seen.
     used: HashSet<Vec<u8>>,
     tried: Vec<String>,
@@ -116,10 +119,14 @@ const PASSPHRASE_TRIES: usize = 3;
 
 impl Login<'_, '_> {
     fn run(&mut self) -> Result<()> {
-        if self.refresh_methods()? {
+        let mut left = self.order();
+        // To ask takes a round trip, and sshd before 9.8 answers after 5 to 9 ms: for
+        // nothing where a key is taken. Who could type must not be left without a try.
+        if self.has_keys_alone() {
+            self.offered = vec!["publickey".to_owned()];
+        } else if self.refresh_methods()? {
             return Ok(());
         }
-        let mut left = self.order();
         while let Some(at) = left.iter().position(|method| self.may_try(method)) {
             let method = left.remove(at);
             let step = match method {
@@ -140,7 +147,36 @@ impl Login<'_, '_> {
                 Step::Partial | Step::Refused => {}
             }
         }
+        if !self.asked && self.ask_at_last()? {
+            return Ok(());
+        }
         Err(self.refusal().refused())
+    }
+
+    /// Whether keys are all that this login has.
+    fn has_keys_alone(&self) -> bool {
+        let open = |key: &Identity| key.private.is_some() && !key.is_locked();
+        let held = self.agent.as_ref().is_some_and(|agent| !agent.keys.is_empty());
+        let some = held || self.credentials.identities.iter().any(open);
+        let enabled = self.gateway.login.pubkey && self.order().contains(&"publickey");
+        self.prompter.is_none() && some && enabled
+    }
+
+    /// No key was taken: asks for what the gateway would have liked better. It may have
+    /// had enough (MaxAuthTries).
+    fn ask_at_last(&mut self) -> Result<bool> {
+        let Ok(is_in) = self.refresh_methods() else {
+            return Ok(false);
+        };
+        if !self.offers("publickey") && self.accepted.is_empty() {
+            // Then it has not looked at them.
+            self.tried.clear();
+        }
+        Ok(is_in)
+    }
+
+    fn offers(&self, method: &str) -> bool {
+        self.offered.iter().any(|offered| offered == method)
     }
 
     /// The methods in PreferredAuthentications' order, else in ssh's.
@@ -161,8 +197,7 @@ impl Login<'_, '_> {
             "password" => (self.gateway.login.password, true),
             _ => (self.gateway.login.keyboard_interactive, true),
         };
-        let offered = self.offered.iter().any(|o| o == method);
-        offered && enabled && (self.prompter.is_some() || !needs_person)
+        self.offers(method) && enabled && (self.prompter.is_some() || !needs_person)
     }
 
     /// Asks the gateway which methods it takes now; true when that already was
@@ -175,7 +210,7 @@ impl Login<'_, '_> {
             Ok(methods.map(str::to_owned).collect())
         });
         match catch_unwind(asked) {
-            Ok(Ok(methods)) => self.offered = methods,
+            Ok(Ok(methods)) => (self.offered, self.asked) = (methods, true),
             Ok(Err(e)) => {
                 if let Reply::Unusable(_) = self.reply(Err(e))? {
                     return Err(self.refusal().unreadable());
@@ -190,9 +225,9 @@ impl Login<'_, '_> {
     /// right and not enough says so (RFC 4252, section 5.1), but libssh2 shows a
     /// refusal. Asking costs one of the gateway's MaxAuthTries.
     fn was_partial(&mut self) -> Result<bool> {
-        let before = self.offered.clone();
+        let before = self.asked.then(|| self.offered.clone());
         self.refresh_methods()?;
-        Ok(self.offered != before)
+        Ok(before.map_or(!self.offers("publickey"), |before| self.offered != before))
     }
 
     fn try_keys(&mut self) -> Result<Step> {
@@ -378,6 +413,7 @@ impl Login<'_, '_> {
         Refusal {
             gateway: self.gateway,
             offered: &self.offered,
+            asked: self.asked,
             tried: &self.tried,
             accepted: &self.accepted,
             flaws: (self.credentials.flaws.iter().chain(&self.flaws)).map(String::as_str).collect(),

@@ -11,6 +11,8 @@ pub struct Refusal<'a> {
     pub gateway: &'a Gateway,
     /// The methods that the gateway offered last.
     pub offered: &'a [String],
+    /// It has said so: else that is a guess.
+    pub asked: bool,
     /// Keys and methods that the gateway has judged, by name.
     pub tried: &'a [String],
     /// Methods that succeeded as one step of several.
@@ -106,6 +108,7 @@ impl Refusal<'_> {
             text += &format!("; the gateway took {accepted} and wants more");
         }
         text += &match self.offered {
+            _ if !self.asked => String::new(),
             [] => "; the gateway offers no method".to_owned(),
             offered => format!("; the gateway offers {}", offered.join(", ")),
         };
@@ -201,6 +204,7 @@ mod tests {
             let refusal = Refusal {
                 gateway: &gateway(config),
                 offered: &owned(&[offered]),
+                asked: true,
                 tried: &[],
                 accepted: &[],
                 flaws: Vec::new(),
@@ -223,6 +227,7 @@ mod tests {
         let mut refusal = Refusal {
             gateway: &gateway,
             offered: &offered,
+            asked: true,
             tried: &tried,
             accepted: &[],
             flaws: vec![flaw],
@@ -259,6 +264,7 @@ mod tests {
         let refusal = Refusal {
             gateway: &gateway,
             offered: &offered[2..],
+            asked: true,
             tried: &[],
             accepted: &["publickey"],
             flaws: Vec::new(),
