@@ -127,6 +127,33 @@ fn agent_with_too_many_keys() {
     assert_eq!(site.connections(), 1);
 }
 
+/// Goal: a login without anybody to type shows its keys without asking first, which takes
+/// time, and asks for the words of its failure, unless the gateway has had enough by then.
+#[test]
+fn keys_alone_are_shown_at_once() {
+    for (tries, told) in [(2, false), (6, true)] {
+        let tries = format!("MaxAuthTries {tries}");
+        let site = Site::with(&["LogLevel DEBUG1", "PasswordAuthentication yes", &tries]);
+        let methods = || -> Vec<String> {
+            let log = site.gateway.log();
+            let asked = log.lines().filter(|line| line.contains("userauth-request"));
+            let methods = asked.filter_map(|line| line.split_once(" method ")?.1.split(' ').next());
+            methods.map(str::to_owned).collect()
+        };
+        site.logs_in(&[]);
+        // Whether it is known there, and signed.
+        assert_eq!(methods(), ["publickey", "publickey"]);
+        site.gateway.authorize("");
+        let told = match told {
+            true => "the gateway offers publickey, password; nobody is here to type",
+            false => "a key that the gateway is to know",
+        };
+        let words = ["refused: tried key ", told];
+        site.fails(77, &[], &words);
+        assert_eq!(methods()[2..], ["publickey", "none"]);
+    }
+}
+
 /// Goal: an agent that does not answer holds nobody up for good, nor does one
 /// whose socket is stale.
 #[test]

@@ -16,8 +16,8 @@ use crate::log::Log;
 use crate::sys;
 use ssh2::Session;
 use std::collections::HashSet;
-use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 type Result<T> = std::result::Result<T, LoginError>;
 
@@ -114,13 +114,15 @@ const METHODS: [&str; 3] = ["publickey", "keyboard-interactive", "password"];
 const MOST_STEPS: usize = 5;
 /// How long a person may type, in milliseconds: sshd's LoginGraceTime is 120 s.
 const TYPING_TIMEOUT_MS: u32 = 180_000;
+/// How long after it has said goodbye a gateway closes the connection.
+const TIME_TO_CLOSE: Duration = Duration::from_secs(1);
 /// How often a passphrase may be typed, as in ssh.
 const PASSPHRASE_TRIES: usize = 3;
 
 impl Login<'_, '_> {
     fn run(&mut self) -> Result<()> {
         let mut left = self.order();
-        // To ask takes a round trip, and sshd before 9.8 answers after 5 to 9 ms: for
+        // To ask takes a round trip, and sshd 9.2 answers after 5 to 9 ms more: for
         // nothing where a key is taken. Who could type must not be left without a try.
         if self.has_keys_alone() {
             self.offered = vec!["publickey".to_owned()];
@@ -395,16 +397,22 @@ impl Login<'_, '_> {
         let silent = text.starts_with("Waiting for");
         match error.code() {
             TIMEOUT => Err(self.refusal().timed_out(self.session.timeout())),
-            // It hides this, too: a packet longer than it reads.
-            SOCKET_RECV | SOCKET_DISCONNECT if !sys::has_been_closed(self.session.as_raw_fd()) => {
-                Err(self.refusal().unreadable())
-            }
-            SOCKET_SEND | SOCKET_DISCONNECT | SOCKET_RECV => Err(self.refusal().closed()),
-            AUTHENTICATION_FAILED | PUBLICKEY_UNVERIFIED if silent => Err(self.refusal().closed()),
+            SOCKET_SEND => Err(self.refusal().closed()),
+            SOCKET_RECV | SOCKET_DISCONNECT => Err(self.ended()),
+            AUTHENTICATION_FAILED | PUBLICKEY_UNVERIFIED if silent => Err(self.ended()),
             AUTHENTICATION_FAILED => Ok(Reply::Refused),
             PUBLICKEY_UNVERIFIED if text.starts_with("Invalid signature") => Ok(Reply::NotEnough),
             PUBLICKEY_UNVERIFIED => Ok(Reply::Unusable("cannot sign".into())),
             _ => Ok(Reply::Unusable(text.to_lowercase())),
+        }
+    }
+
+    /// Nothing more is to be read: who ended it, the gateway or libssh2, which hides this,
+    /// too: a packet longer than it reads.
+    fn ended(&self) -> LoginError {
+        match sys::ends_within(self.session, TIME_TO_CLOSE) {
+            true => self.refusal().closed(),
+            false => self.refusal().unreadable(),
         }
     }
 

@@ -42,7 +42,7 @@ pub use signal::{
     serve_signals,
 };
 pub use socket::{
-    acknowledge, bytes_received, connect_own, connect_unix, has_been_closed, peer, reset_on_close,
+    acknowledge, bytes_received, connect_own, connect_unix, ends_within, peer, reset_on_close,
     send_with_descriptor, service_port, set_backlog, set_keepalive, set_unsent_limit,
     set_user_timeout, sock_diag, unacknowledged,
 };

@@ -2,13 +2,14 @@
 
 use super::errno::check;
 use super::fd::{CLOEXEC, NONBLOCK, own};
+use super::poll::poll_readable;
 use super::process::user_id;
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulong, c_void};
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::offset_of;
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -25,12 +26,17 @@ unsafe extern "C" {
     fn getservbyname(name: *const c_char, protocol: *const c_char) -> *const Service;
 }
 
-/// Whether the other side has ended the connection. Reads nothing.
-pub fn has_been_closed(socket: RawFd) -> bool {
+/// Whether the other side ends the connection within that time, instead of saying more.
+/// Reads nothing.
+pub fn ends_within(socket: &impl AsRawFd, limit: Duration) -> bool {
     const PEEK_AND_WAIT_FOR_NOTHING: c_int = 0x42;
     let mut byte = 0_u8;
+    // SAFETY: who lends the number keeps the descriptor open meanwhile.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+    let _ = poll_readable(socket, limit);
     // SAFETY: the kernel writes one byte at most, and there is room for it.
-    let count = unsafe { recv(socket, (&raw mut byte).cast(), 1, PEEK_AND_WAIT_FOR_NOTHING) };
+    let count =
+        unsafe { recv(socket.as_raw_fd(), (&raw mut byte).cast(), 1, PEEK_AND_WAIT_FOR_NOTHING) };
     count == 0 || count < 0 && io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
 }
 

@@ -158,6 +158,7 @@ class Behaviour(paramiko.ServerInterface):
 
     def check_auth_publickey(self, user, key):
         tell("key")
+        self.at("auth")
         if self.what == "slow-keys":
             NEVER.wait(2.5)
         if self.what in ("slow-keys", "methods"):
