@@ -1,7 +1,7 @@
 //! Proves who the user is, to a gateway that has proved who it is.
 
 use super::agent::Agent;
-use super::identities::{Credentials, Identity};
+use super::identities::Credentials;
 use super::libssh2_error::{
     AUTHENTICATION_FAILED, PUBLICKEY_UNVERIFIED, SOCKET_DISCONNECT, SOCKET_RECV, SOCKET_SEND,
     TIMEOUT,
@@ -116,6 +116,8 @@ const MOST_STEPS: usize = 5;
 const TYPING_TIMEOUT_MS: u32 = 180_000;
 /// How long after it has said goodbye a gateway closes the connection.
 const TIME_TO_CLOSE: Duration = Duration::from_secs(1);
+/// Keys that are shown before the gateway is asked what it takes.
+const FEW: usize = 2;
 /// How often a passphrase may be typed, as in ssh.
 const PASSPHRASE_TRIES: usize = 3;
 
@@ -124,7 +126,7 @@ impl Login<'_, '_> {
         let mut left = self.order();
         // To ask takes a round trip, and sshd 9.2 answers after 5 to 9 ms more: for
         // nothing where a key is taken. Who could type must not be left without a try.
-        if self.has_keys_alone() {
+        if self.has_few_keys_alone() {
             self.offered = vec!["publickey".to_owned()];
         } else if self.refresh_methods()? {
             return Ok(());
@@ -155,17 +157,21 @@ impl Login<'_, '_> {
         Err(self.refusal().refused())
     }
 
-    /// Whether keys are all that this login has.
-    fn has_keys_alone(&self) -> bool {
-        let open = |key: &Identity| key.private.is_some() && !key.is_locked();
-        let held = self.agent.as_ref().is_some_and(|agent| !agent.keys.is_empty());
-        let some = held || self.credentials.identities.iter().any(open);
+    /// Whether keys are all that this login has, and so few that a gateway which wants
+    /// something else has not had enough after them (MaxAuthTries).
+    fn has_few_keys_alone(&self) -> bool {
         let enabled = self.gateway.login.pubkey && self.order().contains(&"publickey");
-        self.prompter.is_none() && some && enabled
+        let keys = self.offers_of_keys().len();
+        self.prompter.is_none() && enabled && (1..=FEW).contains(&keys)
+    }
+
+    fn offers_of_keys(&self) -> Vec<Offer> {
+        let held = self.agent.as_ref().map_or(&[][..], |agent| &agent.keys);
+        offers(self.credentials, held, self.gateway.login.identities_only)
     }
 
     /// No key was taken: asks for what the gateway would have liked better. It may have
-    /// had enough (MaxAuthTries).
+    /// had enough by now.
     fn ask_at_last(&mut self) -> Result<bool> {
         let Ok(is_in) = self.refresh_methods() else {
             return Ok(false);
@@ -233,9 +239,7 @@ impl Login<'_, '_> {
     }
 
     fn try_keys(&mut self) -> Result<Step> {
-        let held = self.agent.as_ref().map_or(&[][..], |agent| &agent.keys);
-        let identities_only = self.gateway.login.identities_only;
-        for offer in offers(self.credentials, held, identities_only) {
+        for offer in self.offers_of_keys() {
             let name = offer.name(self.credentials);
             // Named before it is shown: the gateway may close the connection.
             self.tried.push(name.clone());

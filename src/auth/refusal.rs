@@ -68,7 +68,7 @@ impl Refusal<'_> {
             }
         }
         text += &(self.flaws() + &self.gateway.master());
-        LoginError::new(Code::Refused, one_line(&text), false)
+        LoginError::new(Code::Refused, one_line(&text), self.has_unknown_ways())
     }
 
     /// libssh2 gave up, not the gateway.
@@ -91,9 +91,15 @@ impl Refusal<'_> {
             self.offers(method)
                 && (wished.is_empty() || wished.iter().any(|w| w.starts_with(method)))
         };
-        (may("hostbased") && self.gateway.login.hostbased)
+        self.has_unknown_ways()
+            || (may("hostbased") && self.gateway.login.hostbased)
             || (may("gssapi") && self.gateway.login.gssapi)
             || (may("publickey") && self.only_ssh_signs && self.gateway.login.pubkey)
+    }
+
+    /// Whether ssh has ways of which the gateway was not asked.
+    fn has_unknown_ways(&self) -> bool {
+        !self.asked && (self.gateway.login.hostbased || self.gateway.login.gssapi)
     }
 
     /// No method worked.
