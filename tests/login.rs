@@ -151,6 +151,13 @@ fn keys_alone_are_shown_at_once() {
         let words = ["refused: tried key ", told];
         site.fails(77, &[], &words);
         assert_eq!(methods()[2..], ["publickey", "none"]);
+        // With more than two it asks first: they could be too many.
+        let two = ["one", "two"].map(|name| site.gateway.client().file(name));
+        two.iter().for_each(|key| drop(keygen(key, &["-t", "ed25519"])));
+        let [one, two] = two.map(|key| text(&key));
+        let asked = methods().len();
+        site.fails(77, &["-i", &one, "-i", &two], &["refused"]);
+        assert_eq!(methods()[asked], "none");
     }
 }
 

@@ -68,7 +68,7 @@ impl Refusal<'_> {
             }
         }
         text += &(self.flaws() + &self.gateway.master());
-        LoginError::new(Code::Refused, one_line(&text), self.has_unknown_ways())
+        LoginError::new(Code::Refused, one_line(&text), false)
     }
 
     /// libssh2 gave up, not the gateway.
@@ -84,22 +84,17 @@ impl Refusal<'_> {
         self.offered.iter().any(|o| o.starts_with(method))
     }
 
-    /// Whether ssh itself would try a way that libssh2 has not.
+    /// Whether ssh itself would try a way that libssh2 has not, and that the gateway
+    /// offers, or was not asked about.
     fn is_for_ssh(&self) -> bool {
         let wished = &self.gateway.login.preferred_methods;
         let may = |method: &str| {
-            self.offers(method)
+            (self.offers(method) || !self.asked)
                 && (wished.is_empty() || wished.iter().any(|w| w.starts_with(method)))
         };
-        self.has_unknown_ways()
-            || (may("hostbased") && self.gateway.login.hostbased)
+        (may("hostbased") && self.gateway.login.hostbased)
             || (may("gssapi") && self.gateway.login.gssapi)
             || (may("publickey") && self.only_ssh_signs && self.gateway.login.pubkey)
-    }
-
-    /// Whether ssh has ways of which the gateway was not asked.
-    fn has_unknown_ways(&self) -> bool {
-        !self.asked && (self.gateway.login.hostbased || self.gateway.login.gssapi)
     }
 
     /// No method worked.
@@ -206,11 +201,14 @@ mod tests {
             ("hostbasedauthentication yes", "hostbased", false, true),
             ("", "publickey", true, true),
             ("", "password", true, false),
+            // It was not asked.
+            ("gssapiauthentication yes", "", false, true),
+            ("", "", false, false),
         ] {
             let refusal = Refusal {
                 gateway: &gateway(config),
                 offered: &owned(&[offered]),
-                asked: true,
+                asked: !offered.is_empty(),
                 tried: &[],
                 accepted: &[],
                 flaws: Vec::new(),
