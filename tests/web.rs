@@ -10,8 +10,8 @@ use crate::rig::traffic::{
 };
 use crate::rig::web::{DEAD, NAME, OTHER, WebServer, connect_through, head, read_head};
 use crate::rig::{
-    FLOOD, Gateway, Job, LIMIT, LicenseServer, Promise, Service, Sites, Tunnel, has, long, process,
-    skip, wait_until,
+    FLOOD, Gateway, Job, LIMIT, LicenseServer, Promise, Service, Sites, Tunnel, eventually, has,
+    long, process, skip, wait_until,
 };
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
@@ -75,6 +75,8 @@ impl Web {
         assert!(said[0].contains("hello"), "{}", said[0]);
         assert!(said[1].contains("403"), "{}", said[1]);
         assert!(said[2].contains("502"), "{}", said[2]);
+        // What it prints before it answers may be read here after the answer has come.
+        wait_until("its words are read", LIMIT, || self.server.heard().len() > 1);
         let heard = self.server.heard();
         assert_eq!(heard, [format!("sni {NAME}"), format!("GET /{client}")], "{client}");
     }
@@ -204,9 +206,11 @@ fn requests_and_gurobi() {
     let mut gurobi = web.client(python);
     gurobi.env("GRB_LICENSE_FILE", license);
     let outcome = web.job.run(gurobi.args(["-c", "import gurobipy; gurobipy.Env()"]));
+    let name = format!("sni {NAME}");
+    let told = eventually(LIMIT, || web.server.heard()[before..].contains(&name));
     let heard = web.server.heard();
     eprintln!("gurobipy: {:?}, {}", &heard[before..], outcome.stderr.lines().last().unwrap_or(""));
-    assert!(heard[before..].contains(&format!("sni {NAME}")), "{outcome:?}");
+    assert!(told, "{outcome:?}");
 }
 
 /// A license server in a web server's place, and a tunnel to it and nowhere else.

@@ -75,7 +75,10 @@ impl BlackHole {
         let heard = || self.server.vendor.hellos() > before;
         assert!(eventually_every(Duration::from_millis(1), LIMIT, heard), "{}", mosek.stdout());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time");
-        let asked: f64 = mosek.stdout().trim().parse().expect("when it asked");
+        // What it prints before it asks may be read here after the vendor daemon has heard it.
+        wait_until("it is read when it asked", LIMIT, || mosek.stdout().contains('\n'));
+        let text = mosek.stdout();
+        let asked: f64 = text.lines().next().and_then(|it| it.parse().ok()).expect("a time");
         now - Duration::from_secs_f64(asked)
     }
 }
